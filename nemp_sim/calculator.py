@@ -1,0 +1,101 @@
+"""NEMP: the ASE calculator. It converts, calls Potential, and fills the results."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from ase import Atoms
+from ase.calculators.calculator import (
+    CalculationFailed,
+    Calculator,
+    PropertyNotImplementedError,
+    all_changes,
+)
+
+from nemp_sim.checkpoint import load_potential
+from nemp_sim.errors import EvaluationError, InputError
+from nemp_sim.neighbors import NeighborLists
+from nemp_sim.potential import Potential
+
+
+class NEMP(Calculator):
+    """ASE calculator of a NEMP potential.
+
+    ``atoms.calc = NEMP("pdh.pt")``. Energy in eV, forces in eV/Å, stress in eV/Å³ (Voigt order
+    xx yy zz yz xz xy, tensile positive), atomic energies in eV. ``free_energy`` is the energy.
+    """
+
+    implemented_properties: ClassVar[list[str]] = [
+        "energy",
+        "free_energy",
+        "forces",
+        "stress",
+        "energies",
+    ]
+
+    def __init__(
+        self,
+        potential: str | Path | Potential = "pdh.pt",
+        device: str = "auto",
+        dtype: object = None,
+        skin_angstrom: float = 0.5,
+    ) -> None:
+        """Load the potential.
+
+        Args:
+            potential: a path, the name of a shipped potential or of one in ``$NEMP_POTENTIALS``,
+                or a loaded Potential (whose own device and dtype then hold).
+            device: "auto", "cpu", "cuda" …
+            dtype: "float32" or "float64"; None takes that of the file.
+            skin_angstrom: neighbour lists are kept until an atom has moved half of this, Å.
+
+        Raises:
+            PotentialFileError: no such potential, or an unreadable file.
+            InputError: an unusable argument.
+        """
+        super().__init__()
+        if isinstance(potential, Potential):
+            if device != "auto" or dtype is not None:
+                raise InputError(
+                    f"device is {device!r} and dtype is {dtype!r}, but a loaded Potential has its "
+                    "own. Give them to load_potential() instead."
+                )
+            self.potential = potential
+        else:
+            self.potential = load_potential(potential, device, dtype)
+        self.neighbors = NeighborLists(self.potential.cutoff_angstrom, skin_angstrom)
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = all_changes,
+    ) -> None:
+        """Evaluate ``atoms`` and fill ``self.results``.
+
+        Raises:
+            PropertyNotImplementedError: stress of a structure without periodic axis or volume.
+            UnknownElementError: an element that the potential does not know.
+            CalculationFailed: results that are not finite, or too little memory.
+        """
+        super().calculate(atoms, properties, system_changes)
+        has_stress = bool(self.atoms.pbc.any()) and self.atoms.cell.rank == 3
+        stress = "stress" in properties
+        if stress and not has_stress:
+            raise PropertyNotImplementedError(
+                f"stress needs a periodic axis and three cell vectors; pbc is "
+                f"{self.atoms.pbc.tolist()} and the cell has rank {self.atoms.cell.rank}."
+            )
+        try:
+            result = self.potential.evaluate([self.atoms], stress=stress, neighbors=self.neighbors)
+        except EvaluationError as error:
+            raise CalculationFailed(str(error)) from error
+        energy = float(result.energy[0])
+        self.results = {
+            "energy": energy,
+            "free_energy": energy,
+            "energies": result.energies[0],
+            "forces": result.forces[0],
+        }
+        if stress:
+            self.results["stress"] = result.stress[0]

@@ -1,0 +1,195 @@
+"""Potential files: tensors and JSON metadata, read without executing anything; lookup by name."""
+
+import json
+import os
+import pickle
+import zipfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nemp_sim.config import ModelConfig
+from nemp_sim.errors import InputError, PotentialFileError
+from nemp_sim.files import replacing, sha256_of
+from nemp_sim.model import NEMP
+from nemp_sim.potential import Potential, PotentialMetadata
+
+FORMAT = "nemp_sim potential"
+FORMAT_VERSION = 1
+UNITS = {"energy": "eV", "length": "Å", "forces": "eV/Å", "stress": "eV/Å³"}
+SEARCH_PATH_VARIABLE = "NEMP_POTENTIALS"
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def new_model(config: ModelConfig, seed: int = 0) -> NEMP:
+    """A network with random weights drawn from ``seed``; torch's global generator is untouched."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return NEMP(config)
+
+
+def save_potential(potential: Potential, path: str | Path) -> Path:
+    """Write a potential file; an existing file is replaced only by a complete one."""
+    path = Path(path)
+    state = {k: v.detach().cpu().clone() for k, v in potential.model.state_dict().items()}
+    with replacing(path) as temporary:
+        torch.save({"header": json.dumps(describe(potential)), "state": state}, temporary)
+    return path
+
+
+def describe(potential: Potential) -> dict[str, Any]:
+    """The JSON metadata of a potential file."""
+    model = potential.model
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "model": potential.config.to_dict(),
+        "dtype": str(potential.dtype).removeprefix("torch."),
+        "elements": list(potential.elements),
+        "units": UNITS,
+        "reference_energies_eV": dict(
+            zip(potential.elements, model.reference_energies.tolist(), strict=True)
+        ),
+        "n_parameters": sum(p.numel() for p in model.parameters()),
+        **asdict(potential.metadata),
+    }
+
+
+def load_potential(
+    name_or_path: str | Path, device: str | torch.device = "auto", dtype: object = None
+) -> Potential:
+    """Read a potential file.
+
+    Args:
+        name_or_path: a path, or the name of a potential in a directory of ``$NEMP_POTENTIALS`` or
+            among the shipped ones ("pdh.pt" or "pdh").
+        device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1" …
+        dtype: "float32" or "float64" (or the torch dtype); None takes the dtype of the file.
+
+    Raises:
+        PotentialFileError: no such file, or a damaged, foreign or newer file.
+        InputError: an unusable device or dtype.
+    """
+    path = find_potential(name_or_path)
+    header, state = _read(path)
+    try:
+        config = ModelConfig.from_dict(header["model"])
+        model = new_model(config)
+        model.load_state_dict(state)
+        names = PotentialMetadata.__dataclass_fields__
+        metadata = PotentialMetadata(**{name: header[name] for name in names})
+    except (KeyError, TypeError, RuntimeError, InputError) as error:
+        raise PotentialFileError(
+            f"{path}: the weights do not fit the network that the file describes ({error}). "
+            "The file is damaged or was edited; get a fresh copy."
+        ) from error
+    return Potential(
+        model.cast(resolve_dtype(dtype if dtype is not None else header["dtype"])),
+        metadata,
+        name=path.name,
+        sha256=sha256_of(path),
+        device=resolve_device(device),
+    )
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The JSON metadata of a potential file, with its path and checksum."""
+    return _read(path)[0] | {"file": str(path), "sha256": sha256_of(path)}
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError, ValueError) as e:
+        raise PotentialFileError(
+            f"{path}: not a readable potential file ({str(e).splitlines()[0][:200]}). It is "
+            "truncated, damaged or of another program. Published JAX checkpoints are read by "
+            "'nemp import-jax DIR -o FILE.pt'."
+        ) from e
+    if not isinstance(content, dict) or not isinstance(content.get("header"), str):
+        raise PotentialFileError(
+            f"{path}: a torch file, but not a potential of nemp_sim (no header). Potentials are "
+            "written by 'nemp train' and 'nemp import-jax'."
+        )
+    header = json.loads(content["header"])
+    version = header.get("format_version")
+    if header.get("format") != FORMAT or not isinstance(version, int):
+        raise PotentialFileError(f"{path}: the header does not describe a nemp_sim potential.")
+    if version > FORMAT_VERSION:
+        raise PotentialFileError(
+            f"{path}: format version {version}, but this nemp_sim reads up to {FORMAT_VERSION}. "
+            "Install a newer nemp_sim."
+        )
+    return header, content["state"]
+
+
+def shipped_directory() -> Path:
+    """Directory of the shipped potentials: inside the installed package, or in the checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "potentials"
+    return inside if inside.is_dir() else package.parent / "potentials"
+
+
+def potential_directories() -> list[Path]:
+    """Directories searched by name: those of ``$NEMP_POTENTIALS``, then the shipped one."""
+    listed = os.environ.get(SEARCH_PATH_VARIABLE, "").split(os.pathsep)
+    return [Path(entry) for entry in listed if entry] + [shipped_directory()]
+
+
+def find_potential(name_or_path: str | Path) -> Path:
+    """The file of a potential: as given, then in ``$NEMP_POTENTIALS``, then the shipped ones.
+
+    Raises:
+        PotentialFileError: not found; the message lists what exists.
+    """
+    given = Path(name_or_path)
+    if given.is_file():
+        return given
+    names = [given.name] if given.suffix == ".pt" else [given.name, f"{given.name}.pt"]
+    directories = potential_directories() if given.name == str(given) else []
+    for candidate in (directory / name for directory in directories for name in names):
+        if candidate.is_file():
+            return candidate
+    existing = [str(f) for d in potential_directories() for f in sorted(d.glob("*.pt"))]
+    raise PotentialFileError(
+        f"potential {str(name_or_path)!r} was not found (searched: the path as given, "
+        f"${SEARCH_PATH_VARIABLE}, the shipped potentials). "
+        f"Existing potentials: {', '.join(existing) or 'none'}."
+    )
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """ "auto" or a torch device; a missing GPU is an error, never a silent CPU.
+
+    Raises:
+        InputError: an unknown device, or a GPU that torch does not see.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise InputError(f"device is {device!r}, but must be 'auto', 'cpu' or 'cuda'.") from error
+    if resolved.type not in ("cpu", "cuda"):
+        raise InputError(f"device is {device!r}, but must be 'auto', 'cpu' or 'cuda'.")
+    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"device is {device!r}, but torch {torch.__version__} sees "
+            f"{torch.cuda.device_count()} GPUs. Use device='cpu', or install a CUDA build of torch."
+        )
+    return resolved
+
+
+def resolve_dtype(dtype: object) -> torch.dtype:
+    """ "float32", "float64" or the torch dtype of that name.
+
+    Raises:
+        InputError: anything else.
+    """
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise InputError(f"dtype is {dtype!r}, but must be 'float32' or 'float64'.")
+    return DTYPES[name]

@@ -1,0 +1,188 @@
+"""Configuration of the network and of its training: typed, frozen, checked on construction."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, Self
+
+from ase.data import atomic_numbers, chemical_symbols
+
+from nemp_sim.errors import InputError
+
+MAX_SUPPORTED_L = 4
+
+
+def check_keys(cls: type, values: Mapping[str, Any], where: str) -> None:
+    """Refuse keys of ``values`` that are no fields of ``cls``, naming the nearest field.
+
+    Raises:
+        InputError: an unknown key.
+    """
+    known = [f.name for f in fields(cls)]
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f" Did you mean '{near[0]}'?" if near else f" Known keys: {', '.join(known)}."
+            raise InputError(f"{where}: unknown key '{key}'.{hint}")
+
+
+def require(condition: bool, name: str, got: object, wanted: str) -> None:
+    """Raise an InputError that names the argument, its value and the wanted value."""
+    if not condition:
+        raise InputError(f"{name} is {got!r}, but must be {wanted}.")
+
+
+def to_atomic_numbers(elements: object, name: str = "elements") -> tuple[int, ...]:
+    """Sorted atomic numbers of chemical symbols or atomic numbers.
+
+    Raises:
+        InputError: an entry is no chemical element, an entry stands twice, or none is given.
+    """
+    require(isinstance(elements, (list, tuple)) and elements, name, elements, "a non-empty list")
+    numbers = []
+    for element in elements:
+        number = atomic_numbers.get(element) if isinstance(element, str) else element
+        require(
+            isinstance(number, int) and 0 < number < len(chemical_symbols),
+            name,
+            element,
+            "chemical symbols or atomic numbers",
+        )
+        numbers.append(number)
+    require(len(set(numbers)) == len(numbers), name, elements, "free of repeated elements")
+    return tuple(sorted(numbers))
+
+
+@dataclass(frozen=True)
+class MLPShape:
+    """Shape of one multi-layer perceptron, in the order of the published configuration.
+
+    Attributes:
+        n_blocks: residual blocks between the input layer and the output layer.
+        width: neurons of each hidden layer.
+        layers_per_block: (SiLU, dense) pairs inside one residual block.
+        linear: the output layer alone, without hidden layers.
+    """
+
+    n_blocks: int = 1
+    width: int = 64
+    layers_per_block: int = 1
+    linear: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the sizes."""
+        require(self.n_blocks >= 0, "MLPShape.n_blocks", self.n_blocks, "0 or more")
+        require(self.width >= 1, "MLPShape.width", self.width, "1 or more")
+        require(self.layers_per_block >= 1, "layers_per_block", self.layers_per_block, "1 or more")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that fixes the form of the network; the weights are the rest.
+
+    Two forms are the same code with two values of ``form``:
+
+    * ``"published"``: the equations of Zhang and Guo, Chem. Sci. 2026, 10.1039/d5sc07248d, as they
+      stand (this is how published checkpoints are read);
+    * ``"smooth"`` (default): the neighbour normalisation n_i + ε becomes n_i + n0 with a fitted
+      positive n0 per element, the orbital norm has a floor of one, and the constant energy per
+      atom fades with the coordination, so that energy and forces stay smooth as the last
+      neighbour of an atom leaves, and a lone atom has exactly its reference energy.
+
+    Attributes:
+        elements: atomic numbers, ascending; the position is the species index.
+        cutoff_angstrom: neighbour cutoff r_c, Å.
+        max_l: angular order L of the edge orbitals (0 … 4).
+        pmax_l: angular order P of the node orbitals (0 … max_l).
+        n_channels: channels K (``nwave``).
+        n_radial: radial functions of each kind (``nradial``).
+        n_message_passing: message-passing steps T (``MP_loop``), one or more.
+        envelope_power: p of the cutoff function (``pn``).
+        radial_mlp: shape of the radial network.
+        message_mlp: shape of the edge networks of the message passing.
+        output_mlp: shape of the read-out network.
+        embedding_mlp: shape of the pair-code networks (``species_code="atomic_number"`` only).
+        n_pair_code: width of the pair code (``species_code="atomic_number"`` only).
+        use_norm: normalise the node orbitals after each step.
+        output_bias: biases in the read-out network (published form only).
+        form: ``"smooth"`` or ``"published"``.
+        species_code: ``"table"``: the radial frequencies and weights of each ordered pair of
+            elements are parameters; ``"atomic_number"``: they are networks of the two numbers.
+        zbl: add the Ziegler–Biersack–Littmark screened nuclear repulsion at short range.
+        energy_scale_eV: factor ``std`` of the network's energy, eV.
+    """
+
+    elements: tuple[int, ...]
+    cutoff_angstrom: float = 5.0
+    max_l: int = 2
+    pmax_l: int = 2
+    n_channels: int = 16
+    n_radial: int = 8
+    n_message_passing: int = 2
+    envelope_power: float = 6.0
+    radial_mlp: MLPShape = field(default_factory=MLPShape)
+    message_mlp: MLPShape = field(default_factory=MLPShape)
+    output_mlp: MLPShape = field(default_factory=MLPShape)
+    embedding_mlp: MLPShape = field(default_factory=MLPShape)
+    n_pair_code: int = 16
+    use_norm: bool = True
+    output_bias: bool = False
+    form: Literal["smooth", "published"] = "smooth"
+    species_code: Literal["table", "atomic_number"] = "table"
+    zbl: bool = False
+    energy_scale_eV: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        object.__setattr__(self, "elements", to_atomic_numbers(self.elements, "elements"))
+        require(self.cutoff_angstrom > 0, "cutoff_angstrom", self.cutoff_angstrom, "positive")
+        require(0 <= self.max_l <= MAX_SUPPORTED_L, "max_l", self.max_l, "between 0 and 4")
+        require(0 <= self.pmax_l <= self.max_l, "pmax_l", self.pmax_l, "between 0 and max_l")
+        for name in ("n_channels", "n_radial", "n_message_passing", "n_pair_code"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+        require(self.envelope_power >= 2, "envelope_power", self.envelope_power, "2 or more")
+        require(self.energy_scale_eV > 0, "energy_scale_eV", self.energy_scale_eV, "positive")
+        require(self.form in ("smooth", "published"), "form", self.form, "'smooth' or 'published'")
+        require(
+            self.species_code in ("table", "atomic_number"),
+            "species_code",
+            self.species_code,
+            "'table' or 'atomic_number'",
+        )
+        require(
+            not (self.output_bias and self.form == "smooth"),
+            "output_bias",
+            True,
+            "False in the smooth form, where an atom without neighbours has its reference energy",
+        )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build from plain values (JSON or TOML).
+
+        An MLP shape is a list ``[n_blocks, width, layers_per_block, linear]`` or a table.
+
+        Raises:
+            InputError: an unknown key or an unusable value.
+        """
+        check_keys(cls, values, "ModelConfig")
+        plain = dict(values)
+        require("elements" in plain, "elements", None, "a list of chemical symbols")
+        for name in ("radial_mlp", "message_mlp", "output_mlp", "embedding_mlp"):
+            shape = plain.get(name)
+            if isinstance(shape, Mapping):
+                check_keys(MLPShape, shape, name)
+                plain[name] = MLPShape(**shape)
+            elif isinstance(shape, (list, tuple)):
+                require(1 <= len(shape) <= 4, name, shape, "[n_blocks, width, layers, linear]")
+                plain[name] = MLPShape(*shape)
+        return cls(**plain)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; ``from_dict`` reads them back."""
+        return asdict(self) | {"elements": list(self.elements)}
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """Chemical symbols of ``elements``."""
+        return tuple(chemical_symbols[z] for z in self.elements)

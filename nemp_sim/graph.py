@@ -1,0 +1,118 @@
+"""AtomGraph: a batch of structures as tensors, with the sums and gathers that the network needs."""
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class AtomGraph:
+    """Structures b = 0 … B−1 with N atoms and E directed edges in all, edges sorted by centre.
+
+    The edge list is full: each pair stands in both directions, so every atom is the neighbour of
+    as many edges as it is the centre of.
+
+    Attributes:
+        positions: (N, 3) float64, Å.
+        cells: (B, 3, 3) float64, Å; rows are the cell vectors.
+        species: (N,) int64, index into the elements of the potential.
+        structure: (N,) int64, ascending, the structure of each atom.
+        centre: (E,) int64, ascending, centre atom i of each edge.
+        neighbour: (E,) int64, neighbour atom j of each edge.
+        shifts: (E, 3) float64, whole numbers of cell vectors added to r_j − r_i.
+        row_start: (N+1,) int64, first edge of each centre.
+        by_neighbour: (E,) int64, permutation that sorts the edges by neighbour.
+    """
+
+    positions: Tensor
+    cells: Tensor
+    species: Tensor
+    structure: Tensor
+    centre: Tensor
+    neighbour: Tensor
+    shifts: Tensor
+    row_start: Tensor
+    by_neighbour: Tensor
+
+    @property
+    def n_structures(self) -> int:
+        """Number of structures B."""
+        return self.cells.shape[0]
+
+    def edge_vectors(self) -> Tensor:
+        """r_j − r_i + S · cell, (E, 3) float64, Å."""
+        if self.n_structures == 1:
+            offset = self.shifts @ self.cells[0]
+        else:
+            cell_of_edge = self.cells.index_select(0, self.structure.index_select(0, self.centre))
+            offset = (self.shifts[:, :, None] * cell_of_edge).sum(1)
+        return self.at_neighbour(self.positions) - self.at_centre(self.positions) + offset
+
+    def at_centre(self, values: Tensor) -> Tensor:
+        """Node values (N, …) at the centre of each edge, (E, …)."""
+        return _Gather.apply(values, self.centre, self.row_start, None)
+
+    def at_neighbour(self, values: Tensor) -> Tensor:
+        """Node values (N, …) at the neighbour of each edge, (E, …)."""
+        return _Gather.apply(values, self.neighbour, self.row_start, self.by_neighbour)
+
+    def sum_edges(self, values: Tensor) -> Tensor:
+        """Sum of edge values (E, …) over the edges of each centre, (N, …)."""
+        return _SegmentSum.apply(values, self.centre, self.row_start, None)
+
+    def sum_atoms(self, values: Tensor) -> Tensor:
+        """Sum of atomic values (N,) over the atoms of each structure, (B,)."""
+        total = values.new_zeros(self.n_structures)
+        return total.index_add(0, self.structure, values)
+
+    def strained(self, strain: Tensor) -> Self:
+        """Positions and cells after the symmetric strain (B, 3, 3): r → r (1 + ε)."""
+        deform = torch.eye(3, dtype=strain.dtype, device=strain.device) + strain
+        positions = (self.positions[:, None, :] @ deform[self.structure])[:, 0, :]
+        return replace(self, positions=positions, cells=self.cells @ deform)
+
+    def to(self, device: torch.device) -> Self:
+        """The same graph on another device."""
+        tensors = {name: value.to(device) for name, value in vars(self).items()}
+        return replace(self, **tensors)
+
+
+class _Gather(torch.autograd.Function):
+    """values[index]; its derivative is the segment sum, so it differentiates to any order."""
+
+    @staticmethod
+    def forward(ctx, values, index, row_start, order):  # noqa: ANN001, ANN205 (torch's signature)
+        ctx.save_for_backward(index, row_start)
+        ctx.order = order
+        return values.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx, grad):  # noqa: ANN001, ANN205
+        index, row_start = ctx.saved_tensors
+        return _SegmentSum.apply(grad, index, row_start, ctx.order), None, None, None
+
+
+class _SegmentSum(torch.autograd.Function):
+    """Sum of the edge values of each node, in a fixed order, so that every run gives equal bits.
+
+    ``order`` is None where the edges are sorted by ``index``, else the permutation that sorts them.
+    """
+
+    @staticmethod
+    def forward(ctx, values, index, row_start, order):  # noqa: ANN001, ANN205
+        ctx.save_for_backward(index, row_start)
+        ctx.order = order
+        n_nodes = row_start.shape[0] - 1
+        if values.device.type == "cpu":
+            return values.new_zeros(n_nodes, *values.shape[1:]).index_add_(0, index, values)
+        sorted_values = values if order is None else values.index_select(0, order)
+        return torch.segment_reduce(
+            sorted_values.contiguous(), "sum", offsets=row_start, axis=0, unsafe=True, initial=0
+        )
+
+    @staticmethod
+    def backward(ctx, grad):  # noqa: ANN001, ANN205
+        index, row_start = ctx.saved_tensors
+        return _Gather.apply(grad, index, row_start, ctx.order), None, None, None

@@ -1,0 +1,295 @@
+"""The NEMP network, top to bottom, equation by equation.
+
+Source: Y. Zhang and H. Guo, "Node-equivariant message passing for efficient and accurate machine
+learning interatomic potentials", Chem. Sci. 2026, DOI 10.1039/d5sc07248d (arXiv 2508.16086).
+
+Shapes: N atoms, E edges (i → j), K channels, L = max_l, P = pmax_l, T message-passing steps.
+Symbols: d = |r_ij|, x = d / r_c, f_c the cutoff function, Y_lm the harmonics of ``angular.py``,
+C_i the node orbitals, h_ij the edge state, n_i = Σ_j f_c(x_ij) the smooth coordination number.
+"""
+
+import math
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import silu, softplus
+
+from nemp_sim.angular import SphericalHarmonics, TensorProduct, order_of_component
+from nemp_sim.config import MLPShape, ModelConfig
+from nemp_sim.graph import AtomGraph
+from nemp_sim.zbl import ZBL
+
+EPSILON = 1e-8  # ε of the published equations
+SILU_GAIN = 1.67462  # c of the published dense layers
+
+
+class Dense(nn.Module):
+    """y = x (W s) + b with s = gain / √fan_in, divided by 100 where there is a bias; W ~ N(0, 1)."""
+
+    def __init__(self, n_in: int, n_out: int, gain: float, bias: bool) -> None:
+        """Draw the weights."""
+        super().__init__()
+        self.kernel = nn.Parameter(torch.randn(n_in, n_out))
+        self.bias = nn.Parameter(torch.zeros(n_out)) if bias else None
+        self.scale = gain / math.sqrt(n_in) / (100.0 if bias else 1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, n_in) → (…, n_out)."""
+        y = x @ (self.kernel * self.scale)
+        return y if self.bias is None else y + self.bias
+
+
+class ResidualBlock(nn.Module):
+    """x ← (x + g(x)) / √2, g = layers × (SiLU, dense)."""
+
+    def __init__(self, width: int, n_layers: int, bias: bool) -> None:
+        """Build the layers."""
+        super().__init__()
+        self.layers = nn.ModuleList(Dense(width, width, SILU_GAIN, bias) for _ in range(n_layers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, width) → (…, width)."""
+        y = x
+        for layer in self.layers:
+            y = layer(silu(y))
+        return (x + y) * 0.5**0.5
+
+
+class MLP(nn.Module):
+    """Input layer, residual blocks, SiLU, output layer; or the output layer alone (linear).
+
+    Without biases MLP(0) = 0, so an edge at the cutoff contributes nothing.
+    """
+
+    def __init__(self, n_in: int, n_out: int, shape: MLPShape, bias: bool = False) -> None:
+        """Build the layers of ``shape``."""
+        super().__init__()
+        self.linear = shape.linear
+        width = n_in if shape.linear else shape.width
+        if not shape.linear:
+            self.input_layer = Dense(n_in, width, SILU_GAIN, bias)
+            self.blocks = nn.ModuleList(
+                ResidualBlock(width, shape.layers_per_block, bias) for _ in range(shape.n_blocks)
+            )
+        self.output_layer = Dense(width, n_out, 1.0, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, n_in) → (…, n_out)."""
+        if not self.linear:
+            x = self.input_layer(x)
+            for block in self.blocks:
+                x = block(x)
+            x = silu(x)
+        return self.output_layer(x)
+
+
+class PairCode(nn.Module):
+    """Radial frequencies ω_ab and edge weights a_ab of each ordered pair of elements (a, b).
+
+    ``table``: both are parameters. ``atomic_number``: q_ab = MLP_pair([Z_a, Z_b]),
+    ω_ab = MLP_freq(q_ab), a_ab = MLP_weight(q_ab).
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        """Draw the table or the networks; frequencies start at 1 … n_radial or U(0, 12)."""
+        super().__init__()
+        n, n_radial = len(config.elements), config.n_radial
+        n_weight = config.n_channels + n_radial
+        self.is_table = config.species_code == "table"
+        if self.is_table:
+            omega = torch.arange(1.0, n_radial + 1)
+            self.frequency = nn.Parameter(omega.repeat(n * n, 1))
+            self.weight = nn.Parameter(torch.randn(n * n, n_weight))
+            return
+        numbers = torch.tensor(config.elements, dtype=torch.float64)
+        pairs = torch.cartesian_prod(numbers, numbers).reshape(-1, 2)
+        self.register_buffer("pairs", pairs, persistent=False)
+        self.pair_mlp = MLP(2, config.n_pair_code, config.embedding_mlp, bias=True)
+        self.frequency_mlp = MLP(config.n_pair_code, n_radial, config.embedding_mlp, bias=True)
+        self.weight_mlp = MLP(config.n_pair_code, n_weight, config.embedding_mlp)
+        nn.init.ones_(self.pair_mlp.output_layer.bias)
+        nn.init.uniform_(self.frequency_mlp.output_layer.bias, 0.01, 12.01)
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """ω (S², n_radial) and a (S², K + n_radial) of the pairs a·S + b of the S elements."""
+        if self.is_table:
+            return self.frequency, self.weight
+        code = self.pair_mlp(self.pairs)
+        return self.frequency_mlp(code), self.weight_mlp(code)
+
+
+def cutoff_function(x: Tensor, p: float) -> Tensor:
+    """f_c = u², u = 1 − (p+1)(p+2)/2 x^p + p(p+2) x^{p+1} − p(p+1)/2 x^{p+2}; zero from x = 1 on."""
+    inner = (p + 1) * (p + 2) / 2 - x * (p * (p + 2) - x * (p * (p + 1) / 2))
+    u = 1 - x**p * inner
+    return torch.where(x < 1, u * u, torch.zeros_like(x))
+
+
+class NEMP(nn.Module):
+    """Node-equivariant message passing: atomic energies of an AtomGraph.
+
+    The state holds, besides the weights, ``reference_energies`` (S,) float64 in eV, added to each
+    atom of the element: the energy of the lone atom in the smooth form, the published
+    ``energy_per_atom`` in the published form.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        """Draw the weights of ``config`` from torch's global generator."""
+        super().__init__()
+        self.config = config
+        n, k, steps = len(config.elements), config.n_channels, config.n_message_passing
+        p1, l1 = config.pmax_l + 1, config.max_l + 1
+        self.smooth = config.form == "smooth"
+        self.harmonics = SphericalHarmonics(config.max_l)
+        self.tensor_product = TensorProduct(config.max_l, config.pmax_l)
+
+        self.pair_code = PairCode(config)
+        self.radial_mlp = MLP(2 * config.n_radial, (p1 + 2) * k, config.radial_mlp)
+        self.first_mlp = MLP(2 * k, 3 * p1 * k, config.message_mlp)
+        widths = [(3 + t) * k for t in range(steps)]
+        self.message_mlps = nn.ModuleList(MLP(w, (p1 + l1) * k, config.message_mlp) for w in widths)
+        self.edge_mlps = nn.ModuleList(MLP(w, 3 * p1 * k, config.message_mlp) for w in widths)
+        self.output_mlp = MLP((steps + 2) * k, 1, config.output_mlp, bias=config.output_bias)
+
+        self.species_mix = nn.Parameter(torch.randn(n, k, k))  # W^spec
+        self.channel_mix = nn.Parameter(torch.randn(steps, n, 3, k, k))  # W^0, W^1, W^2
+        self.path_weight = nn.Parameter(torch.randn(steps, n, len(self.tensor_product.paths), k))
+        self.energy_factor = nn.Parameter(torch.ones(n))  # scale_Z
+        self.energy_shift = nn.Parameter(torch.zeros(n))  # shift_Z
+        if self.smooth:  # n0 = softplus(·) = 1 at the start
+            self.coordination_floor = nn.Parameter(torch.full((n,), math.log(math.e - 1)))
+        self.register_buffer("reference_energies", torch.zeros(n, dtype=torch.float64))
+        self.zbl = ZBL(config.elements) if config.zbl else None
+
+        l_of = order_of_component(config.max_l)
+        self.register_buffer("l_of", l_of, persistent=False)
+        self.register_buffer("node_l_of", l_of[: p1**2], persistent=False)
+        self.register_buffer("g", (2 * self.node_l_of.double() + 1) ** -0.5, persistent=False)
+
+    def cast(self, dtype: torch.dtype) -> Self:
+        """Weights and tables in ``dtype``; the reference energies stay float64.
+
+        Tables are made in float64, so cast a new model once; casting up later does not restore
+        their digits.
+        """
+        reference = self.reference_energies
+        self.to(dtype)
+        self.reference_energies = reference
+        return self
+
+    def forward(self, graph: AtomGraph, code: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Atomic energies (N,) in eV, float64 whatever the dtype of the weights.
+
+        Args:
+            graph: the structures.
+            code: the result of ``pair_code()``, where the caller keeps it between evaluations.
+        """
+        config, k = self.config, self.config.n_channels
+        p1 = config.pmax_l + 1
+        vectors = graph.edge_vectors().to(self.species_mix.dtype)  # (E, 3)
+        d = torch.sqrt((vectors * vectors).sum(1) + EPSILON)  # (E,)
+        f_c = cutoff_function(d / config.cutoff_angstrom, config.envelope_power)  # (E,)
+        y = self._harmonics(vectors / d[:, None])  # (E, (L+1)²)
+        y_node = y[:, : p1**2, None]  # (E, (P+1)², 1)
+        n_i = graph.sum_edges(f_c)  # (N,)
+        if self.smooth:
+            m_i = n_i + softplus(self.coordination_floor).index_select(0, graph.species)
+        else:
+            m_i = n_i + EPSILON
+        m_i = m_i[:, None, None]  # (N, 1, 1)
+
+        # Edge invariants: B = [a^rad f_c, sinc(ω x) f_c] → R_l, R_ρ, R_e; edge state h⁰
+        pair = graph.at_centre(graph.species) * len(config.elements)
+        pair = pair + graph.at_neighbour(graph.species)  # (E,)
+        frequency, weight = self.pair_code() if code is None else code
+        smooth_weight = weight.index_select(0, pair) * f_c[:, None]  # (E, K + n_radial)
+        x = d[:, None] / config.cutoff_angstrom
+        waves = torch.sinc(frequency.index_select(0, pair) * x) * f_c[:, None]  # (E, n_radial)
+        radial = self.radial_mlp(torch.cat([smooth_weight[:, k:], waves], dim=1))
+        radial = radial.unflatten(1, (p1 + 2, k))  # (E, P+3, K)
+        h = torch.cat([smooth_weight[:, :k], radial[:, p1 + 1]], dim=1)  # (E, 2K)
+
+        # Node orbitals C⁰ = (Σ_j R_l Y_lm / m_i) W^spec/√K; read-out ρ⁰ = Σ_j R_ρ
+        readout = [graph.sum_edges(radial[:, p1])]  # (N, K)
+        c = graph.sum_edges(radial.index_select(1, self.node_l_of) * y_node)  # (N, (P+1)², K)
+        c = torch.bmm(c / m_i, self._mix(self.species_mix, graph))
+        v = self._edge_orbitals(self.first_mlp(h))  # (E, 3, (P+1)², K)
+
+        for t in range(config.n_message_passing):
+            c_hat = c * (self.g * p1**-0.5)[:, None]  # Ĉ = g_l C / √(P+1)
+            # 1. edge scalar s_ij = Σ_lm Y_lm (V¹ Ĉ_i + V² Ĉ_j)/√2; h ← [h, s]
+            pull = v[:, 0] * graph.at_centre(c_hat) + v[:, 1] * graph.at_neighbour(c_hat)
+            h = torch.cat([h, (pull * y_node).sum(1) * 0.5**0.5], dim=1)  # (E, (3+t)K)
+            # 2. read-out ρ^{t+1} = Σ_lm (Σ_j V³_l Y_lm) Ĉ_lm
+            readout.append((graph.sum_edges(v[:, 2] * y_node) * c_hat).sum(1))  # (N, K)
+            # 3.–7. node update; 8. V = MLP_ead[t](h)
+            c = self._update_orbitals(t, h, c, m_i, y, graph)
+            v = self._edge_orbitals(self.edge_mlps[t](h))
+
+        c_hat = c * (self.g * (3 * p1) ** -0.5)[:, None]
+        readout.append((graph.sum_edges(v.sum(1) * y_node) * c_hat).sum(1))
+        density = torch.cat(readout, dim=1) / m_i[:, :, 0]  # (N, (T+2)K)
+        energy = self._energy(density, n_i / m_i[:, 0, 0], graph)
+        if self.zbl is not None:
+            energy = energy + graph.sum_edges(self.zbl(d, pair)).double()
+        return energy
+
+    def _harmonics(self, unit_vectors: Tensor) -> Tensor:
+        """Y_lm (E, (L+1)²); the published form divides by √(Σ_m y² + ε) of the orthonormal y."""
+        y = self.harmonics(unit_vectors)
+        if self.smooth:
+            return y
+        y = y / (4 * math.pi) ** 0.5
+        blocks = y.split([2 * l + 1 for l in range(self.config.max_l + 1)], dim=1)
+        norms = [
+            (2 * l + 1) ** 0.5 / ((b * b).sum(1) + EPSILON).sqrt() for l, b in enumerate(blocks)
+        ]
+        return torch.cat([b * n[:, None] for b, n in zip(blocks, norms, strict=True)], dim=1)
+
+    def _mix(self, matrices: Tensor, graph: AtomGraph) -> Tensor:
+        """Channel mix of each atom's element (S, K, K) → (N, K, K), divided by √K."""
+        return (matrices * self.config.n_channels**-0.5).index_select(0, graph.species)
+
+    def _edge_orbitals(self, v: Tensor) -> Tensor:
+        """V¹, V², V³ of each order, spread over its components: (E, 3(P+1)K) → (E, 3, (P+1)², K)."""
+        v = v.unflatten(1, (3, self.config.pmax_l + 1, self.config.n_channels))
+        return v.index_select(2, self.node_l_of)
+
+    def _update_orbitals(
+        self, t: int, h: Tensor, c: Tensor, m_i: Tensor, y: Tensor, graph: AtomGraph
+    ) -> Tensor:
+        """Steps 3 to 7: C ← (C W² + D/m_i² W¹)/√2 with D the tensor product of the virtual node.
+
+        N_lm = Σ_j M^a_l (C_j W⁰)_lm, G_lm = Σ_j M^b_l Y_lm, D = Σ λ (G ⊗ N) / √c_l: one tensor
+        product for each node, not for each edge.
+        """
+        p1, l1, k = self.config.pmax_l + 1, self.config.max_l + 1, self.config.n_channels
+        w = self.channel_mix[t]  # (S, 3, K, K)
+        message = self.message_mlps[t](h).unflatten(1, (p1 + l1, k))  # (E, P+1 + L+1, K)
+        m_a, m_b = message[:, :p1], message[:, p1:]
+        mixed = graph.at_neighbour(torch.bmm(c, self._mix(w[:, 0], graph)))  # (E, (P+1)², K)
+        neighbours = graph.sum_edges(m_a.index_select(1, self.node_l_of) * mixed)  # N
+        geometry = graph.sum_edges(m_b.index_select(1, self.l_of) * y[:, :, None])  # G
+        path_weight = self.path_weight[t].index_select(0, graph.species)  # (N, paths, K)
+        d = self.tensor_product(geometry, neighbours, path_weight) / (m_i * m_i)
+        kept = torch.bmm(c, self._mix(w[:, 2], graph))
+        c = (kept + torch.bmm(d, self._mix(w[:, 1], graph))) * 0.5**0.5
+        if self.config.use_norm:
+            floor = 1.0 if self.smooth else EPSILON
+            mean_square = (c * c).sum((1, 2), keepdim=True) / (p1 * k)
+            c = c / torch.sqrt(mean_square + floor)
+        return c
+
+    def _energy(self, density: Tensor, saturation: Tensor, graph: AtomGraph) -> Tensor:
+        """E_i = std (scale_Z MLP_out(ρ/m_i) + shift_Z s_i) + E⁰_Z, (N,) float64, eV.
+
+        s_i is one in the published form and n_i/(n_i + n0) in the smooth form.
+        """
+        factor = self.energy_factor.index_select(0, graph.species)
+        shift = self.energy_shift.index_select(0, graph.species)
+        if self.smooth:
+            shift = shift * saturation
+        network = factor * self.output_mlp(density)[:, 0] + shift
+        reference = self.reference_energies.index_select(0, graph.species)
+        return self.config.energy_scale_eV * network.double() + reference

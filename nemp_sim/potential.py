@@ -1,0 +1,367 @@
+"""Potential: energies, forces and stresses of many structures in one call.
+
+The derivative of the energy is taken here and nowhere else, for inference and for training.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.data import atomic_numbers, chemical_symbols
+from torch import Tensor
+
+from nemp_sim.config import ModelConfig
+from nemp_sim.errors import EvaluationError, InputError, UnknownElementError
+from nemp_sim.graph import AtomGraph
+from nemp_sim.model import NEMP
+from nemp_sim.neighbors import EdgeList, NeighborLists, build_graph, check_structure
+
+VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))  # xx yy zz yz xz xy
+MEMORY_SHARE = 0.6  # of the free memory, for one chunk
+
+
+@dataclass(frozen=True)
+class Derivatives:
+    """Energies of an AtomGraph and their derivatives, as tensors on its device.
+
+    Attributes:
+        atomic_energies: (N,) float64, eV.
+        energy: (B,) float64, eV.
+        forces: (N, 3) float64, eV/Å, −∂E/∂r; None where not asked for.
+        virial: (B, 3, 3) float64, eV, ∂E/∂ε for the symmetric strain ε; None where not asked for.
+    """
+
+    atomic_energies: Tensor
+    energy: Tensor
+    forces: Tensor | None
+    virial: Tensor | None
+
+
+def differentiate(
+    model: NEMP,
+    graph: AtomGraph,
+    *,
+    forces: bool,
+    stress: bool,
+    create_graph: bool = False,
+    code: tuple[Tensor, Tensor] | None = None,
+) -> Derivatives:
+    """Energy, forces −∂E/∂r and virial ∂E/∂ε of a batch of structures.
+
+    Args:
+        model: the network.
+        graph: the batch.
+        forces: whether to take ∂E/∂r.
+        stress: whether to take ∂E/∂ε.
+        create_graph: keep the derivative differentiable (training, Hessians).
+        code: kept result of ``model.pair_code()``.
+    """
+    if not (forces or stress):
+        atomic = model(graph, code)
+        return Derivatives(atomic, graph.sum_atoms(atomic), None, None)
+    positions = graph.positions.detach().requires_grad_()
+    moved = replace(graph, positions=positions)
+    inputs = [positions]
+    with torch.enable_grad():
+        if stress:
+            strain = torch.zeros_like(graph.cells).requires_grad_()
+            moved = moved.strained(0.5 * (strain + strain.transpose(1, 2)))
+            inputs.append(strain)
+        atomic = model(moved, code)
+        gradient = torch.autograd.grad(atomic.sum(), inputs, create_graph=create_graph)
+    if not create_graph:
+        atomic = atomic.detach()
+    virial = gradient[1] if stress else None
+    return Derivatives(atomic, graph.sum_atoms(atomic), -gradient[0] if forces else None, virial)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Results for a list of B structures, in their order.
+
+    Attributes:
+        energy: (B,) eV.
+        energies: B arrays (N_b,) of atomic energies, eV; they add up to ``energy``.
+        forces: B arrays (N_b, 3), eV/Å; None where not asked for.
+        stress: (B, 6), eV/Å³, Voigt order xx yy zz yz xz xy, tensile positive; None where not
+            asked for.
+    """
+
+    energy: np.ndarray
+    energies: tuple[np.ndarray, ...]
+    forces: tuple[np.ndarray, ...] | None
+    stress: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class PotentialMetadata:
+    """What a potential file says of itself beside its weights; every value is plain JSON.
+
+    Attributes:
+        level_of_theory: functional, code and settings of the training labels.
+        training: data sources, splits, settings and duration of the training.
+        errors: measured errors, with units in the keys.
+        licence: licence of the weights.
+        created_by: program and version that wrote the file.
+    """
+
+    level_of_theory: str = "not stated"
+    training: dict[str, Any] = field(default_factory=dict)
+    errors: dict[str, Any] = field(default_factory=dict)
+    licence: str = "not stated"
+    created_by: str = ""
+
+
+class Potential:
+    """A network with weights on a device, ready to evaluate lists of structures."""
+
+    def __init__(
+        self,
+        model: NEMP,
+        metadata: PotentialMetadata | None = None,
+        *,
+        name: str = "unnamed",
+        sha256: str = "",
+        device: str | torch.device = "cpu",
+    ) -> None:
+        """Freeze ``model`` and move it to ``device``.
+
+        Args:
+            model: the network, already cast to the wanted dtype.
+            metadata: what is known of the weights.
+            name: name used in reports.
+            sha256: checksum of the file that the weights came from.
+            device: torch device.
+        """
+        self.device = torch.device(device)
+        self.model = model.to(self.device).eval().requires_grad_(False)
+        self.metadata = metadata or PotentialMetadata()
+        self.name = name
+        self.sha256 = sha256
+        with torch.no_grad():
+            self._code = model.pair_code()
+        self._species_of_number = torch.full((len(chemical_symbols),), -1)
+        self._species_of_number[list(self.config.elements)] = torch.arange(
+            len(self.config.elements)
+        )
+
+    @property
+    def config(self) -> ModelConfig:
+        """Form of the network."""
+        return self.model.config
+
+    @property
+    def elements(self) -> tuple[str, ...]:
+        """Chemical symbols that the potential knows."""
+        return self.config.symbols
+
+    @property
+    def cutoff_angstrom(self) -> float:
+        """Neighbour cutoff, Å."""
+        return self.config.cutoff_angstrom
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the network; energies are always summed in float64."""
+        return self.model.species_mix.dtype
+
+    def evaluate(
+        self,
+        structures: Sequence[Atoms],
+        forces: bool = True,
+        stress: bool = False,
+        neighbors: NeighborLists | None = None,
+    ) -> Evaluation:
+        """Energies, forces and stresses of all structures, batched on the device.
+
+        Lists that do not fit into memory are split; the result is always complete.
+
+        Args:
+            structures: any number of structures of any size and composition.
+            forces: whether to compute forces.
+            stress: whether to compute stresses; every structure then needs a periodic axis and
+                three independent cell vectors.
+            neighbors: neighbour lists kept by the caller between calls with moving atoms.
+
+        Raises:
+            UnknownElementError: an element that the potential was not trained on.
+            InputError: positions or cells that define no neighbours, or a stress without volume.
+            EvaluationError: not-a-number results, or one structure alone exceeds the memory.
+        """
+        if isinstance(structures, Atoms):
+            raise InputError(
+                "structures is one ase.Atoms, but must be a list of them: evaluate([atoms])."
+            )
+        structures = list(structures)
+        lists = neighbors or NeighborLists(self.cutoff_angstrom)
+        if lists.cutoff != self.cutoff_angstrom:
+            raise InputError(
+                f"neighbors was made for a cutoff of {lists.cutoff} Å, but the potential "
+                f"{self.name} needs {self.cutoff_angstrom} Å."
+            )
+        for index, atoms in enumerate(structures):
+            self._check(atoms, index, stress)
+        edges = [lists.edges(atoms, slot) for slot, atoms in enumerate(structures)]
+        parts = [
+            part
+            for chunk in self._chunks(edges)
+            for part in self._evaluate_chunk(structures, edges, chunk, forces, stress)
+        ]
+        return _join(structures, parts, forces, stress)
+
+    def _check(self, atoms: Atoms, index: int, stress: bool) -> None:
+        check_structure(atoms, index)
+        unknown = sorted(set(atoms.symbols) - set(self.elements), key=atomic_numbers.get)
+        if unknown:
+            raise UnknownElementError(
+                f"structure {index} ({atoms.get_chemical_formula()}) contains "
+                f"{', '.join(unknown)}, but the potential {self.name} knows only "
+                f"{', '.join(self.elements)}. Use a potential trained on all elements."
+            )
+        if stress and not (atoms.pbc.any() and atoms.cell.rank == 3):
+            raise InputError(
+                f"structure {index} ({atoms.get_chemical_formula()}) has pbc "
+                f"{atoms.pbc.tolist()} and {atoms.cell.rank} cell vectors, but stress needs a "
+                "periodic axis and three independent cell vectors. Leave stress out, or set "
+                "atoms.cell and atoms.pbc."
+            )
+
+    def _chunks(self, edges: list[EdgeList]) -> Iterator[list[int]]:
+        """Consecutive indices whose edges fit the free memory together."""
+        limit = MEMORY_SHARE * _free_memory(self.device) / bytes_per_edge(self.config, self.dtype)
+        chunk: list[int] = []
+        held = 0
+        for index, e in enumerate(edges):
+            if chunk and held + len(e.centre) > limit:
+                yield chunk
+                chunk, held = [], 0
+            chunk.append(index)
+            held += len(e.centre)
+        if chunk:
+            yield chunk
+
+    def _evaluate_chunk(
+        self,
+        structures: list[Atoms],
+        edges: list[EdgeList],
+        chunk: list[int],
+        forces: bool,
+        stress: bool,
+    ) -> Iterator[Derivatives]:
+        """Results of the structures ``chunk``; halves the chunk where memory runs out."""
+        graph = None
+        try:
+            graph = build_graph(
+                [structures[b] for b in chunk],
+                [edges[b] for b in chunk],
+                self._species_of_number,
+                self.device,
+            )
+            with torch.no_grad():
+                result = differentiate(
+                    self.model, graph, forces=forces, stress=stress, code=self._code
+                )
+            result = _to_host(result)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            if len(chunk) == 1:
+                atoms = structures[chunk[0]]
+                raise EvaluationError(
+                    f"structure {chunk[0]} ({len(atoms)} atoms, {len(edges[chunk[0]].centre)} "
+                    f"neighbour pairs) does not fit into the memory of {self.device}. Use a device "
+                    "with more memory, a smaller structure, or dtype float32."
+                ) from error
+            result = None
+        if result is not None:
+            yield result
+            return
+        del graph
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        middle = len(chunk) // 2
+        for half in (chunk[:middle], chunk[middle:]):
+            yield from self._evaluate_chunk(structures, edges, half, forces, stress)
+
+
+def bytes_per_edge(config: ModelConfig, dtype: torch.dtype) -> int:
+    """Estimate of the peak memory of energy and forces for one directed edge, bytes.
+
+    Counts the tensors (edges × features) that the backward pass keeps, and as much again for its
+    temporaries; measured within a factor of two for the shipped potentials.
+    """
+    p2, l2 = (config.pmax_l + 1) ** 2, (config.max_l + 1) ** 2
+    steps, k = config.n_message_passing, config.n_channels
+    message, radial = config.message_mlp, config.radial_mlp
+    hidden = (2 * steps + 1) * 2 * message.width * (1 + message.n_blocks * message.layers_per_block)
+    hidden += 2 * radial.width * (1 + radial.n_blocks * radial.layers_per_block)
+    orbitals = k * ((steps + 1) * (3 * p2 + 3 * (config.pmax_l + 1)) + steps * (6 * p2 + l2))
+    itemsize = torch.empty(0, dtype=dtype).element_size()
+    return 2 * itemsize * (hidden + orbitals + k * (config.pmax_l + 3 + 2 * steps))
+
+
+def _free_memory(device: torch.device) -> float:
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text
+
+
+def _to_host(result: Derivatives) -> Derivatives:
+    arrays = {k: None if v is None else v.detach().cpu() for k, v in vars(result).items()}
+    return Derivatives(**arrays)
+
+
+def _join(
+    structures: list[Atoms], parts: list[Derivatives], forces: bool, stress: bool
+) -> Evaluation:
+    sizes = [len(atoms) for atoms in structures]
+    cuts = np.cumsum(sizes)[:-1]
+
+    def joined(name: str, empty_shape: tuple[int, ...]) -> np.ndarray:
+        arrays = [getattr(part, name).numpy() for part in parts]
+        return np.concatenate(arrays) if arrays else np.zeros(empty_shape)
+
+    def by_structure(values: np.ndarray) -> tuple[np.ndarray, ...]:
+        return tuple(np.split(values, cuts)) if sizes else ()
+
+    voigt = None
+    if stress:
+        virial = joined("virial", (0, 3, 3))
+        volumes = np.array([atoms.get_volume() for atoms in structures])
+        voigt = np.stack([virial[:, a, b] for a, b in VOIGT], axis=1) / volumes[:, None]
+    evaluation = Evaluation(
+        energy=joined("energy", (0,)),
+        energies=by_structure(joined("atomic_energies", (0,))),
+        forces=by_structure(joined("forces", (0, 3))) if forces else None,
+        stress=voigt,
+    )
+    _refuse_not_a_number(structures, evaluation)
+    return evaluation
+
+
+def _refuse_not_a_number(structures: list[Atoms], evaluation: Evaluation) -> None:
+    for index, atoms in enumerate(structures):
+        values = [evaluation.energy[index], *(f[index] for f in (evaluation.forces,) if f)]
+        if all(np.isfinite(v).all() for v in values):
+            continue
+        distances = (
+            atoms.get_all_distances(mic=bool(atoms.pbc.any())) if len(atoms) < 2000 else None
+        )
+        nearest = ""
+        if distances is not None and len(atoms) > 1:
+            np.fill_diagonal(distances, np.inf)
+            nearest = f" Its shortest distance is {distances.min():.3f} Å."
+        raise EvaluationError(
+            f"structure {index} ({atoms.get_chemical_formula()}): energy or forces are not finite."
+            f"{nearest} Check for overlapping atoms or a wrong length unit."
+        )
