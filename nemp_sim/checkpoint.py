@@ -162,7 +162,7 @@ def find_potential(name_or_path: str | Path) -> Path:
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """ "auto" or a torch device; a missing GPU is an error, never a silent CPU.
+    """The torch device of "auto" or of a device name; a missing GPU is an error, never a silent CPU.
 
     Raises:
         InputError: an unknown device, or a GPU that torch does not see.
@@ -184,7 +184,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
 
 
 def resolve_dtype(dtype: object) -> torch.dtype:
-    """ "float32", "float64" or the torch dtype of that name.
+    """The torch dtype of "float32" or "float64" (or of a torch dtype).
 
     Raises:
         InputError: anything else.

@@ -25,7 +25,7 @@ SILU_GAIN = 1.67462  # c of the published dense layers
 
 
 class Dense(nn.Module):
-    """y = x (W s) + b with s = gain / √fan_in, divided by 100 where there is a bias; W ~ N(0, 1)."""
+    """y = x (W s) + b, s = gain / √fan_in, divided by 100 where there is a bias; W ~ N(0, 1)."""
 
     def __init__(self, n_in: int, n_out: int, gain: float, bias: bool) -> None:
         """Draw the weights."""
@@ -120,7 +120,7 @@ class PairCode(nn.Module):
 
 
 def cutoff_function(x: Tensor, p: float) -> Tensor:
-    """f_c = u², u = 1 − (p+1)(p+2)/2 x^p + p(p+2) x^{p+1} − p(p+1)/2 x^{p+2}; zero from x = 1 on."""
+    """f_c = u², u = 1 − (p+1)(p+2)/2 x^p + p(p+2) x^{p+1} − p(p+1)/2 x^{p+2}; zero for x ≥ 1."""
     inner = (p + 1) * (p + 2) / 2 - x * (p * (p + 2) - x * (p * (p + 1) / 2))
     u = 1 - x**p * inner
     return torch.where(x < 1, u * u, torch.zeros_like(x))
@@ -252,7 +252,7 @@ class NEMP(nn.Module):
         return (matrices * self.config.n_channels**-0.5).index_select(0, graph.species)
 
     def _edge_orbitals(self, v: Tensor) -> Tensor:
-        """V¹, V², V³ of each order, spread over its components: (E, 3(P+1)K) → (E, 3, (P+1)², K)."""
+        """V¹, V², V³, each order spread over its components: (E, 3(P+1)K) → (E, 3, (P+1)², K)."""
         v = v.unflatten(1, (3, self.config.pmax_l + 1, self.config.n_channels))
         return v.index_select(2, self.node_l_of)
 

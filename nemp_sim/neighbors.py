@@ -1,4 +1,4 @@
-"""Structures → AtomGraph: neighbour lists by vesin, kept with a Verlet skin while they stay valid."""
+"""Structures → AtomGraph: neighbour lists by vesin, kept with a Verlet skin while valid."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
