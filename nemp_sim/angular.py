@@ -13,6 +13,7 @@ Frobenius norm, C[m1, m2, m] ∝ ∫ Y_{l1 m1} Y_{l2 m2} Y_{lm} dΩ. It is the r
 (Wigner 3j) tensor, with the positive sign for every path.
 """
 
+import math
 from functools import cache
 
 import numpy as np
@@ -77,6 +78,37 @@ def order_of_component(max_l: int) -> Tensor:
     )
 
 
+def spread_orders(values: Tensor, order: Tensor) -> Tensor:
+    """Values of each order (…, L+1, K) at each of its components: (…, (L+1)², K).
+
+    ``order`` is ``order_of_component(L)``. The derivative sums each block in a fixed order.
+    """
+    return _SpreadOrders.apply(values, order)
+
+
+class _SpreadOrders(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values, order):  # noqa: ANN001, ANN205 (torch's signature)
+        ctx.save_for_backward(order)
+        return values.index_select(-2, order)
+
+    @staticmethod
+    def backward(ctx, grad):  # noqa: ANN001, ANN205
+        return _SumOrders.apply(grad, *ctx.saved_tensors), None
+
+
+class _SumOrders(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values, order):  # noqa: ANN001, ANN205
+        ctx.save_for_backward(order)
+        blocks = values.split([2 * l + 1 for l in range(math.isqrt(order.shape[0]))], dim=-2)
+        return torch.stack([block.sum(-2) for block in blocks], dim=-2)
+
+    @staticmethod
+    def backward(ctx, grad):  # noqa: ANN001, ANN205
+        return _SpreadOrders.apply(grad, *ctx.saved_tensors), None
+
+
 class SphericalHarmonics(nn.Module):
     """Y_lm of unit vectors for l = 0 … max_l, built by the stretched product of orders.
 
@@ -98,7 +130,7 @@ class SphericalHarmonics(nn.Module):
 
     def forward(self, unit_vectors: Tensor) -> Tensor:
         """Y of unit vectors (E, 3): (E, (max_l+1)²)."""
-        first = unit_vectors[:, [1, 2, 0]] * 3**0.5  # (E, 3): y, z, x
+        first = unit_vectors.roll(-1, dims=1) * 3**0.5  # (E, 3): y, z, x
         blocks = [torch.ones_like(unit_vectors[:, :1]), first][: self.max_l + 1]
         for l in range(2, self.max_l + 1):
             outer = (blocks[-1][:, :, None] * first[:, None, :]).flatten(1)  # (E, (2l−1)·3)
@@ -127,18 +159,14 @@ class TensorProduct(nn.Module):
             path_of_column += [index] * (2 * l + 1)
             order_m += range(l**2, (l + 1) ** 2)
         table = np.concatenate(columns, axis=1)  # (pairs, Q)
-        pairs = np.flatnonzero(np.abs(table).sum(axis=1))
         collect = np.eye(n_node)[order_m]  # (Q, (P+1)²)
-        self.register_buffer("edge_index", torch.from_numpy(pairs // n_node), persistent=False)
-        self.register_buffer("node_index", torch.from_numpy(pairs % n_node), persistent=False)
-        self.register_buffer("table", torch.from_numpy(table[pairs].T.copy()), persistent=False)
+        self.register_buffer("table", torch.from_numpy(table.T.copy()), persistent=False)
         self.register_buffer("path_index", torch.tensor(path_of_column), persistent=False)
         self.register_buffer("collect", torch.from_numpy(collect.T.copy()), persistent=False)
 
     def forward(self, edge_sum: Tensor, neighbour_sum: Tensor, weights: Tensor) -> Tensor:
         """Couple G (N, (L+1)², K) with N (N, (P+1)², K); weights λ (N, paths, K)."""
-        left = edge_sum.index_select(1, self.edge_index)
-        pairs = left * neighbour_sum.index_select(1, self.node_index)  # (N, pairs, K)
+        pairs = (edge_sum[:, :, None] * neighbour_sum[:, None]).flatten(1, 2)  # (N, pairs, K)
         coupled = torch.matmul(self.table, pairs)  # (N, Q, K)
         weighted = coupled * weights.index_select(1, self.path_index)
         return torch.matmul(self.collect, weighted)  # (N, (P+1)², K)

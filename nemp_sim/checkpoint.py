@@ -77,7 +77,7 @@ def load_potential(
     header, state = _read(path)
     try:
         config = ModelConfig.from_dict(header["model"])
-        model = new_model(config)
+        model = new_model(config).double()  # before the weights: they may be float64
         model.load_state_dict(state)
         names = PotentialMetadata.__dataclass_fields__
         metadata = PotentialMetadata(**{name: header[name] for name in names})
@@ -162,7 +162,7 @@ def find_potential(name_or_path: str | Path) -> Path:
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """The torch device of "auto" or of a device name; a missing GPU is an error, never a silent CPU.
+    """The torch device of "auto" or of a name; a missing GPU is an error, never a silent CPU.
 
     Raises:
         InputError: an unknown device, or a GPU that torch does not see.

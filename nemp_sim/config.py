@@ -186,3 +186,113 @@ class ModelConfig:
     def symbols(self) -> tuple[str, ...]:
         """Chemical symbols of ``elements``."""
         return tuple(chemical_symbols[z] for z in self.elements)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which frames train a potential and how labels are named.
+
+    Attributes:
+        train: extended-XYZ files (``.xz`` too) of training frames, relative to the TOML file.
+        validation: files of validation frames; without any, groups of the training frames are
+            held out.
+        test: files that are never trained or selected on, only reported.
+        validation_fraction: share of the training frames to hold out, by whole groups.
+        group_by: ``"cell"``: consecutive frames of one composition and cell are a group; or the
+            name of an info key; or ``"frame"``: every frame for itself.
+        energy_key: info key of the total energy, eV.
+        forces_key: array key of the forces, eV/Å.
+        stress_key: info key of the stress, eV/Å³ (6 Voigt or 9 or 3×3, tensile positive).
+        isolated_atoms_eV: energies of lone atoms by symbol, eV; lone-atom frames give the others.
+        split_seed: seed of the choice of held-out groups.
+        check_units: stop where the labels look like other units than eV and Å.
+    """
+
+    train: tuple[str, ...] = ()
+    validation: tuple[str, ...] = ()
+    test: tuple[str, ...] = ()
+    validation_fraction: float = 0.1
+    group_by: str = "cell"
+    energy_key: str = "REF_energy"
+    forces_key: str = "REF_forces"
+    stress_key: str = "REF_stress"
+    isolated_atoms_eV: Mapping[str, float] = field(default_factory=dict)
+    split_seed: int = 0
+    check_units: bool = True
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        for name in ("train", "validation", "test"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
+        require(bool(self.train), "data.train", self.train, "one or more extended-XYZ files")
+        fraction = self.validation_fraction
+        require(0 <= fraction < 1, "data.validation_fraction", fraction, "at least 0, below 1")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a potential is trained.
+
+    The loss of a batch is w_E ⟨(ΔE/N)²⟩ + w_F ⟨ΔF²⟩ + w_S ⟨Δσ²⟩, with energies per atom in eV,
+    force components in eV/Å, stress components in eV/Å³.
+
+    Attributes:
+        name: name of the potential; the files are ``<name>.pt`` and so on.
+        epochs: passes over the training frames.
+        batch_size: frames in a step.
+        learning_rate: largest rate of Adam with AMSGrad.
+        final_learning_rate: rate at the last step; cosine decay between them.
+        warmup_steps: steps of linear increase from zero.
+        energy_weight: w_E in the first part of the run.
+        final_energy_weight: w_E in the last part.
+        final_part: share of the run that counts as the last part.
+        force_weight: w_F.
+        stress_weight: w_S; zero leaves stress labels unread.
+        weight_decay: decoupled weight decay.
+        clip_norm: largest norm of the gradient.
+        ema_decay: decay of the averaged weights, which are the ones validated and saved.
+        validate_every: epochs between validations.
+        patience: validations without improvement of the validation loss after which training
+            stops, and the best averaged weights are kept; 0: run to the end and keep the last.
+        seed: seed of the first weights and of the order of the frames.
+        dtype: "float32" or "float64".
+        device: "auto", "cpu", "cuda" …
+        level_of_theory: said in the file of the potential.
+        licence: licence of the weights.
+    """
+
+    name: str = "potential"
+    epochs: int = 500
+    batch_size: int = 5
+    learning_rate: float = 5e-3
+    final_learning_rate: float = 1e-5
+    warmup_steps: int = 100
+    energy_weight: float = 10.0
+    final_energy_weight: float = 1000.0
+    final_part: float = 0.4
+    force_weight: float = 1.0
+    stress_weight: float = 0.0
+    weight_decay: float = 0.0
+    clip_norm: float = 10.0
+    ema_decay: float = 0.999
+    validate_every: int = 10
+    patience: int = 0
+    seed: int = 0
+    dtype: str = "float32"
+    device: str = "auto"
+    level_of_theory: str = "not stated"
+    licence: str = "not stated"
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        for name in ("epochs", "batch_size", "validate_every"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+        require(self.learning_rate > 0, "learning_rate", self.learning_rate, "positive")
+        for name in ("energy_weight", "final_energy_weight", "force_weight", "stress_weight"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        for name in ("weight_decay", "patience", "warmup_steps", "final_learning_rate"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        require(0 <= self.final_part <= 1, "final_part", self.final_part, "between 0 and 1")
+        require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "at least 0, below 1")
+        require(self.clip_norm > 0, "clip_norm", self.clip_norm, "positive")

@@ -19,6 +19,7 @@ class AtomGraph:
         cells: (B, 3, 3) float64, Å; rows are the cell vectors.
         species: (N,) int64, index into the elements of the potential.
         structure: (N,) int64, ascending, the structure of each atom.
+        first_atom: (B+1,) int64, first atom of each structure.
         centre: (E,) int64, ascending, centre atom i of each edge.
         neighbour: (E,) int64, neighbour atom j of each edge.
         shifts: (E, 3) float64, whole numbers of cell vectors added to r_j − r_i.
@@ -30,6 +31,7 @@ class AtomGraph:
     cells: Tensor
     species: Tensor
     structure: Tensor
+    first_atom: Tensor
     centre: Tensor
     neighbour: Tensor
     shifts: Tensor
@@ -43,11 +45,8 @@ class AtomGraph:
 
     def edge_vectors(self) -> Tensor:
         """r_j − r_i + S · cell, (E, 3) float64, Å."""
-        if self.n_structures == 1:
-            offset = self.shifts @ self.cells[0]
-        else:
-            cell_of_edge = self.cells.index_select(0, self.structure.index_select(0, self.centre))
-            offset = (self.shifts[:, :, None] * cell_of_edge).sum(1)
+        cell_of_edge = self.at_centre(self.at_atoms(self.cells))
+        offset = (self.shifts[:, :, None] * cell_of_edge).sum(1)
         return self.at_neighbour(self.positions) - self.at_centre(self.positions) + offset
 
     def at_centre(self, values: Tensor) -> Tensor:
@@ -63,14 +62,17 @@ class AtomGraph:
         return _SegmentSum.apply(values, self.centre, self.row_start, None)
 
     def sum_atoms(self, values: Tensor) -> Tensor:
-        """Sum of atomic values (N,) over the atoms of each structure, (B,)."""
-        total = values.new_zeros(self.n_structures)
-        return total.index_add(0, self.structure, values)
+        """Sum of atomic values (N, …) over the atoms of each structure, (B, …)."""
+        return _SegmentSum.apply(values, self.structure, self.first_atom, None)
+
+    def at_atoms(self, values: Tensor) -> Tensor:
+        """Values of each structure (B, …) at its atoms, (N, …)."""
+        return _Gather.apply(values, self.structure, self.first_atom, None)
 
     def strained(self, strain: Tensor) -> Self:
         """Positions and cells after the symmetric strain (B, 3, 3): r → r (1 + ε)."""
         deform = torch.eye(3, dtype=strain.dtype, device=strain.device) + strain
-        positions = (self.positions[:, None, :] @ deform[self.structure])[:, 0, :]
+        positions = (self.positions[:, None, :] @ self.at_atoms(deform))[:, 0, :]
         return replace(self, positions=positions, cells=self.cells @ deform)
 
     def to(self, device: torch.device) -> Self:

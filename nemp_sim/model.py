@@ -15,7 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu, softplus
 
-from nemp_sim.angular import SphericalHarmonics, TensorProduct, order_of_component
+from nemp_sim.angular import (
+    SphericalHarmonics,
+    TensorProduct,
+    order_of_component,
+    spread_orders,
+)
 from nemp_sim.config import MLPShape, ModelConfig
 from nemp_sim.graph import AtomGraph
 from nemp_sim.zbl import ZBL
@@ -121,8 +126,9 @@ class PairCode(nn.Module):
 
 def cutoff_function(x: Tensor, p: float) -> Tensor:
     """f_c = u², u = 1 − (p+1)(p+2)/2 x^p + p(p+2) x^{p+1} − p(p+1)/2 x^{p+2}; zero for x ≥ 1."""
-    inner = (p + 1) * (p + 2) / 2 - x * (p * (p + 2) - x * (p * (p + 1) / 2))
-    u = 1 - x**p * inner
+    x_in = x.clamp(max=1.0)  # keeps far padding edges finite in both passes
+    inner = (p + 1) * (p + 2) / 2 - x_in * (p * (p + 2) - x_in * (p * (p + 1) / 2))
+    u = 1 - x_in**p * inner
     return torch.where(x < 1, u * u, torch.zeros_like(x))
 
 
@@ -212,7 +218,7 @@ class NEMP(nn.Module):
 
         # Node orbitals C⁰ = (Σ_j R_l Y_lm / m_i) W^spec/√K; read-out ρ⁰ = Σ_j R_ρ
         readout = [graph.sum_edges(radial[:, p1])]  # (N, K)
-        c = graph.sum_edges(radial.index_select(1, self.node_l_of) * y_node)  # (N, (P+1)², K)
+        c = graph.sum_edges(spread_orders(radial[:, :p1], self.node_l_of) * y_node)  # (N, (P+1)², K)
         c = torch.bmm(c / m_i, self._mix(self.species_mix, graph))
         v = self._edge_orbitals(self.first_mlp(h))  # (E, 3, (P+1)², K)
 
@@ -254,7 +260,7 @@ class NEMP(nn.Module):
     def _edge_orbitals(self, v: Tensor) -> Tensor:
         """V¹, V², V³, each order spread over its components: (E, 3(P+1)K) → (E, 3, (P+1)², K)."""
         v = v.unflatten(1, (3, self.config.pmax_l + 1, self.config.n_channels))
-        return v.index_select(2, self.node_l_of)
+        return spread_orders(v, self.node_l_of)
 
     def _update_orbitals(
         self, t: int, h: Tensor, c: Tensor, m_i: Tensor, y: Tensor, graph: AtomGraph
@@ -269,8 +275,8 @@ class NEMP(nn.Module):
         message = self.message_mlps[t](h).unflatten(1, (p1 + l1, k))  # (E, P+1 + L+1, K)
         m_a, m_b = message[:, :p1], message[:, p1:]
         mixed = graph.at_neighbour(torch.bmm(c, self._mix(w[:, 0], graph)))  # (E, (P+1)², K)
-        neighbours = graph.sum_edges(m_a.index_select(1, self.node_l_of) * mixed)  # N
-        geometry = graph.sum_edges(m_b.index_select(1, self.l_of) * y[:, :, None])  # G
+        neighbours = graph.sum_edges(spread_orders(m_a, self.node_l_of) * mixed)  # N
+        geometry = graph.sum_edges(spread_orders(m_b, self.l_of) * y[:, :, None])  # G
         path_weight = self.path_weight[t].index_select(0, graph.species)  # (N, paths, K)
         d = self.tensor_product(geometry, neighbours, path_weight) / (m_i * m_i)
         kept = torch.bmm(c, self._mix(w[:, 2], graph))

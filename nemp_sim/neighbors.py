@@ -142,6 +142,7 @@ def build_graph(
         "positions": np.concatenate([atoms.positions for atoms in structures]),
         "cells": cells,
         "structure": np.repeat(np.arange(len(sizes)), sizes),
+        "first_atom": first,
         "centre": centre,
         "neighbour": neighbour,
         "shifts": np.concatenate([e.shifts for e in edges]),

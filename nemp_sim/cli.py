@@ -1,0 +1,149 @@
+"""The ``nemp`` command."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from nemp_sim import __version__
+from nemp_sim.errors import NempError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="NEMP interatomic potentials: train, inspect and convert.",
+)
+
+
+class _Command(typer.core.TyperCommand):
+    """Prints an error that a user can cure as one message and exits with 2."""
+
+    def invoke(self, ctx: typer.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except NempError as error:
+            Console(stderr=True, highlight=False).print(
+                f"error: {error}", markup=False, soft_wrap=True
+            )
+            raise typer.Exit(2) from None
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"nemp_sim {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Version.")
+    ] = False,
+) -> None:
+    """NEMP interatomic potentials: train, inspect and convert."""
+
+
+@app.command(cls=_Command)
+def info(
+    potential: Annotated[str, typer.Argument(help="A path, or the name of a potential.")],
+    as_json: Annotated[bool, typer.Option("--json", help="All metadata as JSON.")] = False,
+) -> None:
+    """Print what a potential file says of itself."""
+    from nemp_sim.checkpoint import find_potential, read_header
+
+    header = read_header(find_potential(potential))
+    if as_json:
+        print(json.dumps(header, indent=2, ensure_ascii=False))
+        return
+    console = Console(highlight=False)
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    model = header["model"]
+    rows = {
+        "file": header["file"],
+        "sha256": header["sha256"],
+        "elements": ", ".join(header["elements"]),
+        "level of theory": header["level_of_theory"],
+        "form": f"{model['form']}, cutoff {model['cutoff_angstrom']} Å, L = {model['max_l']}, "
+        f"P = {model['pmax_l']}, K = {model['n_channels']}, T = {model['n_message_passing']}",
+        "parameters": f"{header['n_parameters']} ({header['dtype']})",
+        "reference energies": ", ".join(
+            f"{e} {v:.4f} eV" for e, v in header["reference_energies_eV"].items()
+        ),
+        "training": json.dumps(header["training"].get("frames", header["training"])),
+        "licence": header["licence"],
+        "created by": f"{header['created_by']}, format {header['format_version']}",
+    }
+    for name, value in rows.items():
+        table.add_row(name, str(value))
+    console.print(table)
+    for split, errors in header["errors"].items():
+        console.print(_error_table(split, errors))
+
+
+def _error_table(split: str, errors: list[dict]) -> Table:
+    """Errors of one split by config_type."""
+    table = Table(title=f"errors on the {split} frames", title_justify="left")
+    heads = ("config_type", "frames", "E RMSE", "E MAE", "F RMSE", "F MAE")
+    units = ("", "", "meV/atom", "meV/atom", "meV/Å", "meV/Å")
+    for head, unit in zip(heads, units, strict=True):
+        table.add_column(f"{head}\n{unit}", justify="left" if head == "config_type" else "right")
+    for row in errors:
+        values = [v for k, v in row.items() if k.startswith(("energy", "force"))]
+        numbers = [f"{v:.1f}" for v in values]
+        table.add_row(row["config_type"], str(row["n_frames"]), *numbers)
+    return table
+
+
+@app.command("list", cls=_Command)
+def list_potentials() -> None:
+    """List the potentials that a name finds: those in $NEMP_POTENTIALS and the shipped ones."""
+    from nemp_sim.checkpoint import potential_directories, read_header
+
+    table = Table("name", "elements", "level of theory", "file")
+    for directory in potential_directories():
+        for path in sorted(directory.glob("*.pt")):
+            header = read_header(path)
+            table.add_row(
+                path.name, " ".join(header["elements"]), header["level_of_theory"], str(path)
+            )
+    Console(highlight=False).print(table)
+
+
+@app.command(cls=_Command)
+def train(
+    config: Annotated[Path, typer.Argument(help="TOML file: [model], [data], [training].")],
+    out: Annotated[
+        Path | None, typer.Option(help="Directory of the run; default: results/train-<name>.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda …")] = None,
+) -> None:
+    """Train a potential; an interrupted run in the same directory goes on."""
+    from nemp_sim.train import read_config, train
+
+    directory = out or Path("results") / f"train-{read_config(config)[2].name}"
+    result = train(config, directory, device)
+    console = Console(highlight=False)
+    for split, rows in result.errors.items():
+        console.print(_error_table(split, [vars(row) for row in rows]))
+    console.print(f"written: {directory}", soft_wrap=True)
+
+
+@app.command("import-jax", cls=_Command)
+def import_jax(
+    directory: Annotated[Path, typer.Argument(help="Directory with full_config.json.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Potential file to write.")],
+) -> None:
+    """Convert a checkpoint of the published JAX code; nothing in it is executed."""
+    from nemp_sim.checkpoint import save_potential
+    from nemp_sim.jax_import import read_checkpoint
+
+    path = save_potential(read_checkpoint(directory), output)
+    print(f"written: {path}")
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,379 @@
+"""Extended XYZ → labelled frames → tables of tensors on the training device."""
+
+import io
+import lzma
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import torch
+from ase import Atoms
+from ase.data import atomic_numbers, covalent_radii
+from ase.geometry import complete_cell
+from ase.stress import voigt_6_to_full_3x3_stress
+from torch import Tensor
+
+from nemp_sim.config import DataConfig
+from nemp_sim.errors import InputError
+from nemp_sim.graph import AtomGraph
+from nemp_sim.neighbors import check_structure, edge_list
+from nemp_sim.units import BOHR_ANGSTROM, HARTREE_EV, KCAL_PER_MOL_EV
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One labelled structure.
+
+    Attributes:
+        atoms: the structure, without calculator.
+        energy: total energy, eV.
+        forces: (N, 3), eV/Å.
+        stress: (3, 3), eV/Å³, tensile positive; None where there is no label.
+        config_type: kind of structure, for error tables.
+        group: frames of one group stay on one side of a split.
+    """
+
+    atoms: Atoms
+    energy: float
+    forces: np.ndarray
+    stress: np.ndarray | None
+    config_type: str
+    group: str
+
+
+def read_xyz(path: Path) -> list[Atoms]:
+    """All frames of an extended-XYZ file; ``.xz`` is decompressed first.
+
+    Raises:
+        InputError: a missing or unreadable file.
+    """
+    try:
+        raw = path.read_bytes()
+        text = (lzma.decompress(raw) if path.suffix == ".xz" else raw).decode("utf-8")
+        structures = ase.io.read(io.StringIO(text), ":", format="extxyz")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file.") from None
+    except Exception as error:  # ASE's reader raises many kinds for malformed text
+        raise InputError(f"{path}: no readable extended XYZ ({error!r}).") from error
+    if not structures:
+        raise InputError(f"{path}: holds no frames.")
+    return structures
+
+
+def read_frames(path: Path, config: DataConfig, with_stress: bool = False) -> list[Frame]:
+    """Labelled frames of an extended-XYZ file.
+
+    Raises:
+        InputError: an unreadable file, frames without labels (counted and named), labels that are
+            not finite or of the wrong shape.
+    """
+    structures = read_xyz(path)
+    frames, problems = [], []
+    group, previous = -1, None
+    for index, atoms in enumerate(structures):
+        labels = _labels(atoms, config, with_stress)
+        if isinstance(labels, str):
+            problems.append(f"frame {index} ({atoms.get_chemical_formula()}): {labels}")
+            continue
+        check_structure(atoms, index)
+        key = _group_key(atoms, config, index)
+        group += key != previous
+        previous = key
+        bare = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+        kind = str(atoms.info.get("config_type", "all"))
+        frames.append(Frame(bare, *labels, config_type=kind, group=f"{path.name}:{group}"))
+    if problems:
+        raise InputError(
+            f"{path}: {len(problems)} of {len(structures)} frames have no usable labels: "
+            + "; ".join(problems[:5])
+            + (" …" if len(problems) > 5 else "")
+            + f". Wanted: info['{config.energy_key}'] and arrays['{config.forces_key}']; set "
+            "data.energy_key and data.forces_key, or remove these frames."
+        )
+    return frames
+
+
+def _labels(
+    atoms: Atoms, config: DataConfig, with_stress: bool
+) -> tuple[float, np.ndarray, np.ndarray | None] | str:
+    """Energy, forces and stress of a frame, or what is wrong with them."""
+    results = atoms.calc.results if atoms.calc is not None else {}  # ASE moves plain keys there
+    info, arrays = results | atoms.info, results | atoms.arrays
+    energy, forces = info.get(config.energy_key), arrays.get(config.forces_key)
+    if forces is None and len(atoms) == 1:
+        forces = np.zeros((1, 3))
+    missing = [
+        k for k, v in ((config.energy_key, energy), (config.forces_key, forces)) if v is None
+    ]
+    if missing:
+        return f"no {' and no '.join(missing)}"
+    forces = np.asarray(forces, dtype=float)
+    if forces.shape != (len(atoms), 3):
+        return f"{config.forces_key} has shape {forces.shape}, wanted {(len(atoms), 3)}"
+    if not np.isfinite(energy) or not np.isfinite(forces).all():
+        return "a label is not finite"
+    stress = info.get(config.stress_key) if with_stress else None
+    if stress is not None:
+        stress = np.asarray(stress, dtype=float)
+        if stress.size == 6:
+            stress = voigt_6_to_full_3x3_stress(stress.ravel())
+        elif stress.size != 9 or not np.isfinite(stress).all():
+            return f"{config.stress_key} is no finite stress of 6 or 9 components"
+        stress = stress.reshape(3, 3)
+    return float(energy), forces, stress
+
+
+def _group_key(atoms: Atoms, config: DataConfig, index: int) -> object:
+    if config.group_by == "frame":
+        return index
+    if config.group_by == "cell":
+        return atoms.get_chemical_formula(), tuple(atoms.cell.array.round(6).ravel())
+    if config.group_by not in atoms.info:
+        raise InputError(
+            f"data.group_by is '{config.group_by}', but frame {index} has no such info key. "
+            "Use 'cell', 'frame' or a key that every frame has."
+        )
+    return atoms.info[config.group_by]
+
+
+def split_groups(
+    frames: Sequence[Frame], fraction: float, seed: int
+) -> tuple[list[Frame], list[Frame]]:
+    """Hold out whole groups, drawn at random, until ``fraction`` of the frames are held out.
+
+    Frames of single atoms always stay for training. Returns (training, held-out) frames.
+    """
+    groups = sorted({f.group for f in frames if len(f.atoms) > 1})
+    order = np.random.default_rng(seed).permutation(len(groups))
+    wanted, held = fraction * len(frames), set()
+    count = 0
+    for index in order:
+        if count >= wanted:
+            break
+        held.add(groups[index])
+        count += sum(f.group == groups[index] for f in frames)
+    train = [f for f in frames if f.group not in held]
+    return train, [f for f in frames if f.group in held]
+
+
+@dataclass(frozen=True)
+class References:
+    """Per-element energies.
+
+    Attributes:
+        lone_atom: energy of the lone atom by symbol, eV; where unknown the least-squares energy.
+        bound: least-squares mean energy in the training structures relative to ``lone_atom``, eV.
+        known: symbols whose lone-atom energy is known.
+    """
+
+    lone_atom: dict[str, float]
+    bound: dict[str, float]
+    known: tuple[str, ...]
+
+
+def reference_energies(frames: Sequence[Frame], isolated: Mapping[str, float]) -> References:
+    """Lone-atom energies where known (given, or from single-atom frames), else least squares.
+
+    The least-squares energies e solve min Σ_frames ((E − Σ_i e_{Z_i})/N)² over frames of two or
+    more atoms, by the pseudo-inverse where compositions do not determine them.
+    """
+    elements = sorted({s for f in frames for s in f.atoms.symbols}, key=atomic_numbers.get)
+    known = {f.atoms.symbols[0]: f.energy for f in frames if len(f.atoms) == 1} | dict(isolated)
+    many = [f for f in frames if len(f.atoms) > 1]
+    counts = np.array([[f.atoms.symbols.count(e) / len(f.atoms) for e in elements] for f in many])
+    energy = np.array([f.energy / len(f.atoms) for f in many])
+    fitted = np.zeros(len(elements))
+    if many:
+        fitted = np.linalg.lstsq(counts, energy, rcond=1e-6)[0]
+    lone = {e: known.get(e, float(x)) for e, x in zip(elements, fitted, strict=True)}
+    bound = {e: float(x) - lone[e] for e, x in zip(elements, fitted, strict=True)}
+    return References(lone, bound if many else dict.fromkeys(elements, 0.0), tuple(known))
+
+
+def unit_findings(frames: Sequence[Frame], references: References) -> list[str]:
+    """Sentences on labels that look like other units than eV and Å; empty where all looks right."""
+    return [
+        *_length_finding([f for f in frames if len(f.atoms) > 1]),
+        *_slope_finding(frames),
+        *_binding_finding(frames, references),
+    ]
+
+
+def _length_finding(frames: Sequence[Frame]) -> list[str]:
+    """Nearest neighbours far from the sum of covalent radii."""
+    ratios = []
+    for frame in frames[:200]:
+        edges = edge_list(frame.atoms, 6.0)
+        if not len(edges.centre):
+            continue
+        atoms, radii = frame.atoms, covalent_radii[frame.atoms.numbers]
+        vectors = atoms.positions[edges.neighbour] - atoms.positions[edges.centre]
+        lengths = np.linalg.norm(vectors + edges.shifts @ atoms.cell.array, axis=1)
+        ratios.append((lengths / (radii[edges.centre] + radii[edges.neighbour])).min())
+    ratio = float(np.median(ratios)) if ratios else 1.0
+    if 0.55 <= ratio <= 1.6:
+        return []
+    guess = "bohr (multiply by 0.529)" if ratio > 1.6 else "nm or another long unit"
+    return [
+        f"the shortest distances are {ratio:.2f} times the sum of covalent radii: are positions in "
+        f"{guess}? Å are wanted."
+    ]
+
+
+def _slope_finding(frames: Sequence[Frame]) -> list[str]:
+    """Energy differences of neighbouring frames against −F·Δr: the slope is one in equal units."""
+    work, change = [], []
+    for a, b in zip(frames, frames[1:], strict=False):
+        if a.group != b.group or len(a.atoms) != len(b.atoms) or len(a.atoms) < 2:
+            continue
+        step = b.atoms.positions - a.atoms.positions
+        if np.sqrt((step**2).sum(axis=1)).max() < 0.5:
+            work.append(-0.5 * ((a.forces + b.forces) * step).sum())
+            change.append(b.energy - a.energy)
+    if len(work) < 5 or np.std(work) == 0 or abs(np.corrcoef(work, change)[0, 1]) < 0.9:
+        return []
+    slope = float(np.dot(work, change) / np.dot(work, work))
+    if 0.75 < slope < 1.33:
+        return []
+    factors = {
+        "energies in Hartree and forces in eV/Å": 1 / HARTREE_EV,
+        "energies in eV and forces in Hartree/bohr": HARTREE_EV / BOHR_ANGSTROM,
+        "energies in eV and forces in Hartree/Å": HARTREE_EV,
+        "forces in eV/bohr, or energies in Hartree and forces in Hartree/bohr": 1 / BOHR_ANGSTROM,
+        "energies in kcal/mol and forces in eV/Å": 1 / KCAL_PER_MOL_EV,
+        "energies in eV and forces in kcal/mol/Å": KCAL_PER_MOL_EV,
+        "forces with the opposite sign": -1.0,
+    }
+    same_sign = {name: f for name, f in factors.items() if f * slope > 0}
+    guess = min(same_sign, key=lambda name: abs(np.log(slope / same_sign[name])))
+    return [
+        f"energy differences are {slope:.3g} times −force × displacement; looks like {guess}. "
+        "Both must be in eV and Å."
+    ]
+
+
+def _binding_finding(frames: Sequence[Frame], references: References) -> list[str]:
+    """Binding energy per atom outside chemistry, where lone-atom energies are known."""
+    values = [
+        (f.energy - sum(references.lone_atom[s] for s in f.atoms.symbols)) / len(f.atoms)
+        for f in frames
+        if len(f.atoms) > 1 and set(f.atoms.symbols) <= set(references.known)
+    ]
+    if not values:
+        return []
+    median = float(np.median(values))
+    if -15.0 < median < -0.5:
+        return []
+    return [
+        f"the median binding energy is {median:.3g} eV per atom relative to lone atoms (usual: −1 "
+        "to −8): are energies in Hartree (multiply by 27.2114) or kcal/mol (by 0.04336), or are "
+        "the lone-atom energies of another level of theory?"
+    ]
+
+
+@dataclass(frozen=True)
+class FrameTable:
+    """All frames as tensors of one shape, so that a batch is a gather and every step is alike.
+
+    Each frame is padded to N atoms and E edges. The last atom of a frame is always padding, and
+    padding edges join it to a far image of itself, where every function of the network is zero.
+
+    Attributes:
+        positions: (F, N, 3) float64, Å.
+        cells: (F, 3, 3) float64, Å.
+        species: (F, N) int64.
+        neighbour: (F, E) int64, index within the frame; ``centre`` likewise.
+        centre: (F, E) int64.
+        shifts: (F, E, 3) float64.
+        row_start: (F, N) int64, first edge of each centre within the frame.
+        by_neighbour: (F, E) int64.
+        n_atoms: (F,) float64, real atoms.
+        is_atom: (F, N) float64, one for real atoms.
+        energy: (F,) float64, eV.
+        forces: (F, N, 3) float64, eV/Å.
+        virial: (F, 3, 3) float64, eV, V·stress, zero where ``has_stress`` is zero.
+        has_stress: (F,) float64, one where there is a stress label.
+        volume: (F,) float64, Å³.
+    """
+
+    positions: Tensor
+    cells: Tensor
+    species: Tensor
+    neighbour: Tensor
+    centre: Tensor
+    shifts: Tensor
+    row_start: Tensor
+    by_neighbour: Tensor
+    n_atoms: Tensor
+    is_atom: Tensor
+    energy: Tensor
+    forces: Tensor
+    virial: Tensor
+    has_stress: Tensor
+    volume: Tensor
+
+    def __len__(self) -> int:
+        """Number of frames F."""
+        return self.energy.shape[0]
+
+    def graph(self, index: Tensor) -> AtomGraph:
+        """The AtomGraph of the frames ``index`` (b,), padding included."""
+        b, n, e = index.shape[0], self.species.shape[1], self.centre.shape[1]
+        frame = torch.arange(b, device=index.device)[:, None]
+        rows = self.row_start.index_select(0, index) + frame * e
+        return AtomGraph(
+            positions=self.positions.index_select(0, index).reshape(b * n, 3),
+            cells=self.cells.index_select(0, index),
+            species=self.species.index_select(0, index).flatten(),
+            structure=frame.expand(b, n).flatten(),
+            first_atom=torch.arange(b + 1, device=index.device) * n,
+            centre=(self.centre.index_select(0, index) + frame * n).flatten(),
+            neighbour=(self.neighbour.index_select(0, index) + frame * n).flatten(),
+            shifts=self.shifts.index_select(0, index).reshape(b * e, 3),
+            row_start=torch.cat([rows.flatten(), rows.new_full((1,), b * e)]),
+            by_neighbour=(self.by_neighbour.index_select(0, index) + frame * e).flatten(),
+        )
+
+
+def build_table(
+    frames: Sequence[Frame], elements: Sequence[int], cutoff: float, device: torch.device
+) -> FrameTable:
+    """Neighbour lists and labels of ``frames`` as one FrameTable on ``device``."""
+    species_of = {z: s for s, z in enumerate(elements)}
+    edges = [edge_list(f.atoms, cutoff) for f in frames]
+    n = max(len(f.atoms) for f in frames) + 1
+    e = max(max(len(x.centre) for x in edges), 1)
+    count = len(frames)
+    arrays = {
+        "positions": np.zeros((count, n, 3)),
+        "cells": np.zeros((count, 3, 3)),
+        "species": np.zeros((count, n), np.int64),
+        "neighbour": np.full((count, e), n - 1),
+        "centre": np.full((count, e), n - 1),
+        "shifts": np.zeros((count, e, 3)),
+        "is_atom": np.zeros((count, n)),
+        "forces": np.zeros((count, n, 3)),
+        "virial": np.zeros((count, 3, 3)),
+    }
+    for k, (frame, pairs) in enumerate(zip(frames, edges, strict=True)):
+        m, p, cell = len(frame.atoms), len(pairs.centre), complete_cell(frame.atoms.cell.array)
+        arrays["positions"][k, :m] = frame.atoms.positions
+        arrays["cells"][k] = cell
+        arrays["species"][k, :m] = [species_of[z] for z in frame.atoms.numbers]
+        arrays["centre"][k, :p], arrays["neighbour"][k, :p] = pairs.centre, pairs.neighbour
+        arrays["shifts"][k, :p] = pairs.shifts
+        arrays["shifts"][k, p:, 0] = np.ceil(2 * cutoff / np.linalg.norm(cell[0]))
+        arrays["is_atom"][k, :m] = 1.0
+        arrays["forces"][k, :m] = frame.forces
+        if frame.stress is not None:
+            arrays["virial"][k] = frame.stress * frame.atoms.get_volume()
+    first = [np.searchsorted(row, np.arange(n)) for row in arrays["centre"]]
+    arrays["row_start"] = np.array(first, dtype=np.int64)
+    arrays["by_neighbour"] = np.argsort(arrays["neighbour"], axis=1, kind="stable")
+    arrays["n_atoms"] = arrays["is_atom"].sum(axis=1)
+    arrays["energy"] = np.array([f.energy for f in frames])
+    arrays["has_stress"] = np.array([float(f.stress is not None) for f in frames])
+    arrays["volume"] = np.abs(np.linalg.det(arrays["cells"]))
+    return FrameTable(**{k: torch.from_numpy(v).to(device) for k, v in arrays.items()})
