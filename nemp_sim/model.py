@@ -218,7 +218,7 @@ class NEMP(nn.Module):
 
         # Node orbitals C⁰ = (Σ_j R_l Y_lm / m_i) W^spec/√K; read-out ρ⁰ = Σ_j R_ρ
         readout = [graph.sum_edges(radial[:, p1])]  # (N, K)
-        c = graph.sum_edges(spread_orders(radial[:, :p1], self.node_l_of) * y_node)  # (N, (P+1)², K)
+        c = graph.sum_edges(spread_orders(radial[:, :p1], self.node_l_of) * y_node)  # (N, S, K)
         c = torch.bmm(c / m_i, self._mix(self.species_mix, graph))
         v = self._edge_orbitals(self.first_mlp(h))  # (E, 3, (P+1)², K)
 
