@@ -60,6 +60,41 @@ def error_rows(potential: Potential, frames: Sequence[Frame]) -> list[ErrorRow]:
     return rows
 
 
+@dataclass(frozen=True)
+class ErrorPair:
+    """Reference and predicted values of one property over a set of frames, for a parity figure.
+
+    Attributes:
+        reference: (n,) labels: energies per atom relative to lone atoms, eV, or forces, eV/Å.
+        predicted: (n,) values of the potential.
+        unit: unit of ``rmse_meV``.
+    """
+
+    reference: np.ndarray
+    predicted: np.ndarray
+    unit: str
+
+    @property
+    def rmse_meV(self) -> float:  # noqa: N802 (a unit in a name)
+        """Root mean square of the difference, in 1/1000 of the unit of the values."""
+        return 1e3 * _rms(self.predicted - self.reference)
+
+
+def error_pairs(potential: Potential, frames: Sequence[Frame]) -> tuple[ErrorPair, ErrorPair]:
+    """Energies and force components of ``frames``, labelled and predicted."""
+    result = potential.evaluate([f.atoms for f in frames])
+    reference = dict(
+        zip(potential.elements, potential.model.reference_energies.tolist(), strict=True)
+    )
+    lone = np.array([sum(reference[s] for s in f.atoms.symbols) for f in frames])
+    sizes = np.array([len(f.atoms) for f in frames])
+    labels = np.array([f.energy for f in frames])
+    energy = ErrorPair((labels - lone) / sizes, (result.energy - lone) / sizes, "meV/atom")
+    labelled = np.concatenate([f.forces.ravel() for f in frames])
+    predicted = np.concatenate([f.ravel() for f in result.forces])
+    return energy, ErrorPair(labelled, predicted, "meV/Å")
+
+
 def _stress_errors(potential: Potential, frames: Sequence[Frame]) -> dict[int, np.ndarray]:
     """Stress errors (6,) in meV/Å³ by index of the labelled frames."""
     labelled = [i for i, f in enumerate(frames) if f.stress is not None]

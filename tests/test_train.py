@@ -12,7 +12,8 @@ from nemp_sim.accuracy import error_rows
 from nemp_sim.checkpoint import load_potential
 from nemp_sim.config import TrainConfig
 from nemp_sim.errors import InputError
-from nemp_sim.train import Run, epoch_batches, learning_rate, read_config, train
+from nemp_sim.train import read_config, train
+from nemp_sim.trainer import Run, epoch_batches, learning_rate
 
 from .test_data import emt_trajectory
 
@@ -146,7 +147,8 @@ def test_early_stop_keeps_the_best_weights(folder):
 
 def test_update_is_torch_adam_with_amsgrad(folder):
     from nemp_sim.data import build_table, reference_energies
-    from nemp_sim.train import Trainer, initial_model, read_splits
+    from nemp_sim.train import initial_model, read_splits
+    from nemp_sim.trainer import Trainer
 
     options, data, config = read_config(write_config(folder))
     splits = read_splits(data, False)
