@@ -61,6 +61,8 @@ def info(
         return
     console = Console(highlight=False)
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column()
+    table.add_column(overflow="fold")
     model = header["model"]
     rows = {
         "file": header["file"],
