@@ -2,8 +2,8 @@
 
     python benchmarks/step_time.py --potential pdh.pt --device cpu --dtype float32
 
-Prints one table: structures in the call, ms for the call (median), ms for each structure, and the largest
-difference of a force component from float64 on the CPU (eV/Å), checked before anything is timed.
+Prints one table: structures in the call, ms for the call (median), ms for each structure, and the
+largest difference of a force component from float64 on the CPU (eV/Å), checked before timing.
 """
 
 import argparse
