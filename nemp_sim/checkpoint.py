@@ -2,7 +2,6 @@
 
 import json
 import os
-import pickle
 import zipfile
 from dataclasses import asdict
 from pathlib import Path
@@ -35,8 +34,9 @@ def save_potential(potential: Potential, path: str | Path) -> Path:
     """Write a potential file; an existing file is replaced only by a complete one."""
     path = Path(path)
     state = {k: v.detach().cpu().clone() for k, v in potential.model.state_dict().items()}
-    with replacing(path) as temporary:
-        torch.save({"header": json.dumps(describe(potential)), "state": state}, temporary)
+    content = {"header": json.dumps(describe(potential)), "state": state}
+    with replacing(path) as temporary, temporary.open("wb") as handle:
+        torch.save(content, handle)  # given a path, torch would store its name in the file
     return path
 
 
@@ -79,6 +79,7 @@ def load_potential(
         config = ModelConfig.from_dict(header["model"])
         model = new_model(config).double()  # before the weights: they may be float64
         model.load_state_dict(state)
+        own_dtype = resolve_dtype(header["dtype"])
         names = PotentialMetadata.__dataclass_fields__
         metadata = PotentialMetadata(**{name: header[name] for name in names})
     except (KeyError, TypeError, RuntimeError, InputError) as error:
@@ -87,7 +88,7 @@ def load_potential(
             "The file is damaged or was edited; get a fresh copy."
         ) from error
     return Potential(
-        model.cast(resolve_dtype(dtype if dtype is not None else header["dtype"])),
+        model.cast(own_dtype if dtype is None else resolve_dtype(dtype)),
         metadata,
         name=path.name,
         sha256=sha256_of(path),
@@ -102,19 +103,28 @@ def read_header(path: Path) -> dict[str, Any]:
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch itself does not look at the checksums
+        if damaged is not None:
+            raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError, ValueError) as e:
+    except Exception as e:  # a damaged file can raise anything; it is always refused
+        reason = (str(e).splitlines() or [type(e).__name__])[0][:200]
         raise PotentialFileError(
-            f"{path}: not a readable potential file ({str(e).splitlines()[0][:200]}). It is "
+            f"{path}: not a readable potential file ({reason}). It is "
             "truncated, damaged or of another program. Published JAX checkpoints are read by "
             "'nemp import-jax DIR -o FILE.pt'."
         ) from e
-    if not isinstance(content, dict) or not isinstance(content.get("header"), str):
+    content = content if isinstance(content, dict) else {}
+    if not (isinstance(content.get("header"), str) and isinstance(content.get("state"), dict)):
         raise PotentialFileError(
             f"{path}: a torch file, but not a potential of nemp_sim (no header). Potentials are "
             "written by 'nemp train' and 'nemp import-jax'."
         )
-    header = json.loads(content["header"])
+    try:
+        header = dict(json.loads(content["header"]))
+    except (TypeError, ValueError):
+        header = {}
     version = header.get("format_version")
     if header.get("format") != FORMAT or not isinstance(version, int):
         raise PotentialFileError(f"{path}: the header does not describe a nemp_sim potential.")

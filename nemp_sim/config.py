@@ -1,11 +1,12 @@
 """Configuration of the network and of its training: typed, frozen, checked on construction."""
 
 import difflib
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, Self
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import Any, Literal, Self, get_type_hints
 
-from ase.data import atomic_numbers, chemical_symbols
+from ase.data import atomic_numbers, chemical_symbols, covalent_radii
 
 from nemp_sim.errors import InputError
 
@@ -32,6 +33,26 @@ def require(condition: bool, name: str, got: object, wanted: str) -> None:
         raise InputError(f"{name} is {got!r}, but must be {wanted}.")
 
 
+def require_types(settings: object) -> None:
+    """Refuse field values of another type than annotated; whole numbers do for floats.
+
+    Raises:
+        InputError: naming the field, the value and the wanted type.
+    """
+    for name, kind in get_type_hints(type(settings)).items():
+        value = getattr(settings, name)
+        if kind is bool:
+            require(isinstance(value, bool), name, value, "true or false")
+        elif kind is int:
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            require(whole, name, value, "a whole number")
+        elif kind is float:
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            require(number and math.isfinite(value), name, value, "a finite number")
+        elif isinstance(kind, type) and is_dataclass(kind):
+            require(isinstance(value, kind), name, value, f"a {kind.__name__}")
+
+
 def to_atomic_numbers(elements: object, name: str = "elements") -> tuple[int, ...]:
     """Sorted atomic numbers of chemical symbols or atomic numbers.
 
@@ -43,7 +64,7 @@ def to_atomic_numbers(elements: object, name: str = "elements") -> tuple[int, ..
     for element in elements:
         number = atomic_numbers.get(element) if isinstance(element, str) else element
         require(
-            isinstance(number, int) and 0 < number < len(chemical_symbols),
+            type(number) is int and 0 < number < len(chemical_symbols),
             name,
             element,
             "chemical symbols or atomic numbers",
@@ -71,6 +92,7 @@ class MLPShape:
 
     def __post_init__(self) -> None:
         """Check the sizes."""
+        require_types(self)
         require(self.n_blocks >= 0, "MLPShape.n_blocks", self.n_blocks, "0 or more")
         require(self.width >= 1, "MLPShape.width", self.width, "1 or more")
         require(self.layers_per_block >= 1, "layers_per_block", self.layers_per_block, "1 or more")
@@ -135,12 +157,16 @@ class ModelConfig:
     def __post_init__(self) -> None:
         """Check every value."""
         object.__setattr__(self, "elements", to_atomic_numbers(self.elements, "elements"))
+        require_types(self)
         require(self.cutoff_angstrom > 0, "cutoff_angstrom", self.cutoff_angstrom, "positive")
         require(0 <= self.max_l <= MAX_SUPPORTED_L, "max_l", self.max_l, "between 0 and 4")
         require(0 <= self.pmax_l <= self.max_l, "pmax_l", self.pmax_l, "between 0 and max_l")
         for name in ("n_channels", "n_radial", "n_message_passing", "n_pair_code"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         require(self.envelope_power >= 2, "envelope_power", self.envelope_power, "2 or more")
+        reach = 2 * max(covalent_radii[z] for z in self.elements) if self.zbl else 0.0
+        wanted = f"{reach} Å or more, the reach of the repulsion (zbl)"
+        require(self.cutoff_angstrom >= reach, "cutoff_angstrom", self.cutoff_angstrom, wanted)
         require(self.energy_scale_eV > 0, "energy_scale_eV", self.energy_scale_eV, "positive")
         require(self.form in ("smooth", "published"), "form", self.form, "'smooth' or 'published'")
         require(
@@ -286,6 +312,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Check every value."""
+        require_types(self)
         for name in ("epochs", "batch_size", "validate_every"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         require(self.learning_rate > 0, "learning_rate", self.learning_rate, "positive")

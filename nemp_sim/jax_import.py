@@ -4,6 +4,7 @@ import json
 import pickle
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,14 +19,52 @@ from nemp_sim.model import NEMP, SILU_GAIN
 from nemp_sim.potential import Potential, PotentialMetadata
 
 _SKIPPED_MODULES = ("optax", "flax", "jax")  # optimizer states: read as inert placeholders
+
+
+class _PlainDtype:
+    """Stands for numpy.dtype, whose own unpickling trusts forged flags and sizes."""
+
+    def __init__(self, code: str, *_: object) -> None:
+        if not re.fullmatch(r"[biufcSU]\d{1,4}", code):
+            raise PotentialFileError(
+                f"the pickle holds an array of dtype {code!r} (objects or records); it was refused "
+                "and nothing was executed. Export the parameters as plain arrays."
+            )
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state: tuple) -> None:
+        """Take the byte order, and nothing else, of the pickled state."""
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class _PlainArray(np.ndarray):
+    """An array that takes its contents from checked parts only."""
+
+    def __setstate__(self, state: tuple) -> None:
+        """Shape, dtype, order and bytes, in NumPy's pickle layout."""
+        _, shape, dtype, fortran_order, raw = state
+        super().__setstate__((1, shape, dtype.dtype, bool(fortran_order), bytes(raw)))
+
+
+def _empty_array(*_: object) -> _PlainArray:
+    return _PlainArray((0,))
+
+
+def _scalar(dtype: _PlainDtype, raw: bytes) -> object:
+    return np.frombuffer(raw, dtype.dtype, count=1)[0]
+
+
 _ARRAY_GLOBALS = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("numpy._core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,
-    ("numpy.core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,
-    ("numpy._core.multiarray", "scalar"): np._core.multiarray.scalar,
-    ("numpy.core.multiarray", "scalar"): np._core.multiarray.scalar,
+    ("numpy", "ndarray"): None,  # an argument of _reconstruct, which ours ignores
+    ("numpy", "dtype"): _PlainDtype,
+    ("numpy._core.multiarray", "_reconstruct"): _empty_array,
+    ("numpy.core.multiarray", "_reconstruct"): _empty_array,
+    ("numpy._core.multiarray", "scalar"): _scalar,
+    ("numpy.core.multiarray", "scalar"): _scalar,
 }
+
+
+_AXES = {"scale": 1, "l_coeff": 4}  # of the parameters that are reordered
 
 
 class _Skipped(tuple):
@@ -90,24 +129,38 @@ def read_checkpoint(directory: str | Path) -> Potential:
             f"{directory}: full_config.json and checkpoint*.pkl are needed, found "
             f"{sorted(p.name for p in directory.glob('*')) or 'nothing'}."
         )
-    config = json.loads(config_file.read_text())
+    try:
+        config = dict(json.loads(config_file.read_text()))
+    except (TypeError, ValueError) as error:
+        raise PotentialFileError(f"{config_file}: not a JSON object ({error}).") from error
     contents = []
     for path in pickles:
-        with path.open("rb") as handle:
-            content = read_pickle(handle, str(path))
-        if not isinstance(content, Mapping):
-            raise PotentialFileError(f"{path}: holds {type(content).__name__}, wanted a dict.")
+        content = _read_content(path)
         contents.append((int(content.get("step", 0)), path, content))
     _, path, content = max(contents, key=lambda entry: (entry[0], entry[1].name))
     trees = [key for key in ("ema_params", "params") if isinstance(content.get(key), Mapping)]
     if not trees:
-        raise PotentialFileError(f"{path}: no parameters; keys are {sorted(content)}.")
+        raise PotentialFileError(f"{path}: no parameters; keys are {[str(k) for k in content]}.")
     inner = content.get("config", {})
     if "species" not in config and "reduce_spec" in inner:
         config["species"] = np.asarray(inner["reduce_spec"]).astype(int).tolist()
     config.setdefault("std", float(inner.get("std", 1.0)))
     config.setdefault("cst", float(inner.get("cst", SILU_GAIN)))
     return from_arrays(config, _flatten(content[trees[0]]), float(config.get("initpot", 0.0)))
+
+
+def _read_content(path: Path) -> Mapping[str, Any]:
+    with path.open("rb") as handle:
+        content = read_pickle(handle, str(path))
+    if not isinstance(content, Mapping):
+        raise PotentialFileError(f"{path}: holds {type(content).__name__}, wanted a dict.")
+    step, config = content.get("step", 0), content.get("config", {})
+    if not (isinstance(step, (int, np.integer)) and isinstance(config, Mapping)):
+        raise PotentialFileError(
+            f"{path}: step is {type(step).__name__} and config is {type(config).__name__}, wanted "
+            "a whole number and a dict."
+        )
+    return content
 
 
 def from_arrays(
@@ -165,10 +218,10 @@ def model_config(config: Mapping[str, Any]) -> ModelConfig:
             n_radial=config["nradial"],
             n_message_passing=config["MP_loop"],
             envelope_power=config["pn"],
-            radial_mlp=MLPShape(*config["radial_nl"]),
-            message_mlp=MLPShape(*config["MP_nl"]),
-            output_mlp=MLPShape(*config["out_nl"]),
-            embedding_mlp=MLPShape(*config["emb_nl"][:3]),
+            radial_mlp=_shape(config, "radial_nl"),
+            message_mlp=_shape(config, "MP_nl"),
+            output_mlp=_shape(config, "out_nl"),
+            embedding_mlp=replace(_shape(config, "emb_nl"), linear=False),
             n_pair_code=config["npaircode"],
             use_norm=config["use_norm"],
             output_bias=config["use_bias"],
@@ -178,6 +231,13 @@ def model_config(config: Mapping[str, Any]) -> ModelConfig:
         )
     except KeyError as error:
         raise InputError(f"the published configuration has no key {error}.") from None
+
+
+def _shape(config: Mapping[str, Any], name: str) -> MLPShape:
+    values = config[name]
+    if not (isinstance(values, (list, tuple)) and 1 <= len(values) <= 4):
+        raise InputError(f"{name} is {values!r}, but must be [n_blocks, width, layers, linear].")
+    return MLPShape(*values)
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
@@ -215,7 +275,17 @@ def _published_state(
     for name, array in arrays.items():
         value = torch.from_numpy(np.array(array, dtype=np.float64))
         head, *rest = name.split("/")
+        if name in _AXES and value.ndim != _AXES[name]:
+            raise InputError(
+                f"published parameters '{name}' have shape {tuple(value.shape)}, but must have "
+                f"{_AXES[name]} axes."
+            )
         if name == "scale":
+            if value.numel() % 2:
+                raise InputError(
+                    f"published parameters 'scale' hold {value.numel()} numbers, "
+                    "but must hold two for each element."
+                )
             state["energy_factor"], state["energy_shift"] = value.reshape(-1, 2).T
         elif name == "spec_coeff":
             state["species_mix"] = value

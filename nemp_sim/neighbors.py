@@ -13,6 +13,8 @@ from vesin import NeighborList
 from nemp_sim.errors import InputError
 from nemp_sim.graph import AtomGraph
 
+LARGEST_EXTENT = 1e4  # Å along axes that are not periodic; the search takes seconds beyond
+
 
 @dataclass(frozen=True)
 class EdgeList:
@@ -34,7 +36,8 @@ def check_structure(atoms: Atoms, index: int) -> None:
 
     Raises:
         InputError: positions or cell not finite, a periodic axis without a cell vector, or
-            periodic cell vectors that span no volume.
+            periodic cell vectors that span no volume, or atoms spread over more than 10⁴ Å
+            along an axis that is not periodic.
     """
     where = f"structure {index} ({atoms.get_chemical_formula()})"
     for name, values in (("positions", atoms.positions), ("cell", atoms.cell.array)):
@@ -51,6 +54,21 @@ def check_structure(atoms: Atoms, index: int) -> None:
             "a periodic axis needs a cell vector, and periodic cell vectors must be independent. "
             "Set atoms.cell, or atoms.pbc = False for a molecule."
         )
+    if len(atoms) and not atoms.pbc.all():
+        free = atoms.positions @ _off_the_periodic_axes(vectors)
+        extent = np.ptp(free, axis=0).max()
+        if extent > LARGEST_EXTENT:
+            row = int(np.abs(free - np.median(free, axis=0)).max(axis=1).argmax())
+            raise InputError(
+                f"{where}: positions[{row}] is {atoms.positions[row]}, {extent:.3g} Å from other "
+                f"atoms, but must be within {LARGEST_EXTENT:.0e} Å. The atom escaped: check the "
+                "trajectory, its time step and the length unit."
+            )
+
+
+def _off_the_periodic_axes(vectors: np.ndarray) -> np.ndarray:
+    """Projector (3, 3) onto the directions normal to the periodic cell vectors."""
+    return np.eye(3) - np.linalg.pinv(vectors) @ vectors if len(vectors) else np.eye(3)
 
 
 def edge_list(atoms: Atoms, cutoff: float) -> EdgeList:

@@ -63,7 +63,9 @@ def differentiate(
     if not (forces or stress):
         atomic = model(graph, code)
         return Derivatives(atomic, graph.sum_atoms(atomic), None, None)
-    positions = graph.positions.detach().requires_grad_()
+    positions = graph.positions
+    if not positions.requires_grad:  # a caller that wants second derivatives gives its own leaf
+        positions = positions.detach().requires_grad_()
     moved = replace(graph, positions=positions)
     inputs = [positions]
     with torch.enable_grad():

@@ -1,0 +1,125 @@
+"""Figures of the workflows: one style, drawn through matplotlib's objects, written as PNG.
+
+Nothing here touches pyplot or rcParams, so figures of several threads do not meet.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from nemp_sim.accuracy import ErrorPair
+from nemp_sim.files import replacing
+from nemp_sim.neb import NEBResult
+
+DPI = 200
+SINGLE_COLUMN_INCH = (4.2, 3.1)
+FONT_POINTS = 9.5
+# Okabe and Ito's colours, told apart with every kind of colour vision.
+BLACK, BLUE, VERMILLION, GREY = "#000000", "#0072B2", "#D55E00", "#7F7F7F"
+
+
+def new_figure(size_inch: tuple[float, float] = SINGLE_COLUMN_INCH) -> tuple[Figure, Axes]:
+    """An empty figure with one pair of axes in the style of the package."""
+    figure = Figure(figsize=size_inch, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.tick_params(direction="in", top=True, right=True, labelsize=FONT_POINTS)
+    for spine in axes.spines.values():
+        spine.set_linewidth(0.8)
+    return figure, axes
+
+
+def save_png(figure: Figure, path: Path) -> Path:
+    """Write ``figure`` as PNG; an older file is replaced by a complete one."""
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=DPI, format="png")
+    return path
+
+
+def neb_profile(result: NEBResult, ends: tuple[str, str] = ("initial", "final")) -> Figure:
+    """Energy above the initial state (eV) along the path (Å), with the barrier marked.
+
+    Args:
+        result: the band; a band that is not converged says so in the figure.
+        ends: names of the initial and the final state.
+    """
+    figure, axes = new_figure()
+    path, energy = result.path_length_A, result.energies_eV - result.energies_eV[0]
+    top = result.saddle_index
+    axes.axhline(0, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+    axes.plot(result.spline_path_A, result.spline_energies_eV, color=BLUE, linewidth=1.6, zorder=2)
+    images = np.arange(len(path)) != top
+    dots = {"s": 30, "edgecolors": "white", "linewidths": 0.8}
+    axes.scatter(path[images], energy[images], color=BLUE, zorder=3, **dots)
+    axes.scatter(path[top], energy[top], color=VERMILLION, zorder=4, **dots | {"s": 42})
+    low, high = result.spline_energies_eV.min(), result.spline_energies_eV.max()
+    span = max(high - low, 1e-3)
+    axes.set_xlim(path[0] - 0.04 * path[-1], 1.04 * path[-1])
+    axes.set_ylim(low - 0.15 * span, high + 0.19 * span)
+    _mark_barrier(axes, path[top], energy[top], path[-1])
+    for index, name in zip((0, -1), ends, strict=True):
+        axes.annotate(
+            name,
+            (path[index], energy[index]),
+            xytext=(0, -7),
+            textcoords="offset points",
+            ha="left" if index == 0 else "right",
+            va="top",
+            fontsize=FONT_POINTS,
+        )
+    axes.set_xlabel("Distance along the path (Å)", fontsize=FONT_POINTS)
+    axes.set_ylabel("Energy above the initial state (eV)", fontsize=FONT_POINTS)
+    if not result.converged:
+        axes.set_title("not converged", color=VERMILLION, fontsize=FONT_POINTS, weight="bold")
+    return figure
+
+
+def _mark_barrier(axes: Axes, x: float, height: float, length: float) -> None:
+    """A double arrow from zero to ``height`` (eV) at ``x`` (Å), with its label on top."""
+    if height <= 0:
+        return
+    arrow = {"arrowstyle": "<->", "color": VERMILLION, "linewidth": 1.2, "shrinkA": 0, "shrinkB": 4}
+    axes.annotate("", xy=(x, height), xytext=(x, 0), arrowprops=arrow, zorder=2)
+    side = "left" if x < 0.15 * length else "right" if x > 0.85 * length else "center"
+    axes.annotate(
+        f"$\\Delta E^\\ddagger$ = {height:.3f} eV",
+        (x, height),
+        xytext=(0, 8),
+        textcoords="offset points",
+        ha=side,
+        va="bottom",
+        color=VERMILLION,
+        fontsize=FONT_POINTS,
+    )
+
+
+def parity(splits: Mapping[str, Sequence[ErrorPair]]) -> Figure:
+    """Predicted against reference energies and force components of each split.
+
+    Args:
+        splits: by split name, the (reference, predicted) pairs of ``accuracy.error_pairs``.
+    """
+    figure = Figure(figsize=(8.0, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    colours = {"train": GREY, "validation": BLUE, "test": VERMILLION}
+    titles = ("Energy relative to lone atoms (eV/atom)", "Force components (eV/Å)")
+    for column, title in enumerate(titles):
+        axes = figure.add_subplot(1, 2, column + 1)
+        axes.tick_params(direction="in", top=True, right=True, labelsize=FONT_POINTS)
+        axes.set_title(title, fontsize=FONT_POINTS)
+        ends = [v for pairs in splits.values() for v in (pairs[column].reference,)]
+        low, high = min(v.min() for v in ends), max(v.max() for v in ends)
+        axes.plot([low, high], [low, high], color=BLACK, linewidth=0.8, zorder=1)
+        for order, (name, pairs) in enumerate(splits.items()):
+            pair = pairs[column]
+            label = f"{name}: RMSE {pair.rmse_meV:.1f} {pair.unit}"
+            dots = {"s": 9, "linewidths": 0, "alpha": 0.7, "label": label, "zorder": 2 + order}
+            axes.scatter(pair.reference, pair.predicted, color=colours.get(name, BLACK), **dots)
+        axes.set_xlabel("reference", fontsize=FONT_POINTS)
+        axes.set_ylabel("potential", fontsize=FONT_POINTS)
+        axes.legend(fontsize=FONT_POINTS - 1.5, frameon=False, loc="upper left")
+    return figure

@@ -1,0 +1,164 @@
+"""Reports of the workflows: numbers with units for people (Markdown) and for programs (JSON)."""
+
+import importlib.metadata
+import json
+import math
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, is_dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import nemp_sim
+from nemp_sim.files import replacing
+from nemp_sim.potential import Potential
+
+PACKAGES = ("torch", "ase", "numpy", "scipy", "vesin")
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One reported value.
+
+    Attributes:
+        key: its name in report.json, ending in the unit (``barrier_forward_eV``).
+        label: what it is, in words.
+        value: number, truth value or text; None where there is none.
+        unit: unit of ``value``; empty for a pure number.
+        digits: decimals shown in report.md.
+    """
+
+    key: str
+    label: str
+    value: float | int | bool | str | None
+    unit: str = ""
+    digits: int = 3
+
+    def text(self) -> str:
+        """The value as report.md shows it."""
+        if self.value is None:
+            return "—"
+        if isinstance(self.value, bool | np.bool_):
+            return "yes" if self.value else "no"
+        if isinstance(self.value, float | np.floating):
+            return f"{self.value:.{self.digits}f}"
+        return str(self.value)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a workflow run found.
+
+    Attributes:
+        title: heading of report.md.
+        verdict: the outcome in one sentence, shown first.
+        quantities: the values, in the order of the table.
+        notes: remarks that a reader must see.
+        files: name of each other file of the run and what it holds.
+        data: further plain values for report.json alone (arrays, with units in the keys).
+        provenance: from ``provenance``.
+    """
+
+    title: str
+    verdict: str
+    quantities: tuple[Quantity, ...]
+    notes: tuple[str, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+def versions() -> dict[str, str]:
+    """Version of Python, of this package and of those that its numbers depend on."""
+    found = {"python": platform.python_version(), "nemp_sim": nemp_sim.__version__}
+    return found | {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+def provenance(engine: object, settings: object, wall_time_s: float) -> dict[str, Any]:
+    """What somebody else needs to repeat a run.
+
+    Args:
+        engine: the Potential, or another engine, which is then known by its class alone.
+        settings: the frozen settings of the workflow.
+        wall_time_s: duration of the run, s.
+    """
+    known = isinstance(engine, Potential)
+    device = str(engine.device) if known else "cpu"
+    if device.startswith("cuda"):
+        device = f"{device} ({torch.cuda.get_device_name(engine.device)})"
+    return {
+        "potential": {
+            "name": engine.name if known else type(engine).__name__,
+            "sha256": engine.sha256 if known else "",
+            "elements": list(engine.elements) if known else [],
+            "level_of_theory": engine.metadata.level_of_theory if known else "not stated",
+        },
+        "versions": versions(),
+        "device": device,
+        "dtype": str(engine.dtype).removeprefix("torch.") if known else "float64",
+        "settings": plain(settings),
+        "wall_time_s": round(wall_time_s, 3),
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+    }
+
+
+def write_report(report: Report, directory: Path) -> None:
+    """Write report.json and report.md; older ones are replaced by complete ones."""
+    for name, text in (("report.json", to_json(report)), ("report.md", to_markdown(report))):
+        with replacing(directory / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def to_json(report: Report) -> str:
+    """The report as a JSON object: every quantity by its key, then data and provenance."""
+    values = {"title": report.title, "verdict": report.verdict}
+    values |= {q.key: q.value for q in report.quantities}
+    values |= {"notes": report.notes, "files": report.files, **report.data, **report.provenance}
+    return json.dumps(plain(values), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def to_markdown(report: Report) -> str:
+    """The report as Markdown: verdict, table of values with units, remarks, files, provenance."""
+    lines = [f"# {report.title}", "", f"**{report.verdict}**", ""]
+    lines += [f"- {note}" for note in report.notes] + [""] * bool(report.notes)
+    lines += ["| quantity | value | unit |", "|---|---:|---|"]
+    lines += [f"| {q.label} | {q.text()} | {q.unit} |" for q in report.quantities]
+    if report.files:
+        lines += ["", "## Files", ""]
+        lines += [f"- `{name}`: {what}" for name, what in report.files.items()]
+    if report.provenance:
+        lines += ["", "## Provenance", "", "| | |", "|---|---|"]
+        lines += [f"| {name} | {value} |" for name, value in _flat(plain(report.provenance))]
+    return "\n".join(lines) + "\n"
+
+
+def plain(value: object) -> Any:  # noqa: ANN401 (any JSON value)
+    """Plain JSON values of dataclasses, NumPy arrays and numbers, paths; not-a-number is null."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return plain(value.tolist())
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    rows = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            rows += _flat(value, f"{prefix}{name}.")
+        else:
+            shown = ", ".join(map(str, value)) if isinstance(value, list) else value
+            rows.append((f"{prefix}{name}", "—" if shown in (None, "") else str(shown)))
+    return rows
