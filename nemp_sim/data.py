@@ -1,5 +1,6 @@
 """Extended XYZ → labelled frames → tables of tensors on the training device."""
 
+import hashlib
 import io
 import lzma
 from collections.abc import Mapping, Sequence
@@ -141,21 +142,23 @@ def _group_key(atoms: Atoms, config: DataConfig, index: int) -> object:
 def split_groups(
     frames: Sequence[Frame], fraction: float, seed: int
 ) -> tuple[list[Frame], list[Frame]]:
-    """Hold out whole groups, drawn at random, until ``fraction`` of the frames are held out.
+    """Hold out about ``fraction`` of the groups: those whose first frame hashes below it.
 
-    Frames of single atoms always stay for training. Returns (training, held-out) frames.
+    A group's side depends on its own first frame and ``seed`` alone, so frames that are added
+    later move no frame to the other side. Frames of single atoms always stay for training.
+    Returns (training, held-out) frames.
     """
-    groups = sorted({f.group for f in frames if len(f.atoms) > 1})
-    order = np.random.default_rng(seed).permutation(len(groups))
-    wanted, held = fraction * len(frames), set()
-    count = 0
-    for index in order:
-        if count >= wanted:
-            break
-        held.add(groups[index])
-        count += sum(f.group == groups[index] for f in frames)
-    train = [f for f in frames if f.group not in held]
-    return train, [f for f in frames if f.group in held]
+    side: dict[str, bool] = {}
+    for frame in frames:
+        if frame.group not in side:
+            content = (
+                f"{seed} {frame.atoms.numbers.tolist()} {frame.atoms.positions.round(4) + 0.0}"
+            )
+            digest = hashlib.sha256(content.encode()).digest()
+            share = int.from_bytes(digest[:8], "big") / 2**64
+            side[frame.group] = len(frame.atoms) > 1 and share < fraction
+    train = [f for f in frames if not side[f.group]]
+    return train, [f for f in frames if side[f.group]]
 
 
 @dataclass(frozen=True)

@@ -120,13 +120,25 @@ def test_missing_file_and_group_key(tmp_path, xyz):
 def test_split_keeps_groups_together(xyz):
     frames = read_frames(xyz, DATA)
     assert len({f.group for f in frames}) == 4  # two cells and two lone atoms
-    train, held = split_groups(frames, 0.3, seed=1)
+    sides = set()
+    for seed in range(20):
+        train, held = split_groups(frames, 0.5, seed)
+        assert not {f.group for f in train} & {f.group for f in held}
+        assert len(train) + len(held) == len(frames)
+        assert all(len(f.atoms) > 1 for f in held)
+        sides.add(tuple(sorted({f.group for f in held})))
+    assert len(sides) == 4  # none, either, both of the two groups that may be held out
+
+
+def test_added_frames_move_no_frame_to_the_other_side(xyz):
+    config = DataConfig(train=("x",), group_by="frame")
+    frames = read_frames(xyz, config)
+    train, held = split_groups(frames[:8], 0.4, seed=3)
+    later_train, later_held = split_groups(frames[3:] + frames[:3], 0.4, seed=3)
     assert held
-    assert not {f.group for f in train} & {f.group for f in held}
-    assert len(train) + len(held) == len(frames)
-    assert all(len(f.atoms) > 1 for f in held)
-    again = split_groups(frames, 0.3, seed=1)[1]
-    assert [f.energy for f in again] == [f.energy for f in held]
+    assert {f.energy for f in held} <= {f.energy for f in later_held}
+    assert {f.energy for f in train} <= {f.energy for f in later_train}
+    assert 0.15 < len(later_held) / len(frames) < 0.65
 
 
 def test_lone_atoms_are_exact_and_the_rest_is_fitted(xyz):
