@@ -32,7 +32,8 @@ def first_path(initial: Atoms, final: Atoms, n_images: int) -> list[Atoms]:
     )
     band = NEB(images, method="improvedtangent")
     with np.errstate(divide="ignore", invalid="ignore"):
-        band.interpolate("idpp", mic=bool(initial.pbc.any()), apply_constraint=True)
+        method = "idpp" if len(initial) > 1 else "linear"  # a lone atom has no distances
+        band.interpolate(method, mic=bool(initial.pbc.any()), apply_constraint=True)
     for index, image in enumerate(images):
         lost = np.flatnonzero(~np.isfinite(image.positions).all(axis=1))
         if len(lost):

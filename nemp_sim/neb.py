@@ -26,7 +26,7 @@ from ase.utils.forcecurve import fit_images
 
 from nemp_sim.config import require
 from nemp_sim.ends import check_ends, first_path
-from nemp_sim.relax import CountedCalls, Engine, Step, largest_force
+from nemp_sim.relax import CountedCalls, Engine, Step, largest_force, snapshot
 
 CLIMB_BELOW_FMAX = 5.0  # the highest image climbs once the forces are below this many fmax
 LOCAL_MINIMUM_EV = 0.005  # a dip of the path that deserves a remark
@@ -203,7 +203,7 @@ def _descend(
     test of convergence and reports success when its steps are used up. The solver's only error,
     a vanishing step, ends the run unconverged like used-up steps.
     """
-    accepted = tuple(neb.iterimages())
+    accepted = snapshot(neb.images)
 
     def forces(x: np.ndarray) -> np.ndarray:
         neb.set_positions(x.reshape(-1, 3))
@@ -211,7 +211,7 @@ def _descend(
 
     def accept(x: np.ndarray) -> None:
         nonlocal accepted
-        accepted = tuple(neb.iterimages())
+        accepted = snapshot(neb.images)
         if on_step:
             on_step(_step(neb, accepted))
 

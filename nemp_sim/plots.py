@@ -50,7 +50,8 @@ def neb_profile(result: NEBResult, ends: tuple[str, str] = ("initial", "final"))
     figure, axes = new_figure()
     path, energy = result.path_length_A, result.energies_eV - result.energies_eV[0]
     top = result.saddle_index
-    axes.axhline(0, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+    dashes = {"color": GREY, "linewidth": 0.8, "linestyle": (0, (4, 3)), "zorder": 1}
+    axes.plot([path[0], path[top]], [0, 0], **dashes)
     axes.plot(result.spline_path_A, result.spline_energies_eV, color=BLUE, linewidth=1.6, zorder=2)
     images = np.arange(len(path)) != top
     dots = {"s": 30, "edgecolors": "white", "linewidths": 0.8}

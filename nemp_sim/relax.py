@@ -124,10 +124,7 @@ class _Together(Optimizable):
         return sum(atoms.get_potential_energy() for atoms in self.structures)
 
     def iterimages(self) -> Iterator[Atoms]:
-        for atoms in self.structures:
-            copy = atoms.copy()
-            copy.calc = SinglePointCalculator(copy, **atoms.calc.results)
-            yield copy
+        return iter(snapshot(self.structures))
 
     @property
     def fmax(self) -> float:
@@ -162,7 +159,7 @@ def relax(
     if on_step:
         optimizer.attach(
             lambda: on_step(
-                Step("ends", optimizer.nsteps, together.fmax, None, tuple(together.iterimages()))
+                Step("ends", optimizer.nsteps, together.fmax, None, snapshot(together.structures))
             )
         )
     converged = optimizer.run(fmax=fmax_eV_per_A, steps=steps)
@@ -178,3 +175,11 @@ def relax(
 def largest_force(forces: np.ndarray) -> float:
     """Largest norm of the rows of forces (n, 3), eV/Å."""
     return float(np.linalg.norm(forces, axis=1).max())
+
+
+def snapshot(structures: Sequence[Atoms]) -> tuple[Atoms, ...]:
+    """Copies that keep the energies and forces of ``structures``."""
+    copies = tuple(atoms.copy() for atoms in structures)
+    for copy, atoms in zip(copies, structures, strict=True):
+        copy.calc = SinglePointCalculator(copy, **atoms.calc.results)
+    return copies

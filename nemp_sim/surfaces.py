@@ -46,6 +46,9 @@ def fcc111_slab(
     require(len(size) == 3 and min(size) >= 1, "size", size, "three whole numbers, 1 or more")
     require(vacuum_angstrom > 0, "vacuum_angstrom", *_positive(vacuum_angstrom))
     slab = fcc111(element, size, a=lattice_constant_angstrom, vacuum=vacuum_angstrom)
+    sites = slab.info["adsorbate_info"]  # as plain numbers, which every file format can hold
+    sites["cell"] = sites["cell"].tolist()
+    sites["top layer atom index"] = int(slab.positions[:, 2].argmax())
     return freeze_lowest_layers(slab, fixed_layers)
 
 

@@ -3,6 +3,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk, fcc111
 from ase.constraints import FixAtoms
+from ase.io import read, write
 
 from nemp_sim.errors import InputError
 from nemp_sim.surfaces import SITES, adsorb, fcc111_slab, freeze_lowest_layers, layers_from_below
@@ -71,6 +72,14 @@ def test_adsorbate_is_last_free_and_where_asked(site):
     assert covered.positions[-1, 2] - slab.positions[:, 2].max() == pytest.approx(1.3)
     assert 12 not in covered.constraints[0].index
     assert len(slab) == 12 and (slab.positions == before).all()
+
+
+def test_slab_goes_into_a_file_and_back_with_its_sites(tmp_path):
+    write(tmp_path / "slab.extxyz", fcc111_slab())
+    read_back = adsorb(read(tmp_path / "slab.extxyz"), "H", "hcp")
+    np.testing.assert_allclose(
+        read_back.positions, adsorb(fcc111_slab(), "H", "hcp").positions, atol=1e-7
+    )
 
 
 def test_molecule_is_placed_by_its_first_atom():

@@ -1,0 +1,394 @@
+"""Minimum-energy path and barrier between two structures, by batched nudged elastic band.
+
+Without options: H from fcc to hcp on Pd(111). A job of your own, with any files that ASE reads:
+python workflows/neb.py --initial a.traj --final b.traj
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from ase import Atoms
+from ase.io import read, write
+from rich.console import Console
+
+from nemp_sim.checkpoint import load_potential
+from nemp_sim.config import require
+from nemp_sim.ends import check_ends
+from nemp_sim.errors import InputError, NempError
+from nemp_sim.files import replacing
+from nemp_sim.neb import BandSettings, NEBResult, remarks, run_neb
+from nemp_sim.plots import neb_profile, save_png
+from nemp_sim.relax import Engine, Relaxation, Step, relax
+from nemp_sim.report import Quantity, Report, provenance, write_report
+from nemp_sim.surfaces import PD_LATTICE_ANGSTROM, adsorb, fcc111_slab, freeze_lowest_layers
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that fixes a run.
+
+    Attributes:
+        initial: file of the initial state (its last frame); None with ``final`` None: the default
+            job, H from fcc to hcp on Pd(111).
+        final: file of the final state.
+        potential: path or name of a potential.
+        images: moving images between the ends.
+        fmax: largest force on an atom at convergence, of the ends and of the band, eV/Å.
+        steps: most optimiser steps, of the ends and of the band each.
+        spring: spring constant between images, eV/Å².
+        climb: let the highest image climb onto the saddle.
+        fixed_layers: lowest layers held where a file holds no constraints; None: one layer in the
+            default job, none in files.
+        device: "auto", "cpu", "cuda" …
+        dtype: "float32" or "float64"; None takes that of the potential.
+        out: directory of all results.
+        name: the results go to ``out``/neb-``name``; None makes one from the file names.
+        lattice_constant_angstrom: of Pd in the default job, Å.
+    """
+
+    initial: Path | None = None
+    final: Path | None = None
+    potential: str = "pdh.pt"
+    images: int = 7
+    fmax: float = 0.02
+    steps: int = 500
+    spring: float = 0.1
+    climb: bool = True
+    fixed_layers: int | None = None
+    device: str = "auto"
+    dtype: str | None = None
+    out: Path = Path("results")
+    name: str | None = None
+    lattice_constant_angstrom: float = PD_LATTICE_ANGSTROM
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without files."""
+        for name in ("initial", "final", "out"):
+            if isinstance(getattr(self, name), str):
+                object.__setattr__(self, name, Path(getattr(self, name)))
+        self.band()
+        for given, missing in (("initial", "final"), ("final", "initial")):
+            if getattr(self, given) and not getattr(self, missing):
+                raise InputError(
+                    f"{given} is {str(getattr(self, given))!r}, but {missing} is not given. Give "
+                    "both --initial and --final, or neither for H on Pd(111)."
+                )
+        require(
+            self.name is None or (self.name and Path(self.name).name == self.name),
+            "name",
+            self.name,
+            "a plain name, without '/'",
+        )
+
+    def band(self) -> BandSettings:
+        """The part that concerns the band.
+
+        Raises:
+            InputError: a value out of its range.
+        """
+        return BandSettings(self.images, self.fmax, self.steps, self.spring, self.climb)
+
+    @property
+    def directory(self) -> Path:
+        """Where the results go."""
+        made = f"{self.initial.stem}-{self.final.stem}" if self.initial else "h-pd111-fcc-hcp"
+        return self.out / f"neb-{self.name or made}"
+
+
+@dataclass(frozen=True)
+class Job:
+    """Two ends as read or built, before relaxation.
+
+    Attributes:
+        title: what is done.
+        ends: initial and final state.
+        names: their names in the figure.
+        notes: what was done to them, for the report.
+    """
+
+    title: str
+    ends: tuple[Atoms, Atoms]
+    names: tuple[str, str] = ("initial", "final")
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Result:
+    """Outcome of a run.
+
+    Attributes:
+        settings: the settings of the run.
+        directory: where its files are.
+        relaxation: the two ends, relaxed together.
+        band: the band between them.
+        converged: whether ends and band both are.
+        report: what report.json and report.md hold.
+    """
+
+    settings: Settings
+    directory: Path
+    relaxation: Relaxation
+    band: NEBResult
+    converged: bool
+    report: Report
+
+
+@dataclass
+class _Kept:
+    """The last complete step, for the files of a run that breaks off."""
+
+    show: Callable[[Step], None]
+    step: Step | None = field(default=None)
+
+    def __call__(self, step: Step) -> None:
+        self.step = step
+        self.show(step)
+
+
+def run(
+    settings: Settings, engine: Engine | None = None, show: Callable[[Step], None] | None = None
+) -> Result:
+    """Relax both ends, find the path, write the files.
+
+    Args:
+        settings: what to do.
+        engine: evaluates the structures; None loads ``settings.potential``.
+        show: called after each optimiser step.
+
+    Raises:
+        PotentialFileError: no such potential.
+        InputError: ends that cannot be used, or an element that the potential does not know.
+        EvaluationError: energies or forces that are not finite; the last complete band is kept.
+    """
+    started = time.perf_counter()
+    job = prepare(settings)
+    check_ends(*job.ends)
+    engine = engine or load_potential(settings.potential, settings.device, settings.dtype)
+    settings.directory.mkdir(parents=True, exist_ok=True)
+    kept = _Kept(show or (lambda step: None))
+    try:
+        relaxation = relax(engine, job.ends, settings.fmax, settings.steps, kept)
+        band = run_neb(engine, *relaxation.structures, settings.band(), kept)
+    except (NempError, KeyboardInterrupt) as error:
+        if kept.step:
+            _write_unfinished(settings, engine, job, kept.step, error, started)
+        raise
+    converged = relaxation.converged and band.converged
+    report = _report(settings, job, relaxation, band)
+    report = replace(report, provenance=provenance(engine, settings, time.perf_counter() - started))
+    _write_images(settings.directory, band.images, band.path_length_A)
+    save_png(neb_profile(replace(band, converged=converged), job.names), _figure(settings))
+    write_report(report, settings.directory)
+    return Result(settings, settings.directory, relaxation, band, converged, report)
+
+
+def prepare(settings: Settings) -> Job:
+    """Read the two ends, or build the default job.
+
+    Raises:
+        InputError: an unreadable file, or a number of fixed layers that does not fit.
+    """
+    if settings.initial is None:
+        slab = fcc111_slab(
+            lattice_constant_angstrom=settings.lattice_constant_angstrom,
+            fixed_layers=1 if settings.fixed_layers is None else settings.fixed_layers,
+        )
+        ends = adsorb(slab, "H", "fcc"), adsorb(slab, "H", "hcp")
+        held = len(slab.constraints[0].index) if slab.constraints else 0
+        note = (
+            f"Pd(111), 2 × 2 cell, three layers, lattice constant "
+            f"{settings.lattice_constant_angstrom} Å; {held} atoms of the lowest layers are held."
+        )
+        return Job("H from fcc to hcp on Pd(111)", ends, ("fcc", "hcp"), (note,))
+    ends = _read_end("initial", settings.initial), _read_end("final", settings.final)
+    title = f"{settings.initial.name} to {settings.final.name}"
+    layers = settings.fixed_layers
+    if any(atoms.constraints for atoms in ends):
+        ignored = f" --fixed-layers {layers} was not used." if layers is not None else ""
+        return Job(title, ends, notes=(f"Constraints are those of the files.{ignored}",))
+    if not layers:
+        return Job(title, ends, notes=("No atom is held.",))
+    initial = freeze_lowest_layers(ends[0], layers)
+    final = ends[1].copy()
+    final.set_constraint(initial.constraints)
+    held = len(initial.constraints[0].index)
+    note = f"The files hold no constraints: the lowest {layers} layers are held ({held} atoms)."
+    return Job(title, (initial, final), notes=(note,))
+
+
+def _read_end(name: str, path: Path) -> Atoms:
+    if not path.is_file():
+        raise InputError(f"{name} is {str(path)!r}, but there is no such file. Check the path.")
+    try:
+        atoms = read(path, index=-1)
+    except Exception as error:  # ASE's readers raise anything
+        raise InputError(
+            f"{name}: ASE cannot read {str(path)!r} ({type(error).__name__}: {error}). Give a "
+            "structure file of a format that ASE knows (extxyz, POSCAR, cif, traj …)."
+        ) from error
+    return atoms
+
+
+def _report(settings: Settings, job: Job, ends: Relaxation, band: NEBResult) -> Report:
+    unconverged = []
+    for what, part in (("ends", ends), ("band", band)):
+        if not part.converged:
+            unconverged.append(
+                f"the {what} after {part.optimizer_steps} steps (largest force "
+                f"{part.fmax_eV_per_A:.3f} eV/Å, wanted {settings.fmax} eV/Å)"
+            )
+    verdict = (
+        f"Barrier {band.barrier_forward_eV:.3f} eV forward, {band.barrier_reverse_eV:.3f} eV "
+        f"reverse; reaction energy {band.reaction_energy_eV:+.3f} eV. Converged."
+    )
+    if unconverged:
+        verdict = (
+            f"NOT CONVERGED: {' and '.join(unconverged)}. The numbers are no barrier. Give more "
+            "--steps, or look at neb.extxyz for what went wrong on the way."
+        )
+    return Report(
+        title=f"Nudged elastic band: {job.title}",
+        verdict=verdict,
+        quantities=_quantities(settings, ends, band, not unconverged),
+        notes=(*job.notes, *([] if unconverged else remarks(band))),
+        files={
+            "neb.extxyz": "all images with energies (eV) and forces (eV/Å): ase gui neb.extxyz",
+            "neb.png": "energy along the path, eV and Å",
+            "report.json": "these numbers for programs",
+        },
+        data={
+            "path_A": band.path_length_A,
+            "energies_eV": band.energies_eV,
+            "energy_zero": "as the potential gives it; barriers are differences",
+        },
+    )
+
+
+def _quantities(
+    settings: Settings, ends: Relaxation, band: NEBResult, converged: bool
+) -> tuple[Quantity, ...]:
+    length = float(band.path_length_A[-1])
+    climbing = "highest image, climbing" if band.climbing else "highest image"
+    return (
+        Quantity("converged", "Converged (ends and band)", converged),
+        Quantity(
+            "barrier_forward_eV", f"Barrier, forward ({climbing})", band.barrier_forward_eV, "eV"
+        ),
+        Quantity("barrier_reverse_eV", "Barrier, reverse", band.barrier_reverse_eV, "eV"),
+        Quantity("reaction_energy_eV", "Reaction energy", band.reaction_energy_eV, "eV"),
+        Quantity(
+            "barrier_spline_eV", "Barrier, forward, of the spline", band.spline_barrier_eV, "eV"
+        ),
+        Quantity("fmax_eV_per_A", "Largest force of the band", band.fmax_eV_per_A, "eV/Å", 4),
+        Quantity("fmax_wanted_eV_per_A", "Largest force wanted", settings.fmax, "eV/Å", 4),
+        Quantity("ends_fmax_eV_per_A", "Largest force of the ends", ends.fmax_eV_per_A, "eV/Å", 4),
+        Quantity("path_length_A", "Length of the path", length, "Å"),
+        Quantity("n_images", "Moving images", len(band.images) - 2),
+        Quantity("saddle_index", "Highest image (0 is the initial state)", band.saddle_index),
+        Quantity("optimizer_steps", "Optimiser steps of the band", band.optimizer_steps),
+        Quantity("model_calls", "Model calls of the band", band.model_calls),
+        Quantity("ends_model_calls", "Model calls to relax both ends", ends.model_calls),
+    )
+
+
+def _write_images(directory: Path, images: tuple[Atoms, ...], path_A: Sequence[float] = ()) -> None:
+    written = []
+    for index, image in enumerate(images):
+        atoms = image.copy()
+        atoms.calc = image.calc
+        atoms.info = {"image": index}
+        written.append(atoms)
+    for atoms, length in zip(written, path_A, strict=False):
+        atoms.info["path_length_A"] = round(float(length), 6)
+    with replacing(directory / "neb.extxyz") as temporary:
+        write(temporary, written, format="extxyz")
+
+
+def _write_unfinished(
+    settings: Settings,
+    engine: Engine,
+    job: Job,
+    step: Step,
+    error: BaseException,
+    started: float,
+) -> None:
+    """The last complete structures and a report that says where and why the run broke off."""
+    _write_images(settings.directory, step.images)
+    _figure(settings).unlink(missing_ok=True)
+    reason = str(error) or type(error).__name__
+    report = Report(
+        title=f"Nudged elastic band: {job.title}",
+        verdict=f"BROKEN OFF after step {step.number} of stage '{step.stage}': {reason}",
+        quantities=(Quantity("converged", "Converged", False),),
+        notes=job.notes,
+        files={"neb.extxyz": "the structures of the last complete step"},
+        provenance=provenance(engine, settings, time.perf_counter() - started),
+    )
+    write_report(report, settings.directory)
+
+
+def _figure(settings: Settings) -> Path:
+    return settings.directory / "neb.png"
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[Step], None]]:
+    """A line on the terminal that follows the run; silent where stderr is no terminal."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda step: None
+        return
+    with console.status("starting") as status:
+
+        def show(step: Step) -> None:
+            barrier = "" if step.barrier_eV is None else f", barrier {step.barrier_eV:.3f} eV"
+            force = f"largest force {step.fmax_eV_per_A:.3f} eV/Å"
+            status.update(f"{step.stage}: step {step.number}, {force}{barrier}")
+
+        yield show
+
+
+DEFAULT = Settings()
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command(help=__doc__)
+def main(  # noqa: PLR0913 (one argument for each option)
+    initial: Annotated[Path | None, typer.Option(help="File of the initial state.")] = None,
+    final: Annotated[Path | None, typer.Option(help="File of the final state.")] = None,
+    potential: Annotated[str, typer.Option(help="Path or name.")] = DEFAULT.potential,
+    images: Annotated[int, typer.Option(help="Moving images.")] = DEFAULT.images,
+    fmax: Annotated[float, typer.Option(help="Largest force left, eV/Å.")] = DEFAULT.fmax,
+    steps: Annotated[int, typer.Option(help="Most optimiser steps.")] = DEFAULT.steps,
+    spring: Annotated[float, typer.Option(help="Spring constant, eV/Å².")] = DEFAULT.spring,
+    climb: Annotated[bool, typer.Option(help="Climbing image.")] = DEFAULT.climb,
+    fixed_layers: Annotated[int | None, typer.Option(help="Lowest layers held.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda …")] = DEFAULT.device,
+    dtype: Annotated[str | None, typer.Option(help="float32 or float64.")] = None,
+    out: Annotated[Path, typer.Option(help="Directory of all results.")] = DEFAULT.out,
+    name: Annotated[str | None, typer.Option(help="Results go to OUT/neb-NAME.")] = None,
+) -> None:
+    """Read the options, run, and say how it went: exit code 0, 1 (not converged) or 2 (error)."""
+    options = dict(locals())
+    try:
+        settings = Settings(**options)
+        with progress() as show:
+            result = run(settings, show=show)
+    except (NempError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
+    calls = f"{result.band.model_calls} model calls for the band"
+    print(f"{result.report.title}\n{result.report.verdict}")
+    print(f"{calls}, {result.relaxation.model_calls} for the ends; files in {result.directory}/")
+    if not result.converged:
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    app()
