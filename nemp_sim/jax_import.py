@@ -183,10 +183,10 @@ def from_arrays(
     """
     model = new_model(model_config(config)).double()
     arrays = {name.removeprefix("params/"): np.asarray(value) for name, value in params.items()}
+    arrays.pop("initbias_neigh", None)  # only where training started
     state = _published_state(model, arrays, float(config.get("cst", SILU_GAIN)) / SILU_GAIN)
-    state["reference_energies"] = torch.full(
-        (len(model.config.elements),), energy_per_atom_eV
-    ).double()
+    count = len(model.config.elements)
+    state["reference_energies"] = torch.full((count,), energy_per_atom_eV, dtype=torch.float64)
     own = model.state_dict()
     for name in sorted(own.keys() ^ state.keys()):
         side = "are missing" if name in own else "have no place in the network"

@@ -70,8 +70,14 @@ def test_stress_is_the_virial_by_the_volume(name):
 
 def test_energy_per_atom_is_added():
     config, params, atoms, stored = load_reference("methanol")
-    energy = from_arrays(config, params, energy_per_atom_eV=-3.25).evaluate([atoms]).energy[0]
-    np.testing.assert_allclose(energy, stored["energy"] - 6 * 3.25, **PARITY)
+    energy = from_arrays(config, params, energy_per_atom_eV=-3.1234567891).evaluate([atoms]).energy[0]
+    np.testing.assert_allclose(energy, stored["energy"] - 6 * 3.1234567891, **PARITY)
+
+
+def test_the_first_frequencies_are_no_parameters():
+    config, params, atoms, stored = load_reference("methanol")
+    energy = from_arrays(config, params | {"initbias_neigh": np.zeros(8)}).evaluate([atoms]).energy
+    np.testing.assert_allclose(energy[0], stored["energy"], **PARITY)
 
 
 def test_activation_constant_scales_the_hidden_layers_alone():
