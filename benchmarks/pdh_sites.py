@@ -46,7 +46,9 @@ def main() -> None:
         forces = np.concatenate(
             [(p - f.forces).ravel() for p, f in zip(result.forces, chosen, strict=True)]
         )
-        print(f"RMS difference {np.sqrt((difference**2).mean()):.1f} meV, ", end="")
+        print(f"RMS difference {np.sqrt((difference**2).mean()):.1f} meV relative to fcc, ", end="")
+        total = 1e3 * (result.energy - labels)[with_h]
+        print(f"{total.std():.1f} meV about the mean; ", end="")
         print(f"forces RMSE {1e3 * np.sqrt((forces**2).mean()):.0f} meV/Å")
         if "clean" in sites:
             error = dft[sites.index("clean")] - ours[sites.index("clean")]

