@@ -284,6 +284,8 @@ class TrainConfig:
         seed: seed of the first weights and of the order of the frames.
         dtype: "float32" or "float64".
         device: "auto", "cpu", "cuda" …
+        start_from: potential whose weights and reference energies the run starts from (path or
+            name); its network must be that of [model], where [model] says anything. Empty: random.
         level_of_theory: said in the file of the potential.
         licence: licence of the weights.
     """
@@ -307,6 +309,7 @@ class TrainConfig:
     seed: int = 0
     dtype: str = "float32"
     device: str = "auto"
+    start_from: str = ""
     level_of_theory: str = "not stated"
     licence: str = "not stated"
 

@@ -14,7 +14,14 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 import nemp_sim
 from nemp_sim.accuracy import ErrorRow, error_pairs, error_rows
-from nemp_sim.checkpoint import new_model, resolve_device, resolve_dtype, save_potential
+from nemp_sim.checkpoint import (
+    find_potential,
+    load_potential,
+    new_model,
+    resolve_device,
+    resolve_dtype,
+    save_potential,
+)
 from nemp_sim.config import DataConfig, ModelConfig, TrainConfig, check_keys
 from nemp_sim.data import (
     Frame,
@@ -82,11 +89,10 @@ def read_config(path: Path) -> tuple[dict[str, Any], DataConfig, TrainConfig]:
         name: tuple(str(here / p) for p in getattr(data, name))
         for name in ("train", "validation", "test")
     }
-    return (
-        content.get("model", {}),
-        replace(data, **paths),
-        TrainConfig(**content.get("training", {})),
-    )
+    training = TrainConfig(**content.get("training", {}))
+    if training.start_from and (here / training.start_from).is_file():
+        training = replace(training, start_from=str(here / training.start_from))
+    return content.get("model", {}), replace(data, **paths), training
 
 
 def read_splits(data: DataConfig, with_stress: bool) -> Splits:
@@ -128,6 +134,27 @@ def initial_model(
         bound = references.bound.get(symbol, 0.0) / config.energy_scale_eV
         model.energy_shift.data[index] = bound
     return model
+
+
+def continued_model(options: dict[str, Any], splits: Splits, start_from: str) -> NEMP:
+    """The network of an existing potential, to be trained further.
+
+    Raises:
+        InputError: [model] or the elements of the data do not fit that network.
+    """
+    start = load_potential(start_from, device="cpu", dtype="float64")
+    asked = ModelConfig.from_dict(start.config.to_dict() | options)
+    for name, value in asked.to_dict().items():
+        if value != start.config.to_dict()[name]:
+            raise InputError(
+                f"[model] {name} is {value}, but {start_from} has {start.config.to_dict()[name]}. "
+                "Leave it out, or train from the start."
+            )
+    present = {s for part in vars(splits).values() for f in part for s in f.atoms.symbols}
+    unknown = sorted(present - set(start.elements))
+    if unknown:
+        raise InputError(f"the frames hold {unknown}, which {start_from} does not know.")
+    return start.model.requires_grad_(True)
 
 
 @dataclass(frozen=True)
@@ -178,7 +205,10 @@ def train(config_file: str | Path, directory: str | Path, device: str | None = N
             " ".join(findings) + " If the labels are right, set data.check_units = false."
         )
     on = resolve_device(config.device)
-    model = initial_model(options, splits, references, config.seed)
+    if config.start_from:
+        model = continued_model(options, splits, config.start_from)
+    else:
+        model = initial_model(options, splits, references, config.seed)
     model.cast(resolve_dtype(config.dtype)).to(on)
     elements, cutoff = model.config.elements, model.config.cutoff_angstrom
     tables = [
@@ -204,9 +234,14 @@ def _fingerprint(options: dict[str, Any], data: DataConfig, config: TrainConfig)
         "data": asdict(data) | {"train": [], "validation": [], "test": []},
         "files": [sha256_of(Path(p)) for p in (*data.train, *data.validation)],
         "training": asdict(config) | {"device": ""},
+        "start": _start_checksum(config),
         "versions": [nemp_sim.__version__, torch.__version__],
     }
     return json.dumps(content, sort_keys=True)
+
+
+def _start_checksum(config: TrainConfig) -> str:
+    return sha256_of(find_potential(config.start_from)) if config.start_from else ""
 
 
 def _show_progress(run: Run, console: Console) -> None:
@@ -252,6 +287,7 @@ def finish(
             "held_out": f"whole groups by {data.group_by}, seed {data.split_seed}",
             "lone_atom_energies_known": list(references.known),
             "settings": asdict(config),
+            "start_sha256": _start_checksum(config),
             "epochs": run.epoch,
             "seconds": round(run.seconds, 1),
             "device": device_name(run.trainer.weights.device),

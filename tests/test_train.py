@@ -145,6 +145,31 @@ def test_early_stop_keeps_the_best_weights(folder):
     )
 
 
+def test_training_goes_on_from_a_potential(folder, straight):
+    start = straight.directory / "tiny.pt"
+    settings = f'start_from = "{start}"\nfinal_learning_rate = 0.0'
+    config = write_config(folder, "on.toml", epochs=40, training=settings)
+    config.write_text(
+        config.read_text().replace("\nlearning_rate = 0.02", "\nlearning_rate = 0.002")
+    )
+    result = train(config, folder / "on")
+    before, after = straight.errors["train"][0], result.errors["train"][0]
+    assert after.force_rmse_meV_per_A < before.force_rmse_meV_per_A
+    moved = (weights_of(result) - weights_of(straight)).abs()
+    assert 0 < moved.max() < 0.5  # the same weights, a little moved; new ones differ by about 1
+    assert result.potential.metadata.training["start_sha256"] == straight.potential.sha256
+    same = result.potential.model.reference_energies, straight.potential.model.reference_energies
+    assert torch.equal(*same)
+
+
+def test_another_network_than_that_of_the_start_is_refused(folder, straight, tmp_path):
+    settings = f'start_from = "{straight.directory / "tiny.pt"}"'
+    config = write_config(folder, "wider.toml", training=settings)
+    config.write_text(config.read_text().replace("n_channels = 4", "n_channels = 8"))
+    with pytest.raises(InputError, match=r"n_channels is 8.*has 4"):
+        train(config, tmp_path)
+
+
 def test_update_is_torch_adam_with_amsgrad(folder):
     from nemp_sim.data import build_table, reference_energies
     from nemp_sim.train import initial_model, read_splits
