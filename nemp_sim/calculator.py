@@ -15,7 +15,7 @@ from ase.calculators.calculator import (
 from nemp_sim.checkpoint import load_potential
 from nemp_sim.errors import EvaluationError, InputError
 from nemp_sim.neighbors import NeighborLists
-from nemp_sim.potential import Potential
+from nemp_sim.potential import Potential, has_stress
 
 
 class NEMP(Calculator):
@@ -79,9 +79,8 @@ class NEMP(Calculator):
             CalculationFailed: results that are not finite, or too little memory.
         """
         super().calculate(atoms, properties, system_changes)
-        has_stress = bool(self.atoms.pbc.any()) and self.atoms.cell.rank == 3
         stress = "stress" in properties
-        if stress and not has_stress:
+        if stress and not has_stress(self.atoms):
             raise PropertyNotImplementedError(
                 f"stress needs a periodic axis and three cell vectors; pbc is "
                 f"{self.atoms.pbc.tolist()} and the cell has rank {self.atoms.cell.rank}."

@@ -90,6 +90,17 @@ class MLPShape:
     layers_per_block: int = 1
     linear: bool = False
 
+    @classmethod
+    def from_list(cls, values: object, name: str) -> Self:
+        """The shape ``[n_blocks, width, layers_per_block, linear]``; the last ones may be missing.
+
+        Raises:
+            InputError: no list of one to four values, or an unusable value.
+        """
+        listed = isinstance(values, (list, tuple)) and 1 <= len(values) <= 4
+        require(listed, name, values, "[n_blocks, width, layers, linear]")
+        return cls(*values)
+
     def __post_init__(self) -> None:
         """Check the sizes."""
         require_types(self)
@@ -200,8 +211,7 @@ class ModelConfig:
                 check_keys(MLPShape, shape, name)
                 plain[name] = MLPShape(**shape)
             elif isinstance(shape, (list, tuple)):
-                require(1 <= len(shape) <= 4, name, shape, "[n_blocks, width, layers, linear]")
-                plain[name] = MLPShape(*shape)
+                plain[name] = MLPShape.from_list(shape, name)
         return cls(**plain)
 
     def to_dict(self) -> dict[str, Any]:

@@ -211,9 +211,8 @@ def _length_finding(frames: Sequence[Frame]) -> list[str]:
         edges = edge_list(frame.atoms, 6.0)
         if not len(edges.centre):
             continue
-        atoms, radii = frame.atoms, covalent_radii[frame.atoms.numbers]
-        vectors = atoms.positions[edges.neighbour] - atoms.positions[edges.centre]
-        lengths = np.linalg.norm(vectors + edges.shifts @ atoms.cell.array, axis=1)
+        radii = covalent_radii[frame.atoms.numbers]
+        lengths = np.linalg.norm(edges.vectors(frame.atoms), axis=1)
         ratios.append((lengths / (radii[edges.centre] + radii[edges.neighbour])).min())
     ratio = float(np.median(ratios)) if ratios else 1.0
     if 0.55 <= ratio <= 1.6:

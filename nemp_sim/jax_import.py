@@ -218,10 +218,10 @@ def model_config(config: Mapping[str, Any]) -> ModelConfig:
             n_radial=config["nradial"],
             n_message_passing=config["MP_loop"],
             envelope_power=config["pn"],
-            radial_mlp=_shape(config, "radial_nl"),
-            message_mlp=_shape(config, "MP_nl"),
-            output_mlp=_shape(config, "out_nl"),
-            embedding_mlp=replace(_shape(config, "emb_nl"), linear=False),
+            radial_mlp=MLPShape.from_list(config["radial_nl"], "radial_nl"),
+            message_mlp=MLPShape.from_list(config["MP_nl"], "MP_nl"),
+            output_mlp=MLPShape.from_list(config["out_nl"], "out_nl"),
+            embedding_mlp=replace(MLPShape.from_list(config["emb_nl"], "emb_nl"), linear=False),
             n_pair_code=config["npaircode"],
             use_norm=config["use_norm"],
             output_bias=config["use_bias"],
@@ -231,13 +231,6 @@ def model_config(config: Mapping[str, Any]) -> ModelConfig:
         )
     except KeyError as error:
         raise InputError(f"the published configuration has no key {error}.") from None
-
-
-def _shape(config: Mapping[str, Any], name: str) -> MLPShape:
-    values = config[name]
-    if not (isinstance(values, (list, tuple)) and 1 <= len(values) <= 4):
-        raise InputError(f"{name} is {values!r}, but must be [n_blocks, width, layers, linear].")
-    return MLPShape(*values)
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndarray]:

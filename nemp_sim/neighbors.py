@@ -30,6 +30,11 @@ class EdgeList:
     neighbour: np.ndarray
     shifts: np.ndarray
 
+    def vectors(self, atoms: Atoms) -> np.ndarray:
+        """r_j − r_i + S · cell at the present positions of ``atoms``, (E, 3), Å."""
+        positions = atoms.positions
+        return positions[self.neighbour] - positions[self.centre] + self.shifts @ atoms.cell.array
+
 
 def check_structure(atoms: Atoms, index: int) -> None:
     """Refuse what has no well-defined neighbours.
@@ -130,8 +135,7 @@ class NeighborLists:
 
 
 def _within(atoms: Atoms, edges: EdgeList, cutoff: float) -> EdgeList:
-    positions = atoms.positions
-    vectors = positions[edges.neighbour] - positions[edges.centre] + edges.shifts @ atoms.cell.array
+    vectors = edges.vectors(atoms)
     near = np.einsum("ij,ij->i", vectors, vectors) < cutoff**2
     return EdgeList(edges.centre[near], edges.neighbour[near], edges.shifts[near])
 

@@ -27,10 +27,14 @@ def new_figure(size_inch: tuple[float, float] = SINGLE_COLUMN_INCH) -> tuple[Fig
     figure = Figure(figsize=size_inch, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
+    _style(axes)
+    return figure, axes
+
+
+def _style(axes: Axes) -> None:
     axes.tick_params(direction="in", top=True, right=True, labelsize=FONT_POINTS)
     for spine in axes.spines.values():
         spine.set_linewidth(0.8)
-    return figure, axes
 
 
 def save_png(figure: Figure, path: Path) -> Path:
@@ -110,7 +114,7 @@ def parity(splits: Mapping[str, Sequence[ErrorPair]]) -> Figure:
     titles = ("Energy relative to lone atoms (eV/atom)", "Force components (eV/Å)")
     for column, title in enumerate(titles):
         axes = figure.add_subplot(1, 2, column + 1)
-        axes.tick_params(direction="in", top=True, right=True, labelsize=FONT_POINTS)
+        _style(axes)
         axes.set_title(title, fontsize=FONT_POINTS)
         ends = [v for pairs in splits.values() for v in (pairs[column].reference,)]
         low, high = min(v.min() for v in ends), max(v.max() for v in ends)

@@ -224,7 +224,7 @@ class Potential:
                 f"{', '.join(unknown)}, but the potential {self.name} knows only "
                 f"{', '.join(self.elements)}. Use a potential trained on all elements."
             )
-        if stress and not (atoms.pbc.any() and atoms.cell.rank == 3):
+        if stress and not has_stress(atoms):
             raise InputError(
                 f"structure {index} ({atoms.get_chemical_formula()}) has pbc "
                 f"{atoms.pbc.tolist()} and {atoms.cell.rank} cell vectors, but stress needs a "
@@ -288,6 +288,11 @@ class Potential:
         middle = len(chunk) // 2
         for half in (chunk[:middle], chunk[middle:]):
             yield from self._evaluate_chunk(structures, edges, half, forces, stress)
+
+
+def has_stress(atoms: Atoms) -> bool:
+    """Whether a stress is defined: a periodic axis and three independent cell vectors."""
+    return bool(atoms.pbc.any()) and atoms.cell.rank == 3
 
 
 def bytes_per_edge(config: ModelConfig, dtype: torch.dtype) -> int:

@@ -38,14 +38,12 @@ def fcc111_slab(
     Raises:
         InputError: a value out of its range.
     """
-    require(
-        lattice_constant_angstrom > 0,
-        "lattice_constant_angstrom",
-        *_positive(lattice_constant_angstrom),
-    )
+    positive = "positive (Å)"
+    a = lattice_constant_angstrom
+    require(a > 0, "lattice_constant_angstrom", a, positive)
     require(len(size) == 3 and min(size) >= 1, "size", size, "three whole numbers, 1 or more")
-    require(vacuum_angstrom > 0, "vacuum_angstrom", *_positive(vacuum_angstrom))
-    slab = fcc111(element, size, a=lattice_constant_angstrom, vacuum=vacuum_angstrom)
+    require(vacuum_angstrom > 0, "vacuum_angstrom", vacuum_angstrom, positive)
+    slab = fcc111(element, size, a=a, vacuum=vacuum_angstrom)
     sites = slab.info["adsorbate_info"]  # as plain numbers, which every file format can hold
     sites["cell"] = sites["cell"].tolist()
     sites["top layer atom index"] = int(slab.positions[:, 2].argmax())
@@ -139,7 +137,3 @@ def layers_from_below(atoms: Atoms) -> list[np.ndarray]:
     order = np.argsort(heights, kind="stable")
     breaks = np.flatnonzero(np.diff(heights[order]) > LAYER_GAP_ANGSTROM) + 1
     return np.split(order, breaks)
-
-
-def _positive(value: float) -> tuple[float, str]:
-    return value, "positive (Å)"

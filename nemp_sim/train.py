@@ -62,6 +62,11 @@ class Splits:
     validation: list[Frame]
     test: list[Frame]
 
+    @property
+    def elements(self) -> set[str]:
+        """Chemical symbols in any of the frames."""
+        return {s for part in vars(self).values() for f in part for s in f.atoms.symbols}
+
 
 def read_config(path: Path) -> tuple[dict[str, Any], DataConfig, TrainConfig]:
     """Sections [model], [data] and [training] of a TOML file; data paths become absolute.
@@ -120,9 +125,8 @@ def initial_model(
     Raises:
         InputError: elements in the data that [model] elements leaves out.
     """
-    present = {s for part in vars(splits).values() for f in part for s in f.atoms.symbols}
-    listed = options.get("elements", sorted(present))
-    missing = sorted(present - set(listed))
+    listed = options.get("elements", sorted(splits.elements))
+    missing = sorted(splits.elements - set(listed))
     if missing:
         raise InputError(f"[model] elements is {listed}, but the frames also hold {missing}.")
     components = np.concatenate([f.forces.ravel() for f in splits.train])
@@ -150,8 +154,7 @@ def continued_model(options: dict[str, Any], splits: Splits, start_from: str) ->
                 f"[model] {name} is {value}, but {start_from} has {start.config.to_dict()[name]}. "
                 "Leave it out, or train from the start."
             )
-    present = {s for part in vars(splits).values() for f in part for s in f.atoms.symbols}
-    unknown = sorted(present - set(start.elements))
+    unknown = sorted(splits.elements - set(start.elements))
     if unknown:
         raise InputError(f"the frames hold {unknown}, which {start_from} does not know.")
     return start.model.requires_grad_(True)
@@ -224,7 +227,7 @@ def train(config_file: str | Path, directory: str | Path, device: str | None = N
         Trainer(model, tables[0], config), tables[1], directory, _fingerprint(options, data, config)
     )
     _show_progress(run, console)
-    return finish(run, splits, references, data, console)
+    return finish(run, splits, references, data)
 
 
 def _fingerprint(options: dict[str, Any], data: DataConfig, config: TrainConfig) -> str:
@@ -272,9 +275,7 @@ def _summary(row: dict[str, float]) -> str:
     return ", ".join(parts)
 
 
-def finish(
-    run: Run, splits: Splits, references: References, data: DataConfig, console: Console
-) -> Result:
+def finish(run: Run, splits: Splits, references: References, data: DataConfig) -> Result:
     """Save the potential, measure it on every split as its users will, and write the report."""
     config = run.trainer.config
     draft = Potential(run.final_model(), device=run.trainer.weights.device, name=config.name)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from nemp_sim.checkpoint import new_model
 from nemp_sim.config import TrainConfig
@@ -36,11 +37,8 @@ class Trainer:
         """Start from the weights of ``model``."""
         self.model, self.table, self.config = model, table, config
         self.parameters = list(model.parameters())
-        self.weights = torch.cat([p.detach().flatten() for p in self.parameters])
-        start = 0
-        for p in self.parameters:
-            p.data = self.weights[start : start + p.numel()].view_as(p)
-            start += p.numel()
+        self.weights = parameters_to_vector(self.parameters).detach()
+        vector_to_parameters(self.weights, self.parameters)  # views of the vector
         zeros = torch.zeros_like(self.weights)
         device = self.weights.device
         self.average = self.weights.clone()
@@ -124,10 +122,7 @@ class Trainer:
         """A copy of the network that holds the averaged weights."""
         model = new_model(self.model.config).cast(self.weights.dtype).to(self.weights.device)
         model.reference_energies.copy_(self.model.reference_energies)
-        start = 0
-        for p in model.parameters():
-            p.data.copy_(self.average[start : start + p.numel()].view_as(p))
-            start += p.numel()
+        vector_to_parameters(self.average.clone(), model.parameters())
         return model
 
 

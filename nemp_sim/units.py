@@ -10,4 +10,3 @@ from ase.units import Bohr, Hartree, kcal, mol
 HARTREE_EV: float = Hartree
 BOHR_ANGSTROM: float = Bohr
 KCAL_PER_MOL_EV: float = kcal / mol
-MEV_PER_EV: float = 1000.0

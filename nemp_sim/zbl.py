@@ -2,10 +2,11 @@
 
 import torch
 from ase.data import covalent_radii
-from ase.units import Bohr, Hartree
 from torch import Tensor, nn
 
-COULOMB = Hartree * Bohr  # e²/4πε₀ in eV Å
+from nemp_sim.units import BOHR_ANGSTROM, HARTREE_EV
+
+COULOMB = HARTREE_EV * BOHR_ANGSTROM  # e²/4πε₀ in eV Å
 SCREENING = ((0.18175, 3.19980), (0.50986, 0.94229), (0.28022, 0.40290), (0.02817, 0.20162))
 
 
@@ -27,7 +28,7 @@ class ZBL(nn.Module):
         radii = torch.tensor([covalent_radii[e] for e in elements], dtype=torch.float64)
         pair_sum = z[:, None] ** 0.23 + z[None, :] ** 0.23
         self.register_buffer("charge", (z[:, None] * z[None, :]).flatten(), persistent=False)
-        length = 0.8854 * Bohr / pair_sum.flatten()
+        length = 0.8854 * BOHR_ANGSTROM / pair_sum.flatten()
         self.register_buffer("length", length, persistent=False)
         cutoff = (radii[:, None] + radii[None, :]).flatten()
         self.register_buffer("cutoff", cutoff, persistent=False)

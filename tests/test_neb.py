@@ -20,22 +20,7 @@ from nemp_sim.plots import neb_profile, save_png
 from nemp_sim.relax import relax
 from nemp_sim.surfaces import adsorb, fcc111_slab
 
-
-class EMTEngine:
-    """ASE's effective-medium theory as an engine; remembers the size of each batch."""
-
-    def __init__(self):
-        self.batches = []
-
-    def evaluate(self, structures):
-        self.batches.append(len(structures))
-        energy, forces = [], []
-        for atoms in structures:
-            free = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
-            free.calc = EMT()
-            energy.append(free.get_potential_energy())
-            forces.append(free.get_forces())
-        return SimpleNamespace(energy=np.array(energy), forces=tuple(forces))
+from .engines import EMTEngine
 
 
 class MuellerBrown:

@@ -266,7 +266,6 @@ def test_unreadable_config(tmp_path, text):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_graph_steps_equal_cpu_steps(folder, tmp_path):
     config = write_config(folder, "gpu.toml", epochs=4)
     on_cpu = train(config, tmp_path / "cpu", device="cpu")

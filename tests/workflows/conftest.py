@@ -1,26 +1,9 @@
 """Fixtures of the workflow tests."""
 
-from types import SimpleNamespace
-
-import numpy as np
 import pytest
-from ase import Atoms
-from ase.calculators.emt import EMT
 
 from nemp_sim.checkpoint import save_potential, shipped_directory
-
-
-class EMTEngine:
-    """ASE's effective-medium theory as an engine."""
-
-    def evaluate(self, structures):
-        energy, forces = [], []
-        for atoms in structures:
-            free = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
-            free.calc = EMT()
-            energy.append(free.get_potential_energy())
-            forces.append(free.get_forces())
-        return SimpleNamespace(energy=np.array(energy), forces=tuple(forces))
+from tests.engines import EMTEngine
 
 
 @pytest.fixture
