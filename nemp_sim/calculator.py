@@ -39,6 +39,7 @@ class NEMP(Calculator):
         device: str = "auto",
         dtype: object = None,
         skin_angstrom: float = 0.5,
+        head: str | None = None,
     ) -> None:
         """Load the potential.
 
@@ -48,6 +49,7 @@ class NEMP(Calculator):
             device: "auto", "cpu", "cuda" …
             dtype: "float32" or "float64"; None takes that of the file.
             skin_angstrom: neighbour lists are kept until an atom has moved half of this, Å.
+            head: read-out (level of theory) to use; None: the first one of the file.
 
         Raises:
             PotentialFileError: no such potential, or an unreadable file.
@@ -55,14 +57,14 @@ class NEMP(Calculator):
         """
         super().__init__()
         if isinstance(potential, Potential):
-            if device != "auto" or dtype is not None:
+            if device != "auto" or dtype is not None or head is not None:
                 raise InputError(
-                    f"device is {device!r} and dtype is {dtype!r}, but a loaded Potential has its "
-                    "own. Give them to load_potential() instead."
+                    f"device is {device!r}, dtype is {dtype!r} and head is {head!r}, but a loaded "
+                    "Potential has its own. Give them to load_potential() instead."
                 )
             self.potential = potential
         else:
-            self.potential = load_potential(potential, device, dtype)
+            self.potential = load_potential(potential, device, dtype, head)
         self.neighbors = NeighborLists(self.potential.cutoff_angstrom, skin_angstrom)
 
     def calculate(

@@ -17,7 +17,7 @@ from nemp_sim.model import NEMP
 from nemp_sim.potential import Potential, PotentialMetadata
 
 FORMAT = "nemp_sim potential"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 UNITS = {"energy": "eV", "length": "Å", "forces": "eV/Å", "stress": "eV/Å³"}
 SEARCH_PATH_VARIABLE = "NEMP_POTENTIALS"
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -30,36 +30,44 @@ def new_model(config: ModelConfig, seed: int = 0) -> NEMP:
         return NEMP(config)
 
 
-def save_potential(potential: Potential, path: str | Path) -> Path:
+def save_potential(model: NEMP, metadata: PotentialMetadata, path: str | Path) -> Path:
     """Write a potential file; an existing file is replaced only by a complete one."""
     path = Path(path)
-    state = {k: v.detach().cpu().clone() for k, v in potential.model.state_dict().items()}
-    content = {"header": json.dumps(describe(potential)), "state": state}
+    state = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+    content = {"header": json.dumps(describe(model, metadata)), "state": state}
     with replacing(path) as temporary, temporary.open("wb") as handle:
         torch.save(content, handle)  # given a path, torch would store its name in the file
     return path
 
 
-def describe(potential: Potential) -> dict[str, Any]:
+def describe(model: NEMP, metadata: PotentialMetadata) -> dict[str, Any]:
     """The JSON metadata of a potential file."""
-    model = potential.model
+    symbols, plain = model.config.symbols, asdict(metadata)
+    reference, n_members = {}, {}
+    for head, readout in model.readouts.items():
+        known = plain["heads"].get(head, {}).get("elements", symbols)
+        values = dict(zip(symbols, readout.reference_energies.tolist(), strict=True))
+        reference[head] = {symbol: values[symbol] for symbol in known}
+        n_members[head] = readout.members.shape[0]
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "model": potential.config.to_dict(),
-        "dtype": str(potential.dtype).removeprefix("torch."),
-        "elements": list(potential.elements),
+        "model": model.config.to_dict(),
+        "dtype": str(model.species_mix.dtype).removeprefix("torch."),
+        "elements": list(symbols),
         "units": UNITS,
-        "reference_energies_eV": dict(
-            zip(potential.elements, model.reference_energies.tolist(), strict=True)
-        ),
+        "reference_energies_eV": reference,
+        "n_members": n_members,
         "n_parameters": sum(p.numel() for p in model.parameters()),
-        **asdict(potential.metadata),
+        **plain,
     }
 
 
 def load_potential(
-    name_or_path: str | Path, device: str | torch.device = "auto", dtype: object = None
+    name_or_path: str | Path,
+    device: str | torch.device = "auto",
+    dtype: object = None,
+    head: str | None = None,
 ) -> Potential:
     """Read a potential file.
 
@@ -68,32 +76,46 @@ def load_potential(
             among the shipped ones ("pdh.pt" or "pdh").
         device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1" …
         dtype: "float32" or "float64" (or the torch dtype); None takes the dtype of the file.
+        head: read-out (level of theory) to use; None: the first one of the file.
 
     Raises:
         PotentialFileError: no such file, or a damaged, foreign or newer file.
-        InputError: an unusable device or dtype.
+        InputError: an unusable device or dtype, or no such head.
     """
     path = find_potential(name_or_path)
+    model, metadata = load_model(path)
+    return Potential(
+        model if dtype is None else model.cast(resolve_dtype(dtype)),
+        metadata,
+        head=head,
+        name=path.name,
+        sha256=sha256_of(path),
+        device=resolve_device(device),
+    )
+
+
+def load_model(path: Path) -> tuple[NEMP, PotentialMetadata]:
+    """The network of a potential file with all its heads, in the dtype of the file.
+
+    Raises:
+        PotentialFileError: a damaged, foreign or newer file.
+    """
     header, state = _read(path)
     try:
         config = ModelConfig.from_dict(header["model"])
         model = new_model(config).double()  # before the weights: they may be float64
+        for head, readout in model.readouts.items():
+            n_members = state[f"readouts.{head}.members"].shape[0]
+            readout.members = readout.members.new_zeros(n_members, readout.members.shape[1])
         model.load_state_dict(state)
-        own_dtype = resolve_dtype(header["dtype"])
         names = PotentialMetadata.__dataclass_fields__
         metadata = PotentialMetadata(**{name: header[name] for name in names})
+        return model.cast(resolve_dtype(header["dtype"])), metadata
     except (KeyError, TypeError, RuntimeError, InputError) as error:
         raise PotentialFileError(
             f"{path}: the weights do not fit the network that the file describes ({error}). "
             "The file is damaged or was edited; get a fresh copy."
         ) from error
-    return Potential(
-        model.cast(own_dtype if dtype is None else resolve_dtype(dtype)),
-        metadata,
-        name=path.name,
-        sha256=sha256_of(path),
-        device=resolve_device(device),
-    )
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -132,6 +154,11 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise PotentialFileError(
             f"{path}: format version {version}, but this nemp_sim reads up to {FORMAT_VERSION}. "
             "Install a newer nemp_sim."
+        )
+    if version < FORMAT_VERSION:
+        raise PotentialFileError(
+            f"{path}: format version {version} of an early nemp_sim, but {FORMAT_VERSION} is read. "
+            "Train it again."
         )
     return header, content["state"]
 

@@ -68,35 +68,47 @@ def info(
         "file": header["file"],
         "sha256": header["sha256"],
         "elements": ", ".join(header["elements"]),
-        "level of theory": header["level_of_theory"],
         "form": f"{model['form']}, cutoff {model['cutoff_angstrom']} Å, L = {model['max_l']}, "
         f"P = {model['pmax_l']}, K = {model['n_channels']}, T = {model['n_message_passing']}",
         "parameters": f"{header['n_parameters']} ({header['dtype']})",
-        "reference energies": ", ".join(
-            f"{e} {v:.4f} eV" for e, v in header["reference_energies_eV"].items()
-        ),
         "training": json.dumps(header["training"].get("frames", header["training"])),
         "licence": header["licence"],
         "created by": f"{header['created_by']}, format {header['format_version']}",
     }
     for name, value in rows.items():
         table.add_row(name, str(value))
+    for head in model["heads"]:
+        for name, value in _head_rows(header, head).items():
+            table.add_row(f"{head}: {name}", value)
     console.print(table)
     for split, errors in header["errors"].items():
         console.print(_error_table(split, errors))
 
 
+def _head_rows(header: dict, head: str) -> dict[str, str]:
+    """What a file says of one head."""
+    energies = header["reference_energies_eV"][head]
+    known = header["heads"].get(head, {})
+    n_members = header["n_members"][head]
+    return {
+        "level of theory": known.get("level_of_theory", "not stated"),
+        "elements": ", ".join(known.get("elements", energies)),
+        "lone atoms": ", ".join(f"{e} {v:.4f} eV" for e, v in energies.items()),
+        "uncertainties": f"ensemble of {n_members} read-outs" if n_members else "none",
+    }
+
+
 def _error_table(split: str, errors: list[dict]) -> Table:
-    """Errors of one split by config_type."""
+    """Errors of one split by head and config_type."""
     table = Table(title=f"errors on the {split} frames", title_justify="left")
-    heads = ("config_type", "frames", "E RMSE", "E MAE", "F RMSE", "F MAE")
-    units = ("", "", "meV/atom", "meV/atom", "meV/Å", "meV/Å")
+    heads = ("head", "config_type", "frames", "E RMSE", "E MAE", "F RMSE", "F MAE", "σ RMSE")
+    units = ("", "", "", "meV/atom", "meV/atom", "meV/Å", "meV/Å", "meV/Å³")
     for head, unit in zip(heads, units, strict=True):
-        table.add_column(f"{head}\n{unit}", justify="left" if head == "config_type" else "right")
+        table.add_column(f"{head}\n{unit}", justify="right" if unit else "left")
     for row in errors:
-        values = [v for k, v in row.items() if k.startswith(("energy", "force"))]
-        numbers = [f"{v:.1f}" for v in values]
-        table.add_row(row["config_type"], str(row["n_frames"]), *numbers)
+        values = [v for k, v in row.items() if k.startswith(("energy", "force", "stress"))]
+        numbers = ["" if v is None else f"{v:.1f}" for v in values]
+        table.add_row(row["head"], row["config_type"], str(row["n_frames"]), *numbers)
     return table
 
 
@@ -105,13 +117,13 @@ def list_potentials() -> None:
     """List the potentials that a name finds: those in $NEMP_POTENTIALS and the shipped ones."""
     from nemp_sim.checkpoint import potential_directories, read_header
 
-    table = Table("name", "elements", "level of theory", "file")
+    table = Table("name", "head", "elements", "level of theory", "file")
     for directory in potential_directories():
         for path in sorted(directory.glob("*.pt")):
             header = read_header(path)
-            table.add_row(
-                path.name, " ".join(header["elements"]), header["level_of_theory"], str(path)
-            )
+            for head in header["model"]["heads"]:
+                rows = _head_rows(header, head)
+                table.add_row(path.name, head, rows["elements"], rows["level of theory"], str(path))
     Console(highlight=False).print(table)
 
 
@@ -122,12 +134,20 @@ def train(
         Path | None, typer.Option(help="Directory of the run; default: results/train-<name>.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda …")] = None,
+    start_from: Annotated[
+        str | None, typer.Option("--from", help="Potential whose weights the run starts from.")
+    ] = None,
 ) -> None:
-    """Train a potential; an interrupted run in the same directory goes on."""
+    """Train a potential; an interrupted run in the same directory goes on.
+
+    On several GPUs: torchrun --nproc-per-node 2 -m nemp_sim.cli train CONFIG
+    """
     from nemp_sim.train import read_config, train
 
-    directory = out or Path("results") / f"train-{read_config(config)[2].name}"
-    result = train(config, directory, device)
+    directory = out or Path("results") / f"train-{read_config(config).training.name}"
+    result = train(config, directory, device=device, start_from=start_from)
+    if result is None:  # not the first of several processes
+        return
     console = Console(highlight=False)
     for split, rows in result.errors.items():
         console.print(_error_table(split, [vars(row) for row in rows]))
@@ -143,7 +163,8 @@ def import_jax(
     from nemp_sim.checkpoint import save_potential
     from nemp_sim.jax_import import read_checkpoint
 
-    path = save_potential(read_checkpoint(directory), output)
+    potential = read_checkpoint(directory)
+    path = save_potential(potential.model, potential.metadata, output)
     print(f"written: {path}")
 
 

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Literal, Self, get_type_hints
@@ -74,6 +75,20 @@ def to_atomic_numbers(elements: object, name: str = "elements") -> tuple[int, ..
     return tuple(sorted(numbers))
 
 
+def to_head_names(heads: object) -> tuple[str, ...]:
+    """Names of heads: different, each a plain word (letters, digits, underscores).
+
+    Raises:
+        InputError: no name, a name that stands twice, or one that is no plain word.
+    """
+    listed = isinstance(heads, (list, tuple)) and heads
+    require(listed and len(set(heads)) == len(heads), "heads", heads, "a list of different names")
+    for head in heads:
+        plain = isinstance(head, str) and re.fullmatch(r"\w+", head, re.ASCII)
+        require(plain, "heads", head, "made of letters, digits and underscores")
+    return tuple(heads)
+
+
 @dataclass(frozen=True)
 class MLPShape:
     """Shape of one multi-layer perceptron, in the order of the published configuration.
@@ -143,6 +158,7 @@ class ModelConfig:
             elements are parameters; ``"atomic_number"``: they are networks of the two numbers.
         zbl: add the Ziegler–Biersack–Littmark screened nuclear repulsion at short range.
         energy_scale_eV: factor ``std`` of the network's energy, eV.
+        heads: names of the read-outs, one for each level of theory.
     """
 
     elements: tuple[int, ...]
@@ -164,10 +180,12 @@ class ModelConfig:
     species_code: Literal["table", "atomic_number"] = "table"
     zbl: bool = False
     energy_scale_eV: float = 1.0
+    heads: tuple[str, ...] = ("default",)
 
     def __post_init__(self) -> None:
         """Check every value."""
         object.__setattr__(self, "elements", to_atomic_numbers(self.elements, "elements"))
+        object.__setattr__(self, "heads", to_head_names(self.heads))
         require_types(self)
         require(self.cutoff_angstrom > 0, "cutoff_angstrom", self.cutoff_angstrom, "positive")
         require(0 <= self.max_l <= MAX_SUPPORTED_L, "max_l", self.max_l, "between 0 and 4")
@@ -216,7 +234,7 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; ``from_dict`` reads them back."""
-        return asdict(self) | {"elements": list(self.elements)}
+        return asdict(self) | {"elements": list(self.elements), "heads": list(self.heads)}
 
     @property
     def symbols(self) -> tuple[str, ...]:
@@ -229,19 +247,24 @@ class DataConfig:
     """Which frames train a potential and how labels are named.
 
     Attributes:
-        train: extended-XYZ files (``.xz`` too) of training frames, relative to the TOML file.
+        train: extended-XYZ files (``.xz`` too) of training frames, relative to the TOML file;
+            environment variables are expanded ("$NEMP_DATA/water.xyz").
         validation: files of validation frames; without any, groups of the training frames are
             held out.
         test: files that are never trained or selected on, only reported.
         validation_fraction: share of the training frames to hold out, by whole groups.
         group_by: ``"cell"``: consecutive frames of one composition and cell are a group; or the
-            name of an info key; or ``"frame"``: every frame for itself.
+            name of an info key; or ``"frame"``: every frame for itself; or ``"block:20"``: blocks
+            of 20 consecutive frames.
         energy_key: info key of the total energy, eV.
         forces_key: array key of the forces, eV/Å.
         stress_key: info key of the stress, eV/Å³ (6 Voigt or 9 or 3×3, tensile positive).
         isolated_atoms_eV: energies of lone atoms by symbol, eV; lone-atom frames give the others.
         split_seed: seed of the choice of held-out groups.
         check_units: stop where the labels look like other units than eV and Å.
+        max_force_eV_per_A: training and validation frames with a larger force on an atom are left
+            out and counted; 0: no limit.
+        level_of_theory: functional, code and settings of the labels, said in the potential file.
     """
 
     train: tuple[str, ...] = ()
@@ -255,15 +278,24 @@ class DataConfig:
     isolated_atoms_eV: Mapping[str, float] = field(default_factory=dict)
     split_seed: int = 0
     check_units: bool = True
+    max_force_eV_per_A: float = 0.0  # noqa: N815 (a unit in a name)
+    level_of_theory: str = "not stated"
 
     def __post_init__(self) -> None:
         """Check every value."""
+        require_types(self)
         for name in ("train", "validation", "test"):
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
         require(bool(self.train), "data.train", self.train, "one or more extended-XYZ files")
         fraction = self.validation_fraction
         require(0 <= fraction < 1, "data.validation_fraction", fraction, "at least 0, below 1")
+        limit = self.max_force_eV_per_A
+        require(limit >= 0, "data.max_force_eV_per_A", limit, "positive, or 0 for no limit")
+        if self.group_by.startswith("block:"):
+            block = self.group_by.removeprefix("block:")
+            whole = block.isdecimal() and int(block) > 0
+            require(whole, "data.group_by", self.group_by, "block:<frames>, such as block:20")
 
 
 @dataclass(frozen=True)
@@ -275,8 +307,10 @@ class TrainConfig:
 
     Attributes:
         name: name of the potential; the files are ``<name>.pt`` and so on.
-        epochs: passes over the training frames.
-        batch_size: frames in a step.
+        epochs: passes over the training frames, at most.
+        time_limit_s: seconds that the run may take; the rates then fall with the time that is used
+            where it runs out before the epochs do. 0: no limit.
+        batch_size: frames in a step, of all processes together.
         learning_rate: largest rate of Adam with AMSGrad.
         final_learning_rate: rate at the last step; cosine decay between them.
         warmup_steps: steps of linear increase from zero.
@@ -296,12 +330,17 @@ class TrainConfig:
         device: "auto", "cpu", "cuda" …
         start_from: potential whose weights and reference energies the run starts from (path or
             name); its network must be that of [model], where [model] says anything. Empty: random.
-        level_of_theory: said in the file of the potential.
+        freeze_features: train the read-outs alone; heads of ``start_from`` without data are kept,
+            unchanged. Without it they are dropped: give their data too ("replay") to keep them.
+        n_members: members of the ensemble read-out that gives uncertainties; 0: none.
+        compile: compile the training step on a GPU (about a minute, then two to three times the
+            speed).
         licence: licence of the weights.
     """
 
     name: str = "potential"
     epochs: int = 500
+    time_limit_s: float = 0.0
     batch_size: int = 5
     learning_rate: float = 5e-3
     final_learning_rate: float = 1e-5
@@ -320,7 +359,9 @@ class TrainConfig:
     dtype: str = "float32"
     device: str = "auto"
     start_from: str = ""
-    level_of_theory: str = "not stated"
+    freeze_features: bool = False
+    n_members: int = 8
+    compile: bool = True
     licence: str = "not stated"
 
     def __post_init__(self) -> None:
@@ -331,8 +372,13 @@ class TrainConfig:
         require(self.learning_rate > 0, "learning_rate", self.learning_rate, "positive")
         for name in ("energy_weight", "final_energy_weight", "force_weight", "stress_weight"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-        for name in ("weight_decay", "patience", "warmup_steps", "final_learning_rate"):
+        names = ("weight_decay", "patience", "warmup_steps", "final_learning_rate", "time_limit_s")
+        for name in names:
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        members = self.n_members
+        require(members == 0 or members >= 2, "n_members", members, "0, or 2 or more")
+        frozen_start = bool(self.start_from) or not self.freeze_features
+        require(frozen_start, "freeze_features", True, "false without start_from")
         require(0 <= self.final_part <= 1, "final_part", self.final_part, "between 0 and 1")
         require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "at least 0, below 1")
         require(self.clip_norm > 0, "clip_norm", self.clip_norm, "positive")

@@ -1,4 +1,4 @@
-"""Extended XYZ → labelled frames → tables of tensors on the training device."""
+"""Extended XYZ → labelled frames: their split, reference energies, and checks of their units."""
 
 import hashlib
 import io
@@ -9,16 +9,12 @@ from pathlib import Path
 
 import ase.io
 import numpy as np
-import torch
 from ase import Atoms
 from ase.data import atomic_numbers, covalent_radii
-from ase.geometry import complete_cell
 from ase.stress import voigt_6_to_full_3x3_stress
-from torch import Tensor
 
 from nemp_sim.config import DataConfig
 from nemp_sim.errors import InputError
-from nemp_sim.graph import AtomGraph
 from nemp_sim.neighbors import check_structure, edge_list
 from nemp_sim.units import BOHR_ANGSTROM, HARTREE_EV, KCAL_PER_MOL_EV
 
@@ -34,6 +30,7 @@ class Frame:
         stress: (3, 3), eV/Å³, tensile positive; None where there is no label.
         config_type: kind of structure, for error tables.
         group: frames of one group stay on one side of a split.
+        head: level of theory of the labels.
     """
 
     atoms: Atoms
@@ -42,6 +39,7 @@ class Frame:
     stress: np.ndarray | None
     config_type: str
     group: str
+    head: str = "default"
 
 
 def read_xyz(path: Path) -> list[Atoms]:
@@ -63,8 +61,10 @@ def read_xyz(path: Path) -> list[Atoms]:
     return structures
 
 
-def read_frames(path: Path, config: DataConfig, with_stress: bool = False) -> list[Frame]:
-    """Labelled frames of an extended-XYZ file.
+def read_frames(
+    path: Path, config: DataConfig, with_stress: bool = False, head: str = "default"
+) -> list[Frame]:
+    """Labelled frames of an extended-XYZ file, of one level of theory (``head``).
 
     Raises:
         InputError: an unreadable file, frames without labels (counted and named), labels that are
@@ -83,8 +83,8 @@ def read_frames(path: Path, config: DataConfig, with_stress: bool = False) -> li
         group += key != previous
         previous = key
         bare = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
-        kind = str(atoms.info.get("config_type", "all"))
-        frames.append(Frame(bare, *labels, config_type=kind, group=f"{path.name}:{group}"))
+        kind = str(atoms.info.get("config_type", path.name.split(".")[0]))
+        frames.append(Frame(bare, *labels, kind, f"{path.name}:{group}", head))
     if problems:
         raise InputError(
             f"{path}: {len(problems)} of {len(structures)} frames have no usable labels: "
@@ -129,12 +129,14 @@ def _labels(
 def _group_key(atoms: Atoms, config: DataConfig, index: int) -> object:
     if config.group_by == "frame":
         return index
+    if config.group_by.startswith("block:"):
+        return index // int(config.group_by.removeprefix("block:"))
     if config.group_by == "cell":
         return atoms.get_chemical_formula(), tuple(atoms.cell.array.round(6).ravel())
     if config.group_by not in atoms.info:
         raise InputError(
             f"data.group_by is '{config.group_by}', but frame {index} has no such info key. "
-            "Use 'cell', 'frame' or a key that every frame has."
+            "Use 'cell', 'frame', 'block:20' or a key that every frame has."
         )
     return atoms.info[config.group_by]
 
@@ -180,19 +182,25 @@ def reference_energies(frames: Sequence[Frame], isolated: Mapping[str, float]) -
     """Lone-atom energies where known (given, or from single-atom frames), else least squares.
 
     The least-squares energies e solve min Σ_frames ((E − Σ_i e_{Z_i})/N)² over frames of two or
-    more atoms, by the pseudo-inverse where compositions do not determine them.
+    more atoms, those of smallest norm where compositions do not determine them; the mean bindings
+    solve the same for the energies relative to lone atoms.
     """
     elements = sorted({s for f in frames for s in f.atoms.symbols}, key=atomic_numbers.get)
     known = {f.atoms.symbols[0]: f.energy for f in frames if len(f.atoms) == 1} | dict(isolated)
     many = [f for f in frames if len(f.atoms) > 1]
     counts = np.array([[f.atoms.symbols.count(e) / len(f.atoms) for e in elements] for f in many])
     energy = np.array([f.energy / len(f.atoms) for f in many])
-    fitted = np.zeros(len(elements))
+    fitted = bound = np.zeros(len(elements))
     if many:
         fitted = np.linalg.lstsq(counts, energy, rcond=1e-6)[0]
-    lone = {e: known.get(e, float(x)) for e, x in zip(elements, fitted, strict=True)}
-    bound = {e: float(x) - lone[e] for e, x in zip(elements, fitted, strict=True)}
-    return References(lone, bound if many else dict.fromkeys(elements, 0.0), tuple(known))
+    lone = np.array([known.get(e, x) for e, x in zip(elements, fitted, strict=True)])
+    if many:
+        bound = np.linalg.lstsq(counts, energy - counts @ lone, rcond=1e-6)[0]
+    return References(
+        lone_atom=dict(zip(elements, lone.tolist(), strict=True)),
+        bound=dict(zip(elements, bound.tolist(), strict=True)),
+        known=tuple(known),
+    )
 
 
 def unit_findings(frames: Sequence[Frame], references: References) -> list[str]:
@@ -273,109 +281,3 @@ def _binding_finding(frames: Sequence[Frame], references: References) -> list[st
         "to −8): are energies in Hartree (multiply by 27.2114) or kcal/mol (by 0.04336), or are "
         "the lone-atom energies of another level of theory?"
     ]
-
-
-@dataclass(frozen=True)
-class FrameTable:
-    """All frames as tensors of one shape, so that a batch is a gather and every step is alike.
-
-    Each frame is padded to N atoms and E edges. The last atom of a frame is always padding, and
-    padding edges join it to a far image of itself, where every function of the network is zero.
-
-    Attributes:
-        positions: (F, N, 3) float64, Å.
-        cells: (F, 3, 3) float64, Å.
-        species: (F, N) int64.
-        neighbour: (F, E) int64, index within the frame; ``centre`` likewise.
-        centre: (F, E) int64.
-        shifts: (F, E, 3) float64.
-        row_start: (F, N) int64, first edge of each centre within the frame.
-        by_neighbour: (F, E) int64.
-        n_atoms: (F,) float64, real atoms.
-        is_atom: (F, N) float64, one for real atoms.
-        energy: (F,) float64, eV.
-        forces: (F, N, 3) float64, eV/Å.
-        virial: (F, 3, 3) float64, eV, V·stress, zero where ``has_stress`` is zero.
-        has_stress: (F,) float64, one where there is a stress label.
-        volume: (F,) float64, Å³.
-    """
-
-    positions: Tensor
-    cells: Tensor
-    species: Tensor
-    neighbour: Tensor
-    centre: Tensor
-    shifts: Tensor
-    row_start: Tensor
-    by_neighbour: Tensor
-    n_atoms: Tensor
-    is_atom: Tensor
-    energy: Tensor
-    forces: Tensor
-    virial: Tensor
-    has_stress: Tensor
-    volume: Tensor
-
-    def __len__(self) -> int:
-        """Number of frames F."""
-        return self.energy.shape[0]
-
-    def graph(self, index: Tensor) -> AtomGraph:
-        """The AtomGraph of the frames ``index`` (b,), padding included."""
-        b, n, e = index.shape[0], self.species.shape[1], self.centre.shape[1]
-        frame = torch.arange(b, device=index.device)[:, None]
-        rows = self.row_start.index_select(0, index) + frame * e
-        return AtomGraph(
-            positions=self.positions.index_select(0, index).reshape(b * n, 3),
-            cells=self.cells.index_select(0, index),
-            species=self.species.index_select(0, index).flatten(),
-            structure=frame.expand(b, n).flatten(),
-            first_atom=torch.arange(b + 1, device=index.device) * n,
-            centre=(self.centre.index_select(0, index) + frame * n).flatten(),
-            neighbour=(self.neighbour.index_select(0, index) + frame * n).flatten(),
-            shifts=self.shifts.index_select(0, index).reshape(b * e, 3),
-            row_start=torch.cat([rows.flatten(), rows.new_full((1,), b * e)]),
-            by_neighbour=(self.by_neighbour.index_select(0, index) + frame * e).flatten(),
-        )
-
-
-def build_table(
-    frames: Sequence[Frame], elements: Sequence[int], cutoff: float, device: torch.device
-) -> FrameTable:
-    """Neighbour lists and labels of ``frames`` as one FrameTable on ``device``."""
-    species_of = {z: s for s, z in enumerate(elements)}
-    edges = [edge_list(f.atoms, cutoff) for f in frames]
-    n = max(len(f.atoms) for f in frames) + 1
-    e = max(max(len(x.centre) for x in edges), 1)
-    count = len(frames)
-    arrays = {
-        "positions": np.zeros((count, n, 3)),
-        "cells": np.zeros((count, 3, 3)),
-        "species": np.zeros((count, n), np.int64),
-        "neighbour": np.full((count, e), n - 1),
-        "centre": np.full((count, e), n - 1),
-        "shifts": np.zeros((count, e, 3)),
-        "is_atom": np.zeros((count, n)),
-        "forces": np.zeros((count, n, 3)),
-        "virial": np.zeros((count, 3, 3)),
-    }
-    for k, (frame, pairs) in enumerate(zip(frames, edges, strict=True)):
-        m, p, cell = len(frame.atoms), len(pairs.centre), complete_cell(frame.atoms.cell.array)
-        arrays["positions"][k, :m] = frame.atoms.positions
-        arrays["cells"][k] = cell
-        arrays["species"][k, :m] = [species_of[z] for z in frame.atoms.numbers]
-        arrays["centre"][k, :p], arrays["neighbour"][k, :p] = pairs.centre, pairs.neighbour
-        arrays["shifts"][k, :p] = pairs.shifts
-        arrays["shifts"][k, p:, 0] = np.ceil(2 * cutoff / np.linalg.norm(cell[0]))
-        arrays["is_atom"][k, :m] = 1.0
-        arrays["forces"][k, :m] = frame.forces
-        if frame.stress is not None:
-            arrays["virial"][k] = frame.stress * frame.atoms.get_volume()
-    first = [np.searchsorted(row, np.arange(n)) for row in arrays["centre"]]
-    arrays["row_start"] = np.array(first, dtype=np.int64)
-    arrays["by_neighbour"] = np.argsort(arrays["neighbour"], axis=1, kind="stable")
-    arrays["n_atoms"] = arrays["is_atom"].sum(axis=1)
-    arrays["energy"] = np.array([f.energy for f in frames])
-    arrays["has_stress"] = np.array([float(f.stress is not None) for f in frames])
-    arrays["volume"] = np.abs(np.linalg.det(arrays["cells"]))
-    return FrameTable(**{k: torch.from_numpy(v).to(device) for k, v in arrays.items()})

@@ -19,6 +19,7 @@ class AtomGraph:
         cells: (B, 3, 3) float64, Å; rows are the cell vectors.
         species: (N,) int64, index into the elements of the potential.
         structure: (N,) int64, ascending, the structure of each atom.
+        head: (B,) int64, index of the read-out (level of theory) of each structure.
         first_atom: (B+1,) int64, first atom of each structure.
         centre: (E,) int64, ascending, centre atom i of each edge.
         neighbour: (E,) int64, neighbour atom j of each edge.
@@ -31,6 +32,7 @@ class AtomGraph:
     cells: Tensor
     species: Tensor
     structure: Tensor
+    head: Tensor
     first_atom: Tensor
     centre: Tensor
     neighbour: Tensor
@@ -85,15 +87,22 @@ class _Gather(torch.autograd.Function):
     """values[index]; its derivative is the segment sum, so it differentiates to any order."""
 
     @staticmethod
-    def forward(ctx, values, index, row_start, order):  # noqa: ANN001, ANN205 (torch's signature)
-        ctx.save_for_backward(index, row_start)
-        ctx.order = order
+    def forward(values, index, row_start, order):  # noqa: ANN001, ANN205 (torch's signature)
         return values.index_select(0, index)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):  # noqa: ANN001, ANN205
+        _, index, row_start, ctx.order = inputs
+        ctx.save_for_backward(index, row_start)
 
     @staticmethod
     def backward(ctx, grad):  # noqa: ANN001, ANN205
         index, row_start = ctx.saved_tensors
         return _SegmentSum.apply(grad, index, row_start, ctx.order), None, None, None
+
+    @staticmethod
+    def vmap(info, in_dims, values, *rest):  # noqa: ANN001, ANN002, ANN205
+        return _batch_last(_Gather, in_dims[0], values, rest)
 
 
 class _SegmentSum(torch.autograd.Function):
@@ -103,9 +112,7 @@ class _SegmentSum(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, values, index, row_start, order):  # noqa: ANN001, ANN205
-        ctx.save_for_backward(index, row_start)
-        ctx.order = order
+    def forward(values, index, row_start, order):  # noqa: ANN001, ANN205
         n_nodes = row_start.shape[0] - 1
         if values.device.type == "cpu":
             return values.new_zeros(n_nodes, *values.shape[1:]).index_add_(0, index, values)
@@ -115,6 +122,21 @@ class _SegmentSum(torch.autograd.Function):
         )
 
     @staticmethod
+    def setup_context(ctx, inputs, output):  # noqa: ANN001, ANN205
+        _, index, row_start, ctx.order = inputs
+        ctx.save_for_backward(index, row_start)
+
+    @staticmethod
     def backward(ctx, grad):  # noqa: ANN001, ANN205
         index, row_start = ctx.saved_tensors
         return _Gather.apply(grad, index, row_start, ctx.order), None, None, None
+
+    @staticmethod
+    def vmap(info, in_dims, values, *rest):  # noqa: ANN001, ANN002, ANN205
+        return _batch_last(_SegmentSum, in_dims[0], values, rest)
+
+
+def _batch_last(function, batch_dim, values, rest):  # noqa: ANN001, ANN202
+    """Both functions leave trailing axes alone, so a vmapped axis simply becomes the last one."""
+    result = function.apply(values.movedim(batch_dim, -1), *rest)
+    return result, result.dim() - 1

@@ -64,6 +64,7 @@ _ARRAY_GLOBALS = {
 }
 
 
+READOUT = "readouts.default"
 _AXES = {"scale": 1, "l_coeff": 4}  # of the parameters that are reordered
 
 
@@ -186,7 +187,11 @@ def from_arrays(
     arrays.pop("initbias_neigh", None)  # only where training started
     state = _published_state(model, arrays, float(config.get("cst", SILU_GAIN)) / SILU_GAIN)
     count = len(model.config.elements)
-    state["reference_energies"] = torch.full((count,), energy_per_atom_eV, dtype=torch.float64)
+    state |= {
+        f"{READOUT}.reference_energies": torch.full((count,), energy_per_atom_eV).double(),
+        f"{READOUT}.members": torch.zeros(0, *model.readouts["default"].members.shape[1:]),
+        f"{READOUT}.force_calibration": torch.ones(()),
+    }
     own = model.state_dict()
     for name in sorted(own.keys() ^ state.keys()):
         side = "are missing" if name in own else "have no place in the network"
@@ -259,7 +264,7 @@ def _published_state(
         "neighnn": "pair_code.frequency_mlp",
         "rweightnn": "pair_code.weight_mlp",
         "radialnn": "radial_mlp",
-        "outnn": "output_mlp",
+        "outnn": f"{READOUT}.output_mlp",
         f"ead_list_{steps}": "first_mlp",  # the last member is the one used before the loop
     }
     modules |= {f"ead_list_{t}": f"edge_mlps.{t}" for t in range(steps)}
@@ -279,7 +284,8 @@ def _published_state(
                     f"published parameters 'scale' hold {value.numel()} numbers, "
                     "but must hold two for each element."
                 )
-            state["energy_factor"], state["energy_shift"] = value.reshape(-1, 2).T
+            factor, shift = value.reshape(-1, 2).T
+            state |= {f"{READOUT}.energy_factor": factor, f"{READOUT}.energy_shift": shift}
         elif name == "spec_coeff":
             state["species_mix"] = value
         elif name == "contract_coeff":

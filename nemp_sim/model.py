@@ -9,6 +9,7 @@ C_i the node orbitals, h_ij the edge state, n_i = Σ_j f_c(x_ij) the smooth coor
 """
 
 import math
+from dataclasses import replace
 from typing import Self
 
 import torch
@@ -79,14 +80,18 @@ class MLP(nn.Module):
             )
         self.output_layer = Dense(width, n_out, 1.0, bias)
 
+    def hidden(self, x: Tensor) -> Tensor:
+        """Input of the output layer: (…, n_in) → (…, width)."""
+        if self.linear:
+            return x
+        x = self.input_layer(x)
+        for block in self.blocks:
+            x = block(x)
+        return silu(x)
+
     def forward(self, x: Tensor) -> Tensor:
         """(…, n_in) → (…, n_out)."""
-        if not self.linear:
-            x = self.input_layer(x)
-            for block in self.blocks:
-                x = block(x)
-            x = silu(x)
-        return self.output_layer(x)
+        return self.output_layer(self.hidden(x))
 
 
 class PairCode(nn.Module):
@@ -132,12 +137,55 @@ def cutoff_function(x: Tensor, p: float) -> Tensor:
     return torch.where(x < 1, u * u, torch.zeros_like(x))
 
 
+class ReadOut(nn.Module):
+    """From the densities of the atoms to their energies, for one level of theory (a "head").
+
+    E_i = std (scale_Z MLP_out(ρ_i/m_i) + shift_Z s_i) + E⁰_Z, with s_i one in the published form
+    and n_i/(n_i + n0) in the smooth form.
+
+    Besides the weights, the state holds
+
+    * ``reference_energies`` (S,) float64, eV: E⁰_Z, the energy of the lone atom in the smooth form,
+      the published ``energy_per_atom`` in the published form;
+    * ``members`` (M, width): deviations of the last layer's weights in an ensemble of M read-outs,
+      fitted by ``uncertainty.py``; they add up to zero; M is zero where none was fitted;
+    * ``force_calibration``: factor of the standard deviations of forces.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        """Draw the weights of ``config`` from torch's global generator."""
+        super().__init__()
+        n, width = len(config.elements), (config.n_message_passing + 2) * config.n_channels
+        self.energy_scale_eV = config.energy_scale_eV
+        self.smooth = config.form == "smooth"
+        self.output_mlp = MLP(width, 1, config.output_mlp, bias=config.output_bias)
+        self.energy_factor = nn.Parameter(torch.ones(n))  # scale_Z
+        self.energy_shift = nn.Parameter(torch.zeros(n))  # shift_Z
+        self.register_buffer("reference_energies", torch.zeros(n, dtype=torch.float64))
+        last = self.output_mlp.output_layer.kernel.shape[0]
+        self.register_buffer("members", torch.zeros(0, last))
+        self.register_buffer("force_calibration", torch.ones(()))
+
+    def features(self, density: Tensor, species: Tensor) -> Tensor:
+        """∂E_i/∂w of the weights w of the last layer, (N, width), eV."""
+        factor = self.energy_factor.index_select(0, species)[:, None] * self.energy_scale_eV
+        return self.output_mlp.hidden(density) * factor * self.output_mlp.output_layer.scale
+
+    def forward(self, density: Tensor, saturation: Tensor, species: Tensor) -> Tensor:
+        """Atomic energies (N,) float64, eV, of densities (N, (T+2)K) and saturations (N,)."""
+        factor = self.energy_factor.index_select(0, species)
+        shift = self.energy_shift.index_select(0, species)
+        if self.smooth:
+            shift = shift * saturation
+        network = factor * self.output_mlp(density)[:, 0] + shift
+        reference = self.reference_energies.index_select(0, species)
+        return self.energy_scale_eV * network.double() + reference
+
+
 class NEMP(nn.Module):
     """Node-equivariant message passing: atomic energies of an AtomGraph.
 
-    The state holds, besides the weights, ``reference_energies`` (S,) float64 in eV, added to each
-    atom of the element: the energy of the lone atom in the smooth form, the published
-    ``energy_per_atom`` in the published form.
+    The features of the atoms are shared by all heads; each head has a ReadOut of its own.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -156,16 +204,13 @@ class NEMP(nn.Module):
         widths = [(3 + t) * k for t in range(steps)]
         self.message_mlps = nn.ModuleList(MLP(w, (p1 + l1) * k, config.message_mlp) for w in widths)
         self.edge_mlps = nn.ModuleList(MLP(w, 3 * p1 * k, config.message_mlp) for w in widths)
-        self.output_mlp = MLP((steps + 2) * k, 1, config.output_mlp, bias=config.output_bias)
+        self.readouts = nn.ModuleDict({head: ReadOut(config) for head in config.heads})
 
         self.species_mix = nn.Parameter(torch.randn(n, k, k))  # W^spec
         self.channel_mix = nn.Parameter(torch.randn(steps, n, 3, k, k))  # W^0, W^1, W^2
         self.path_weight = nn.Parameter(torch.randn(steps, n, len(self.tensor_product.paths), k))
-        self.energy_factor = nn.Parameter(torch.ones(n))  # scale_Z
-        self.energy_shift = nn.Parameter(torch.zeros(n))  # shift_Z
         if self.smooth:  # n0 = softplus(·) = 1 at the start
             self.coordination_floor = nn.Parameter(torch.full((n,), math.log(math.e - 1)))
-        self.register_buffer("reference_energies", torch.zeros(n, dtype=torch.float64))
         self.zbl = ZBL(config.elements) if config.zbl else None
 
         l_of = order_of_component(config.max_l)
@@ -179,17 +224,56 @@ class NEMP(nn.Module):
         Tables are made in float64, so cast a new model once; casting up later does not restore
         their digits.
         """
-        reference = self.reference_energies
+        exact = [readout.reference_energies for readout in self.readouts.values()]
         self.to(dtype)
-        self.reference_energies = reference
+        for readout, reference in zip(self.readouts.values(), exact, strict=True):
+            readout.reference_energies = reference
+        return self
+
+    def keep_head(self, head: str) -> Self:
+        """Drop all other heads, in place."""
+        self.readouts = nn.ModuleDict({head: self.readouts[head]})
+        self.config = replace(self.config, heads=(head,))
         return self
 
     def forward(self, graph: AtomGraph, code: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Atomic energies (N,) in eV, float64 whatever the dtype of the weights.
 
+        Each structure is read out by its own head, ``graph.head``.
+
         Args:
             graph: the structures.
             code: the result of ``pair_code()``, where the caller keeps it between evaluations.
+        """
+        density, saturation, repulsion = self.describe(graph, code)
+        first, *others = self.readouts.values()
+        energy = first(density, saturation, graph.species)
+        head = graph.head.index_select(0, graph.structure) if others else None
+        for index, readout in enumerate(others, start=1):
+            mine = readout(density, saturation, graph.species)
+            energy = torch.where(head == index, mine, energy)
+        return energy if repulsion is None else energy + repulsion
+
+    def forward_features(
+        self, graph: AtomGraph, code: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Atomic energies (N,) and features ∂E_i/∂w of the last layer (N, width), eV.
+
+        For a network of one head (``keep_head``).
+        """
+        (readout,) = self.readouts.values()
+        density, saturation, repulsion = self.describe(graph, code)
+        energy = readout(density, saturation, graph.species)
+        features = readout.features(density, graph.species)
+        return energy if repulsion is None else energy + repulsion, features
+
+    def describe(
+        self, graph: AtomGraph, code: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What the read-outs start from.
+
+        Returns densities ρ_i/m_i (N, (T+2)K), saturations n_i/m_i (N,), and the short-range
+        repulsion (N,) float64 in eV, None without it.
         """
         config, k = self.config, self.config.n_channels
         p1 = config.pmax_l + 1
@@ -236,10 +320,8 @@ class NEMP(nn.Module):
         c_hat = c * (self.g * (3 * p1) ** -0.5)[:, None]
         readout.append((graph.sum_edges(v.sum(1) * y_node) * c_hat).sum(1))
         density = torch.cat(readout, dim=1) / m_i[:, :, 0]  # (N, (T+2)K)
-        energy = self._energy(density, n_i / m_i[:, 0, 0], graph)
-        if self.zbl is not None:
-            energy = energy + graph.sum_edges(self.zbl(d, pair)).double()
-        return energy
+        repulsion = None if self.zbl is None else graph.sum_edges(self.zbl(d, pair)).double()
+        return density, n_i / m_i[:, 0, 0], repulsion
 
     def _harmonics(self, unit_vectors: Tensor) -> Tensor:
         """Y_lm (E, (L+1)²); the published form divides by √(Σ_m y² + ε) of the orthonormal y."""
@@ -286,16 +368,3 @@ class NEMP(nn.Module):
             mean_square = (c * c).sum((1, 2), keepdim=True) / (p1 * k)
             c = c / torch.sqrt(mean_square + floor)
         return c
-
-    def _energy(self, density: Tensor, saturation: Tensor, graph: AtomGraph) -> Tensor:
-        """E_i = std (scale_Z MLP_out(ρ/m_i) + shift_Z s_i) + E⁰_Z, (N,) float64, eV.
-
-        s_i is one in the published form and n_i/(n_i + n0) in the smooth form.
-        """
-        factor = self.energy_factor.index_select(0, graph.species)
-        shift = self.energy_shift.index_select(0, graph.species)
-        if self.smooth:
-            shift = shift * saturation
-        network = factor * self.output_mlp(density)[:, 0] + shift
-        reference = self.reference_energies.index_select(0, graph.species)
-        return self.config.energy_scale_eV * network.double() + reference

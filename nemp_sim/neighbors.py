@@ -148,6 +148,8 @@ def build_graph(
 ) -> AtomGraph:
     """Join structures into one AtomGraph on ``device``; no edge joins two structures.
 
+    All are read out by the first head.
+
     Args:
         structures: B structures.
         edges: their B edge lists.
@@ -164,6 +166,7 @@ def build_graph(
         "positions": np.concatenate([atoms.positions for atoms in structures]),
         "cells": cells,
         "structure": np.repeat(np.arange(len(sizes)), sizes),
+        "head": np.zeros(len(sizes), dtype=np.int64),
         "first_atom": first,
         "centre": centre,
         "neighbour": neighbour,

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from nemp_sim.accuracy import ErrorPair
+from nemp_sim.accuracy import ErrorPair, Reliability
 from nemp_sim.files import replacing
 from nemp_sim.neb import NEBResult
 
@@ -128,3 +128,43 @@ def parity(splits: Mapping[str, Sequence[ErrorPair]]) -> Figure:
         axes.set_ylabel("potential", fontsize=FONT_POINTS)
         axes.legend(fontsize=FONT_POINTS - 1.5, frameon=False, loc="upper left")
     return figure
+
+
+def reliability_diagram(splits: Mapping[str, Reliability]) -> Figure:
+    """True errors of the forces on atoms and of the energies against predicted ones, binned.
+
+    A dot is the root mean square of the true errors in one of the quantiles of the predicted ones;
+    dots on the diagonal say that the uncertainties are calibrated.
+    """
+    figure = Figure(figsize=(8.0, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    colours = {"train": GREY, "validation": BLUE, "test": VERMILLION}
+    panels = (("force", "Force on an atom (meV/Å)"), ("energy", "Energy (meV/atom)"))
+    for column, (kind, title) in enumerate(panels):
+        axes = figure.add_subplot(1, 2, column + 1)
+        _style(axes)
+        axes.set_title(title, fontsize=FONT_POINTS)
+        for name, values in splits.items():
+            std = 1e3 * getattr(values, f"{kind}_std")
+            error = 1e3 * getattr(values, f"{kind}_error")
+            rank = getattr(values, f"{kind}_spearman")
+            colour = colours.get(name, BLACK)
+            every = max(1, len(std) // 2000)
+            cloud = {"s": 4, "color": colour, "alpha": 0.15, "linewidths": 0}
+            axes.scatter(std[::every], error[::every], **cloud)
+            bins = np.array_split(np.argsort(std), min(10, max(1, len(std) // 5)))
+            x, y = ([_rms(v[b]) for b in bins] for v in (std, error))
+            axes.plot(x, y, "o-", color=colour, ms=5, lw=1.2, label=f"{name}: Spearman {rank:.2f}")
+        low, high = (f([*axes.get_xlim(), *axes.get_ylim()]) for f in (min, max))
+        positive = [v for s in splits.values() for v in 1e3 * getattr(s, f"{kind}_std") if v > 0]
+        low = max(low, 0.5 * min(positive, default=1e-3))
+        axes.plot([low, high], [low, high], color=BLACK, linewidth=0.8, zorder=1)
+        axes.set(xscale="log", yscale="log", xlim=(low, high))
+        axes.set_xlabel("predicted standard deviation", fontsize=FONT_POINTS)
+        axes.set_ylabel("true error", fontsize=FONT_POINTS)
+        axes.legend(fontsize=FONT_POINTS - 1.5, frameon=False, loc="upper left")
+    return figure
+
+
+def _rms(values: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(values**2)))

@@ -1,84 +1,24 @@
-"""Potential: energies, forces and stresses of many structures in one call.
+"""Potential: energies, forces, stresses and their uncertainties of many structures in one call."""
 
-The derivative of the energy is taken here and nowhere else, for inference and for training.
-"""
-
+import copy
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from ase import Atoms
 from ase.data import atomic_numbers, chemical_symbols
-from torch import Tensor
 
-from nemp_sim.config import ModelConfig
+from nemp_sim.config import ModelConfig, require
+from nemp_sim.derivatives import Derivatives, differentiate, differentiate_members
 from nemp_sim.errors import EvaluationError, InputError, UnknownElementError
-from nemp_sim.graph import AtomGraph
 from nemp_sim.model import NEMP
 from nemp_sim.neighbors import EdgeList, NeighborLists, build_graph, check_structure
 
 VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))  # xx yy zz yz xz xy
 MEMORY_SHARE = 0.6  # of the free memory, for one chunk
-
-
-@dataclass(frozen=True)
-class Derivatives:
-    """Energies of an AtomGraph and their derivatives, as tensors on its device.
-
-    Attributes:
-        atomic_energies: (N,) float64, eV.
-        energy: (B,) float64, eV.
-        forces: (N, 3) float64, eV/Å, −∂E/∂r; None where not asked for.
-        virial: (B, 3, 3) float64, eV, ∂E/∂ε for the symmetric strain ε; None where not asked for.
-    """
-
-    atomic_energies: Tensor
-    energy: Tensor
-    forces: Tensor | None
-    virial: Tensor | None
-
-
-def differentiate(
-    model: NEMP,
-    graph: AtomGraph,
-    *,
-    forces: bool,
-    stress: bool,
-    create_graph: bool = False,
-    code: tuple[Tensor, Tensor] | None = None,
-) -> Derivatives:
-    """Energy, forces −∂E/∂r and virial ∂E/∂ε of a batch of structures.
-
-    Args:
-        model: the network.
-        graph: the batch.
-        forces: whether to take ∂E/∂r.
-        stress: whether to take ∂E/∂ε.
-        create_graph: keep the derivative differentiable (training, Hessians).
-        code: kept result of ``model.pair_code()``.
-    """
-    if not (forces or stress):
-        atomic = model(graph, code)
-        return Derivatives(atomic, graph.sum_atoms(atomic), None, None)
-    positions = graph.positions
-    if not positions.requires_grad:  # a caller that wants second derivatives gives its own leaf
-        positions = positions.detach().requires_grad_()
-    moved = replace(graph, positions=positions)
-    inputs = [positions]
-    with torch.enable_grad():
-        if stress:
-            strain = torch.zeros_like(graph.cells).requires_grad_()
-            moved = moved.strained(0.5 * (strain + strain.transpose(1, 2)))
-            inputs.append(strain)
-        atomic = model(moved, code)
-        gradient = torch.autograd.grad(atomic.sum(), inputs, create_graph=create_graph)
-    if not create_graph:
-        atomic = atomic.detach()
-    virial = gradient[1] if stress else None
-    return Derivatives(atomic, graph.sum_atoms(atomic), -gradient[0] if forces else None, virial)
 
 
 @dataclass(frozen=True)
@@ -91,12 +31,19 @@ class Evaluation:
         forces: B arrays (N_b, 3), eV/Å; None where not asked for.
         stress: (B, 6), eV/Å³, Voigt order xx yy zz yz xz xy, tensile positive; None where not
             asked for.
+        energy_std: (B,) eV, calibrated standard deviation of ``energy``; None where the potential
+            has no ensemble read-out.
+        energies_std: B arrays (N_b,), eV, of the atomic energies; None likewise.
+        forces_std: B arrays (N_b, 3), eV/Å, of the forces; None where not asked for.
     """
 
     energy: np.ndarray
     energies: tuple[np.ndarray, ...]
     forces: tuple[np.ndarray, ...] | None
     stress: np.ndarray | None
+    energy_std: np.ndarray | None = None
+    energies_std: tuple[np.ndarray, ...] | None = None
+    forces_std: tuple[np.ndarray, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -104,14 +51,15 @@ class PotentialMetadata:
     """What a potential file says of itself beside its weights; every value is plain JSON.
 
     Attributes:
-        level_of_theory: functional, code and settings of the training labels.
+        heads: for each head its "level_of_theory" (functional, code and settings of the labels) and
+            its "elements" (symbols that its labels hold).
         training: data sources, splits, settings and duration of the training.
         errors: measured errors, with units in the keys.
         licence: licence of the weights.
         created_by: program and version that wrote the file.
     """
 
-    level_of_theory: str = "not stated"
+    heads: dict[str, dict[str, Any]] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     errors: dict[str, Any] = field(default_factory=dict)
     licence: str = "not stated"
@@ -119,13 +67,21 @@ class PotentialMetadata:
 
 
 class Potential:
-    """A network with weights on a device, ready to evaluate lists of structures."""
+    """A network with weights on a device, ready to evaluate lists of structures.
+
+    Attributes:
+        head: the read-out in use, one of ``heads``.
+        heads: all read-outs that the network came with.
+        elements: chemical symbols that the labels of the head hold; others are refused.
+        readout: the module of the head.
+    """
 
     def __init__(
         self,
         model: NEMP,
         metadata: PotentialMetadata | None = None,
         *,
+        head: str | None = None,
         name: str = "unnamed",
         sha256: str = "",
         device: str | torch.device = "cpu",
@@ -135,15 +91,27 @@ class Potential:
         Args:
             model: the network, already cast to the wanted dtype.
             metadata: what is known of the weights.
+            head: the read-out to use; None: the first one.
             name: name used in reports.
             sha256: checksum of the file that the weights came from.
             device: torch device.
+
+        Raises:
+            InputError: no such head.
         """
+        self.heads = model.config.heads
+        self.head = self.heads[0] if head is None else head
+        require(self.head in self.heads, "head", head, f"one of {', '.join(self.heads)}")
+        if len(self.heads) > 1:
+            model = copy.deepcopy(model).keep_head(self.head)
         self.device = torch.device(device)
         self.model = model.to(self.device).eval().requires_grad_(False)
         self.metadata = metadata or PotentialMetadata()
         self.name = name
         self.sha256 = sha256
+        self.readout = model.readouts[self.head]
+        labelled = self.metadata.heads.get(self.head, {}).get("elements")
+        self.elements = self.config.symbols if labelled is None else tuple(labelled)
         with torch.no_grad():
             self._code = model.pair_code()
         self._species_of_number = torch.full((len(chemical_symbols),), -1)
@@ -157,9 +125,20 @@ class Potential:
         return self.model.config
 
     @property
-    def elements(self) -> tuple[str, ...]:
-        """Chemical symbols that the potential knows."""
-        return self.config.symbols
+    def level_of_theory(self) -> str:
+        """Level of theory of the head."""
+        return self.metadata.heads.get(self.head, {}).get("level_of_theory", "not stated")
+
+    @property
+    def reference_energies_eV(self) -> dict[str, float]:  # noqa: N802 (a unit in a name)
+        """Energy of the lone atom of each element, eV."""
+        every = zip(self.config.symbols, self.readout.reference_energies.tolist(), strict=True)
+        return {symbol: value for symbol, value in every if symbol in self.elements}
+
+    @property
+    def n_members(self) -> int:
+        """Members of the ensemble read-out; zero where there are no uncertainties."""
+        return self.readout.members.shape[0]
 
     @property
     def cutoff_angstrom(self) -> float:
@@ -177,8 +156,12 @@ class Potential:
         forces: bool = True,
         stress: bool = False,
         neighbors: NeighborLists | None = None,
+        uncertainty: bool = False,
     ) -> Evaluation:
         """Energies, forces and stresses of all structures, batched on the device.
+
+        Standard deviations of the energies come along wherever the potential has an ensemble
+        read-out.
 
         Lists that do not fit into memory are split; the result is always complete.
 
@@ -188,15 +171,22 @@ class Potential:
             stress: whether to compute stresses; every structure then needs a periodic axis and
                 three independent cell vectors.
             neighbors: neighbour lists kept by the caller between calls with moving atoms.
+            uncertainty: whether to compute standard deviations of forces as well.
 
         Raises:
             UnknownElementError: an element that the potential was not trained on.
-            InputError: positions or cells that define no neighbours, or a stress without volume.
+            InputError: positions or cells that define no neighbours, a stress without volume, or
+                uncertainties of a potential without an ensemble read-out.
             EvaluationError: not-a-number results, or one structure alone exceeds the memory.
         """
         if isinstance(structures, Atoms):
             raise InputError(
                 "structures is one ase.Atoms, but must be a list of them: evaluate([atoms])."
+            )
+        if uncertainty and not self.n_members:
+            raise InputError(
+                f"uncertainty is True, but the potential {self.name} has no ensemble read-out. Use "
+                "uncertainty=False, or a potential trained with n_members > 0."
             )
         structures = list(structures)
         lists = neighbors or NeighborLists(self.cutoff_angstrom)
@@ -208,12 +198,16 @@ class Potential:
         for index, atoms in enumerate(structures):
             self._check(atoms, index, stress)
         edges = [lists.edges(atoms, slot) for slot, atoms in enumerate(structures)]
+        wanted = {"forces": forces, "stress": stress}
+        if self.n_members:
+            wanted["forces_std"] = uncertainty
+        chunks = self._chunks(edges, copies=1 + self.n_members * uncertainty)
         parts = [
             part
-            for chunk in self._chunks(edges)
-            for part in self._evaluate_chunk(structures, edges, chunk, forces, stress)
+            for chunk in chunks
+            for part in self._evaluate_chunk(structures, edges, chunk, wanted)
         ]
-        return _join(structures, parts, forces, stress)
+        return _join(structures, parts, **wanted)
 
     def _check(self, atoms: Atoms, index: int, stress: bool) -> None:
         check_structure(atoms, index)
@@ -232,9 +226,10 @@ class Potential:
                 "atoms.cell and atoms.pbc."
             )
 
-    def _chunks(self, edges: list[EdgeList]) -> Iterator[list[int]]:
-        """Consecutive indices whose edges fit the free memory together."""
-        limit = MEMORY_SHARE * _free_memory(self.device) / bytes_per_edge(self.config, self.dtype)
+    def _chunks(self, edges: list[EdgeList], copies: int) -> Iterator[list[int]]:
+        """Consecutive indices whose edges fit the free memory together, ``copies`` at a time."""
+        each = copies * bytes_per_edge(self.config, self.dtype)
+        limit = MEMORY_SHARE * _free_memory(self.device) / each
         chunk: list[int] = []
         held = 0
         for index, e in enumerate(edges):
@@ -251,8 +246,7 @@ class Potential:
         structures: list[Atoms],
         edges: list[EdgeList],
         chunk: list[int],
-        forces: bool,
-        stress: bool,
+        wanted: dict[str, bool],
     ) -> Iterator[Derivatives]:
         """Results of the structures ``chunk``; halves the chunk where memory runs out."""
         graph = None
@@ -263,11 +257,9 @@ class Potential:
                 self._species_of_number,
                 self.device,
             )
+            function = differentiate_members if self.n_members else differentiate
             with torch.no_grad():
-                result = differentiate(
-                    self.model, graph, forces=forces, stress=stress, code=self._code
-                )
-            result = _to_host(result)
+                result = _to_host(function(self.model, graph, code=self._code, **wanted))
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
@@ -287,7 +279,7 @@ class Potential:
             torch.cuda.empty_cache()
         middle = len(chunk) // 2
         for half in (chunk[:middle], chunk[middle:]):
-            yield from self._evaluate_chunk(structures, edges, half, forces, stress)
+            yield from self._evaluate_chunk(structures, edges, half, wanted)
 
 
 def has_stress(atoms: Atoms) -> bool:
@@ -329,28 +321,37 @@ def _to_host(result: Derivatives) -> Derivatives:
 
 
 def _join(
-    structures: list[Atoms], parts: list[Derivatives], forces: bool, stress: bool
+    structures: list[Atoms],
+    parts: list[Derivatives],
+    forces: bool,
+    stress: bool,
+    forces_std: bool | None = None,
 ) -> Evaluation:
+    """One Evaluation of all chunks; ``forces_std`` is None without an ensemble read-out."""
     sizes = [len(atoms) for atoms in structures]
     cuts = np.cumsum(sizes)[:-1]
 
-    def joined(name: str, empty_shape: tuple[int, ...]) -> np.ndarray:
+    def joined(name: str, *shape: int) -> np.ndarray:
         arrays = [getattr(part, name).numpy() for part in parts]
-        return np.concatenate(arrays) if arrays else np.zeros(empty_shape)
+        return np.concatenate(arrays) if arrays else np.zeros((0, *shape))
 
-    def by_structure(values: np.ndarray) -> tuple[np.ndarray, ...]:
-        return tuple(np.split(values, cuts)) if sizes else ()
+    def by_structure(name: str, *shape: int) -> tuple[np.ndarray, ...]:
+        return tuple(np.split(joined(name, *shape), cuts)) if sizes else ()
 
     voigt = None
     if stress:
-        virial = joined("virial", (0, 3, 3))
+        virial = joined("virial", 3, 3)
         volumes = np.array([atoms.get_volume() for atoms in structures])
         voigt = np.stack([virial[:, a, b] for a, b in VOIGT], axis=1) / volumes[:, None]
+    has_spread = forces_std is not None
     evaluation = Evaluation(
-        energy=joined("energy", (0,)),
-        energies=by_structure(joined("atomic_energies", (0,))),
-        forces=by_structure(joined("forces", (0, 3))) if forces else None,
+        energy=joined("energy"),
+        energies=by_structure("atomic_energies"),
+        forces=by_structure("forces", 3) if forces else None,
         stress=voigt,
+        energy_std=joined("energy_std") if has_spread else None,
+        energies_std=by_structure("atomic_std") if has_spread else None,
+        forces_std=by_structure("forces_std", 3) if forces_std else None,
     )
     _refuse_not_a_number(structures, evaluation)
     return evaluation

@@ -1,0 +1,120 @@
+"""Derivatives of the energy: taken here and nowhere else, for inference and for training."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from nemp_sim.graph import AtomGraph
+from nemp_sim.model import NEMP
+
+
+@dataclass(frozen=True)
+class Derivatives:
+    """Energies of an AtomGraph and their derivatives, as tensors on its device.
+
+    Attributes:
+        atomic_energies: (N,) float64, eV.
+        energy: (B,) float64, eV.
+        forces: (N, 3) float64, eV/Å, −∂E/∂r; None where not asked for.
+        virial: (B, 3, 3) float64, eV, ∂E/∂ε for the symmetric strain ε; None where not asked for.
+        atomic_std: (N,) float64, eV, standard deviation of the atomic energies over the ensemble
+            read-out; None where the network has none.
+        energy_std: (B,) float64, eV, likewise.
+        forces_std: (N, 3) float64, eV/Å, likewise; None where not asked for.
+    """
+
+    atomic_energies: Tensor
+    energy: Tensor
+    forces: Tensor | None
+    virial: Tensor | None
+    atomic_std: Tensor | None = None
+    energy_std: Tensor | None = None
+    forces_std: Tensor | None = None
+
+
+def differentiate(
+    model: NEMP,
+    graph: AtomGraph,
+    *,
+    forces: bool,
+    stress: bool,
+    create_graph: bool = False,
+    code: tuple[Tensor, Tensor] | None = None,
+) -> Derivatives:
+    """Energy, forces −∂E/∂r and virial ∂E/∂ε of a batch of structures.
+
+    Args:
+        model: the network.
+        graph: the batch.
+        forces: whether to take ∂E/∂r.
+        stress: whether to take ∂E/∂ε.
+        create_graph: keep the derivative differentiable (training, Hessians).
+        code: kept result of ``model.pair_code()``.
+    """
+    if not (forces or stress):
+        atomic = model(graph, code)
+        return Derivatives(atomic, graph.sum_atoms(atomic), None, None)
+    with torch.enable_grad():
+        moved, inputs = _movable(graph, stress)
+        atomic = model(moved, code)
+        gradient = torch.autograd.grad(atomic.sum(), inputs, create_graph=create_graph)
+    if not create_graph:
+        atomic = atomic.detach()
+    virial = gradient[1] if stress else None
+    return Derivatives(atomic, graph.sum_atoms(atomic), -gradient[0] if forces else None, virial)
+
+
+def differentiate_members(
+    model: NEMP,
+    graph: AtomGraph,
+    *,
+    forces: bool,
+    stress: bool,
+    forces_std: bool,
+    code: tuple[Tensor, Tensor] | None = None,
+) -> Derivatives:
+    """As ``differentiate``, with standard deviations over the ensemble read-out of a single head.
+
+    A member m changes the atomic energies by δ_m E_i = ∂E_i/∂w · δ_m w (w: weights of the last
+    layer), so that the deviations of the energies cost one small matrix product, and those of the
+    forces one backward pass for each member, all of them in one batch.
+    """
+    (readout,) = model.readouts.values()
+    with torch.set_grad_enabled(forces or stress or forces_std):
+        moved, inputs = _movable(graph, stress)
+        atomic, features = model.forward_features(moved, code)
+        deviations = (features @ readout.members.T).double()  # (N, M)
+        spread = None
+        if forces_std:
+            n_members = deviations.shape[1]
+            each = torch.eye(n_members, dtype=deviations.dtype, device=deviations.device)
+            (spread,) = torch.autograd.grad(
+                deviations.sum(0), inputs[:1], each, is_grads_batched=True, retain_graph=True
+            )  # (M, N, 3)
+            spread = spread.square().mean(0).sqrt() * readout.force_calibration
+        gradient = ()
+        if forces or stress:
+            gradient = torch.autograd.grad(atomic.sum(), inputs)
+    atomic, deviations = atomic.detach(), deviations.detach()
+    return Derivatives(
+        atomic,
+        graph.sum_atoms(atomic),
+        -gradient[0] if forces else None,
+        gradient[1] if stress else None,
+        atomic_std=deviations.square().mean(1).sqrt(),
+        energy_std=graph.sum_atoms(deviations).square().mean(1).sqrt(),
+        forces_std=spread,
+    )
+
+
+def _movable(graph: AtomGraph, stress: bool) -> tuple[AtomGraph, list[Tensor]]:
+    """The graph as a function of its positions and, for stress, of a strain; and these."""
+    positions = graph.positions
+    if not positions.requires_grad:  # a caller that wants second derivatives gives its own leaf
+        positions = positions.detach().requires_grad_()
+    moved = replace(graph, positions=positions)
+    if not stress:
+        return moved, [positions]
+    strain = torch.zeros_like(graph.cells).requires_grad_()
+    return moved.strained(0.5 * (strain + strain.transpose(1, 2))), [positions, strain]
