@@ -48,7 +48,9 @@ def fingerprints(atoms: Atoms, elements: Sequence[int]) -> np.ndarray:
     row = edges.centre * len(elements) + species_of[atoms.numbers[edges.neighbour]]
     count = len(atoms) * len(elements)
     place = (np.ones(len(row)), (row, np.arange(len(row))))
-    sums = csr_array(place, shape=(count, len(row))) @ terms.reshape(len(row), 9 * len(SHELLS_ANGSTROM))
+    sums = csr_array(place, shape=(count, len(row))) @ terms.reshape(
+        len(row), 9 * len(SHELLS_ANGSTROM)
+    )
     squares = sums.reshape(count, len(SHELLS_ANGSTROM), 9) ** 2
     norms = np.sqrt(np.add.reduceat(squares, [0, 1, 4], axis=2))
     return SCALE_ANGSTROM * norms.reshape(len(atoms), -1)
@@ -172,10 +174,10 @@ def select(
         min_score: only candidates with a larger score are chosen.
 
     Raises:
-        InputError: a count below one, or a negative or not finite ``min_novelty_A``.
+        InputError: a count below one, or a ``min_novelty_A`` that is not positive and finite.
     """
     require(count >= 1, "select", count, "1 or more structures")
-    require(0 <= min_novelty_A < np.inf, "novelty", min_novelty_A, "0 or more (Å)")
+    require(0 < min_novelty_A < np.inf, "novelty", min_novelty_A, "more than 0 (Å)")
     order = np.argsort(-np.asarray(scores, dtype=float), kind="stable")
     uncertain = [int(i) for i in order if scores[i] > min_score]
     chosen: list[Choice] = []
