@@ -123,7 +123,7 @@ def displaced(
     require(0 < rattle_A < np.inf, "rattle", rattle_A, "more than 0 (Å)")
     require(count >= 1, "count", count, "1 or more displaced structures")
     kind = read_candidates(template, config_type)[-1].config_type
-    atoms = read(template, -1)
+    atoms = read(template, -1)  # once more, with its constraints
     rng = np.random.default_rng(seed)
     made = []
     for index in range(count):

@@ -113,10 +113,13 @@ class Queue:
             self.failure_path(place).unlink(missing_ok=True)
 
     @contextmanager
-    def claim(self, place: int) -> Iterator[bool]:
-        """Keep other processes from a structure; False where one has it, or has finished it."""
+    def claim(self, place: int, wait: bool) -> Iterator[bool]:
+        """Keep other processes from a structure; False where one has it, or has finished it.
+
+        With ``wait``, until no other has it.
+        """
         name = self._names[place]
-        with locked(self.directory, name, wait=False) as mine:
+        with locked(self.directory, name, wait) as mine:
             if mine:  # what a killed writer left
                 for rest in self.directory.glob(f"*/.{name}.*.part*"):
                     rest.unlink(missing_ok=True)
@@ -227,7 +230,7 @@ def label_queue(
         show: called after each structure.
 
     Returns:
-        What this process did. Structures that another process works on are left to it.
+        What this process did. It ends when nothing is left, by it or by others.
 
     Raises:
         InputError: no queue, no such calculator, another calculator than before, or one that fails
@@ -240,14 +243,21 @@ def label_queue(
         queue.forget_failures()
     queue.assemble()
     events: list[Event] = []
-    for place in queue.left():
-        with queue.claim(place) as mine:
-            if mine:
-                events.append(_label_one(queue, place, factory, stress))
-                (show or (lambda event: None))(events[-1])
+    for place in _claimed(queue):
+        events.append(_label_one(queue, place, factory, stress))
+        (show or (lambda event: None))(events[-1])
         if len(events) == FAILURES_IN_A_ROW and all(event.error for event in events):
             _blame_calculator(queue, calculator, events)
     return events
+
+
+def _claimed(queue: Queue) -> Iterator[int]:
+    """Places to label, each locked while it is; at the end, those that other processes gave up."""
+    for wait in (False, True):
+        for place in queue.left():
+            with queue.claim(place, wait) as mine:
+                if mine:
+                    yield place
 
 
 def _label_one(queue: Queue, place: int, factory: Factory, stress: bool) -> Event:

@@ -114,7 +114,7 @@ def _nearest(rows: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 
 def closest_contact(atoms: Atoms) -> float:
-    """Smallest distance of two atoms over the sum of their covalent radii; inf for no contact."""
+    """Smallest distance of two atoms over the sum of their covalent radii; inf where above 1."""
     radii = covalent_radii[atoms.numbers]
     edges = edge_list(atoms, 2.0 * radii.max(initial=0.1))
     lengths = np.linalg.norm(edges.vectors(atoms), axis=1)
