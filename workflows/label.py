@@ -210,9 +210,13 @@ def _choose_once(settings: Settings, engine: UncertainEngine | None, show: Show)
         candidates += displaced(settings.template, *values)
     known = [atoms for path in settings.known for atoms in read_xyz(path)]
     engine = engine or load_potential(settings.potential, settings.device, settings.dtype)
-    with locked(settings.directory):  # a process started beside this one waits for the choice
+    frames, record = _choose(settings, engine, candidates, known, show)
+    with locked(settings.directory):  # a process started beside this one has made the same choice
         if not _is_chosen(settings, engine):
-            _choose(settings, engine, candidates, known, show)
+            if frames:
+                write_queue(settings.directory, frames)
+            with replacing(settings.directory / "selection.json") as temporary:
+                temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False), "utf-8")
 
 
 def _is_chosen(settings: Settings, engine: UncertainEngine | None) -> bool:
@@ -261,8 +265,8 @@ def _choose(
     candidates: list[Candidate],
     known: list[Atoms],
     show: Show,
-) -> None:
-    """Predict, refuse, select; write selection.extxyz, then selection.json."""
+) -> tuple[list[Atoms], dict[str, Any]]:
+    """Predict, refuse, select: the chosen structures, and what selection.json is to hold."""
     started = time.perf_counter()
     kept, refused = sensible(candidates, settings.min_contact)
     predictions = predict(engine, kept, show)
@@ -288,10 +292,7 @@ def _choose(
     counts["least_chosen_uncertainty_eV_per_A"] = found.chosen[-1].score if frames else None
     record = source | {"settings": _choice_settings(settings), "counts": counts}
     record["potential"]["sha256"] = sha256
-    if frames:
-        write_queue(settings.directory, frames)
-    with replacing(settings.directory / "selection.json") as temporary:
-        temporary.write_text(json.dumps(plain(record), indent=2, ensure_ascii=False), "utf-8")
+    return frames, plain(record)
 
 
 def _queued(candidate: Candidate, prediction: Prediction, choice: Choice, sha256: str) -> Atoms:

@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -43,6 +44,14 @@ class NoEngine:
 
     def evaluate(self, structures, uncertainty):
         raise AssertionError
+
+
+class Certain(UncertainEMT):
+    """Has no uncertainties."""
+
+    def evaluate(self, structures, uncertainty):
+        result = super().evaluate(structures, uncertainty)
+        return SimpleNamespace(**vars(result) | {"energy_std": None, "forces_std": None})
 
 
 def test_a_round(settings):
@@ -158,6 +167,8 @@ def test_nothing_is_written_where_input_is_wrong(settings, tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             run(settings(**changes), UncertainEMT())
+    with pytest.raises(InputError, match="gives no uncertainties"):
+        run(settings(), Certain())
     with pytest.raises(InputError, match="label.py has filled"):
         run(Settings(label_only=tmp_path / "none"))
     assert not (tmp_path / "results").exists() and not (tmp_path / "none").exists()
