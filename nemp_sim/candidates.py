@@ -197,3 +197,29 @@ def predict(
         if show:
             show(f"predicted {len(predictions)} of {len(candidates)} candidates")
     return predictions
+
+
+def queued(candidate: Candidate, prediction: Prediction, novelty_A: float, sha256: str) -> Atoms:
+    """The structure as it waits for its label: with what was predicted, and where it is from.
+
+    Args:
+        candidate: the structure.
+        prediction: what the potential says of it.
+        novelty_A: its distance to what is known, Å; inf where nothing is.
+        sha256: checksum of the weights.
+    """
+    atoms = candidate.atoms.copy()
+    atoms.info = {
+        "config_type": candidate.config_type,
+        "source": candidate.source,
+        "source_index": candidate.index,
+        "nemp_energy": prediction.energy,
+        "nemp_energy_std": prediction.energy_std,
+        "nemp_max_force_std": prediction.score,
+        "potential_sha256": f"sha256:{sha256}",
+    }
+    if novelty_A < np.inf:
+        atoms.info["novelty_A"] = novelty_A
+    atoms.set_array("nemp_forces", prediction.forces, dtype=float, shape=(3,))
+    atoms.set_array("nemp_forces_std", prediction.forces_std, dtype=float, shape=(3,))
+    return atoms

@@ -303,6 +303,9 @@ def main() -> None:
     except (NempError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        sys.exit(130)
     failed, left = len(queue.failures()), len(queue.left())
     labelled = len(queue.frames) - failed - left
     print(f"{labelled} labelled, {failed} failed, {left} left: {queue.directory}/labels.extxyz")

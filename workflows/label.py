@@ -22,10 +22,10 @@ from rich.console import Console
 
 from nemp_sim.candidates import (
     Candidate,
-    Prediction,
     UncertainEngine,
     displaced,
     predict,
+    queued,
     read_candidates,
     sensible,
 )
@@ -38,7 +38,7 @@ from nemp_sim.label_report import LabelCheck, check_labels, label_report
 from nemp_sim.labelling import Event, Queue, label_queue, locked, write_queue
 from nemp_sim.labels import find_calculator
 from nemp_sim.report import Report, plain, provenance, versions, write_report
-from nemp_sim.selection import Choice, KnownEnvironments, select
+from nemp_sim.selection import KnownEnvironments, select
 
 Show = Callable[[str | Event], None]
 
@@ -55,6 +55,7 @@ class Settings:
         seed: of their random numbers.
         known: extended-XYZ files of structures that have labels.
         potential: path or name of a potential with uncertainties.
+        head: its read-out; None: the first one.
         select: most structures to label.
         novelty: a structure is new when an atomic environment differs by more than this, Å.
         min_uncertainty: label only above this predicted standard deviation of a force, eV/Å.
@@ -80,6 +81,7 @@ class Settings:
     seed: int = 0
     known: tuple[Path, ...] = ()
     potential: str = "pdh.pt"
+    head: str | None = None
     select: int = 20
     novelty: float = 0.2
     min_uncertainty: float = 0.0
@@ -209,7 +211,7 @@ def _choose_once(settings: Settings, engine: UncertainEngine | None, show: Show)
         values = settings.rattle, settings.count, settings.seed, settings.config_type
         candidates += displaced(settings.template, *values)
     known = [atoms for path in settings.known for atoms in read_xyz(path)]
-    engine = engine or load_potential(settings.potential, settings.device, settings.dtype)
+    engine = engine or _load(settings)
     frames, record = _choose(settings, engine, candidates, known, show)
     with locked(settings.directory):  # a process started beside this one has made the same choice
         if not _is_chosen(settings, engine):
@@ -217,6 +219,11 @@ def _choose_once(settings: Settings, engine: UncertainEngine | None, show: Show)
                 write_queue(settings.directory, frames)
             with replacing(settings.directory / "selection.json") as temporary:
                 temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False), "utf-8")
+
+
+def _load(settings: Settings) -> UncertainEngine:
+    chosen = {"head": settings.head} if settings.head else {}
+    return load_potential(settings.potential, settings.device, settings.dtype, **chosen)
 
 
 def _is_chosen(settings: Settings, engine: UncertainEngine | None) -> bool:
@@ -283,7 +290,8 @@ def _choose(
     source = provenance(engine, settings, time.perf_counter() - started)
     sha256 = source["potential"]["sha256"] or getattr(engine, "sha256", "")
     frames = [
-        _queued(kept[calm[c.index]], predictions[calm[c.index]], c, sha256) for c in found.chosen
+        queued(kept[calm[c.index]], predictions[calm[c.index]], c.novelty_A, sha256)
+        for c in found.chosen
     ]
     counts = {"candidates": len(candidates), "known": len(known), "selected": len(frames)}
     counts |= {"too_certain": found.too_certain, "already_known": found.already_known}
@@ -293,25 +301,6 @@ def _choose(
     record = source | {"settings": _choice_settings(settings), "counts": counts}
     record["potential"]["sha256"] = sha256
     return frames, plain(record)
-
-
-def _queued(candidate: Candidate, prediction: Prediction, choice: Choice, sha256: str) -> Atoms:
-    """The structure as it stands in the queue: with what was predicted, and where it is from."""
-    atoms = candidate.atoms.copy()
-    atoms.info = {
-        "config_type": candidate.config_type,
-        "source": candidate.source,
-        "source_index": candidate.index,
-        "nemp_energy": prediction.energy,
-        "nemp_energy_std": prediction.energy_std,
-        "nemp_max_force_std": choice.score,
-        "potential_sha256": f"sha256:{sha256}",
-    }
-    if choice.novelty_A < float("inf"):
-        atoms.info["novelty_A"] = choice.novelty_A
-    atoms.set_array("nemp_forces", prediction.forces, dtype=float, shape=(3,))
-    atoms.set_array("nemp_forces_std", prediction.forces_std, dtype=float, shape=(3,))
-    return atoms
 
 
 def _finish(
@@ -367,6 +356,7 @@ def main(  # noqa: PLR0913 (one argument for each option)
     seed: Annotated[int, Opt(help="Of the random displacements.")] = DEFAULT.seed,
     known: Annotated[list[Path] | None, Opt(help="Extended XYZ with labels.")] = None,
     potential: Annotated[str, Opt(help="Path or name.")] = DEFAULT.potential,
+    head: Annotated[str | None, Opt(help="Read-out of the potential.")] = None,
     select: Annotated[int, Opt(help="Most structures to label.")] = DEFAULT.select,
     novelty: Annotated[float, Opt(help="Least new environment, Å.")] = DEFAULT.novelty,
     min_uncertainty: Annotated[float, Opt(help="Least uncertain force, eV/Å.")] = 0.0,

@@ -131,6 +131,19 @@ def test_another_choice_in_the_same_place_is_refused(settings):
         run(settings(), other)
 
 
+@pytest.mark.parametrize(("head", "given"), [(None, {}), ("pbe", {"head": "pbe"})])
+def test_potential_and_head_are_those_of_the_settings(head, given, settings, monkeypatch):
+    asked = []
+
+    def load(*place, **more):
+        asked.append((place, more))
+        return UncertainEMT()
+
+    monkeypatch.setattr("workflows.label.load_potential", load)
+    run(settings(potential="my.pt", head=head, dtype="float32"))
+    assert asked == [(("my.pt", "auto", "float32"), given)]
+
+
 def test_large_forces_and_contacts_are_refused(settings):
     result = run(settings(rattle=0.4, max_force=8.0, min_contact=0.7), UncertainEMT())
     refused = json.loads((result.directory / "report.json").read_text())["refused"]
