@@ -32,6 +32,7 @@ class LabelCheck:
         energy_rmse_about_shift_meV_per_atom: root mean square about that mean.
         force_rmse_meV_per_A: over all force components.
         max_force_error_eV_per_A: largest norm of a force error of an atom.
+        max_force_label_eV_per_A: largest norm of a labelled force.
         error_over_std: root mean square of force errors over that of predicted standard
             deviations; 1 where the uncertainties are calibrated.
         spearman_structures: rank correlation, over structures, of the largest predicted standard
@@ -45,6 +46,7 @@ class LabelCheck:
     energy_rmse_about_shift_meV_per_atom: float
     force_rmse_meV_per_A: float
     max_force_error_eV_per_A: float
+    max_force_label_eV_per_A: float
     error_over_std: float | None
     spearman_structures: float | None
     spearman_atoms: float | None
@@ -67,6 +69,9 @@ def check_labels(frames: Sequence[Atoms]) -> LabelCheck:
         energy_rmse_about_shift_meV_per_atom=float(energy.std()),
         force_rmse_meV_per_A=1e3 * _rms(np.concatenate(errors)),
         max_force_error_eV_per_A=float(np.concatenate(error_norms).max()),
+        max_force_label_eV_per_A=max(
+            float(np.linalg.norm(a.arrays["REF_forces"], axis=1).max()) for a in frames
+        ),
         error_over_std=_rms(np.concatenate(errors)) / predicted if predicted else None,
         spearman_structures=_spearman([x.max() for x in std_norms], [x.max() for x in error_norms]),
         spearman_atoms=_spearman(np.concatenate(std_norms), np.concatenate(error_norms)),
@@ -165,6 +170,7 @@ def _outcome(
         "energy_rmse_about_shift_meV_per_atom": ("Energy RMSE about that mean", "meV/atom", 1),
         "force_rmse_meV_per_A": ("Force RMSE on the new labels", "meV/Å", 1),
         "max_force_error_eV_per_A": ("Largest force error of an atom", "eV/Å", 3),
+        "max_force_label_eV_per_A": ("Largest labelled force on an atom", "eV/Å", 3),
         "error_over_std": ("Force RMSE over predicted standard deviation", "", 2),
         "spearman_structures": ("Rank correlation of uncertainty and error, structures", "", 2),
         "spearman_atoms": ("Rank correlation of uncertainty and error, atoms", "", 2),

@@ -69,6 +69,7 @@ class Queue:
     Attributes:
         directory: where they are.
         frames: the structures, in order.
+        hashes: their names.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -82,18 +83,18 @@ class Queue:
         if not path.is_file():
             raise InputError(f"{path}: no such file. Give a directory that label.py has filled.")
         self.frames: list[Atoms] = read(path, ":", format="extxyz")
-        self._names = [str(atoms.info.get("label_hash", "")) for atoms in self.frames]
-        if not all(self._names):
+        self.hashes = [str(atoms.info.get("label_hash", "")) for atoms in self.frames]
+        if not all(self.hashes):
             raise InputError(f"{path}: frames without label_hash; it was not written by label.py.")
         self._texts: dict[str, str] = {}
 
     def label_path(self, place: int) -> Path:
         """Where the label of a structure is or will be."""
-        return self.directory / "labels" / f"{self._names[place]}.extxyz"
+        return self.directory / "labels" / f"{self.hashes[place]}.extxyz"
 
     def failure_path(self, place: int) -> Path:
         """Where the reason of a failure is or will be."""
-        return self.directory / "failures" / f"{self._names[place]}.json"
+        return self.directory / "failures" / f"{self.hashes[place]}.json"
 
     def left(self) -> list[int]:
         """Places without label or failure."""
@@ -118,7 +119,7 @@ class Queue:
 
         With ``wait``, until no other has it.
         """
-        name = self._names[place]
+        name = self.hashes[place]
         with locked(self.directory, name, wait) as mine:
             if mine:  # what a killed writer left
                 for rest in self.directory.glob(f"*/.{name}.*.part*"):
@@ -157,12 +158,12 @@ class Queue:
         """Join all labels, in the order of the queue, to labels.extxyz."""
         target = self.directory / "labels.extxyz"
         with locked(self.directory):
-            for place, name in enumerate(self._names):
+            for place, name in enumerate(self.hashes):
                 if name not in self._texts and self.label_path(place).exists():
                     self._texts[name] = self.label_path(place).read_text("utf-8")
             if self._texts:
                 with replacing(target) as temporary:
-                    texts = (self._texts[name] for name in self._names if name in self._texts)
+                    texts = (self._texts[name] for name in self.hashes if name in self._texts)
                     temporary.write_text("".join(texts), encoding="utf-8")
         return target
 

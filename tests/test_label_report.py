@@ -50,7 +50,9 @@ def test_force_errors_by_hand(rng):
     for atoms in made:
         atoms.arrays["nemp_forces"] = atoms.arrays["REF_forces"].copy()
     made[0].arrays["nemp_forces"][0] += [0.3, 0.0, 0.4]
+    made[1].arrays["REF_forces"][2] = made[1].arrays["nemp_forces"][2] = [8.0, 0.0, 6.0]
     check = check_labels(made)
+    assert check.max_force_label_eV_per_A == pytest.approx(10.0)
     assert check.max_force_error_eV_per_A == pytest.approx(0.5)
     assert check.force_rmse_meV_per_A == pytest.approx(1e3 * np.sqrt(0.25 / 24))
 

@@ -144,7 +144,7 @@ def test_killed_at_any_moment_it_goes_on(queue, slow, tmp_path):
 
 
 def test_killed_while_writing_leaves_no_half_label(queue):
-    rest = queue / "labels" / f".{Queue(queue)._names[3]}.123.part.extxyz"
+    rest = queue / "labels" / f".{Queue(queue).hashes[3]}.123.part.extxyz"
     rest.parent.mkdir()
     rest.write_text("4\nLattice=")
     label_queue(queue, "emt")
@@ -167,7 +167,7 @@ def test_two_workers_share_a_queue(queue, slow):
 
 def test_a_structure_of_another_worker_comes_last_and_is_taken_over_when_it_dies(queue):
     with ExitStack() as other:
-        assert other.enter_context(locked(queue, Queue(queue)._names[2], wait=False))
+        assert other.enter_context(locked(queue, Queue(queue).hashes[2], wait=False))
         death = threading.Timer(0.5, other.close)
         death.start()
         events = label_queue(queue, "emt")
