@@ -159,7 +159,6 @@ def test_two_workers_share_a_queue(queue, slow):
     assert [worker.returncode for worker in workers] == [0, 0]
     lines = [line for text in outputs for line in text.splitlines() if " Cu4 labelled" in line]
     assert sorted(int(line.split("/")[0]) for line in lines) == list(range(1, 9))
-    assert all(" Cu4 labelled" in text for text in outputs)
     assert max(Counter(log.read_text().split()).values()) == 1
     names = [atoms.info["label_hash"] for atoms in read(queue / "labels.extxyz", ":")]
     assert names == [structure_hash(atoms) for atoms in frames(8)]
