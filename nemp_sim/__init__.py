@@ -1,21 +1,33 @@
 """NEMP machine-learned interatomic potential: an ASE calculator and workflows for catalysis."""
 
-from nemp_sim.calculator import NEMP
-from nemp_sim.checkpoint import load_potential, save_potential
-from nemp_sim.config import MLPShape, ModelConfig
-from nemp_sim.jax_import import from_arrays, read_checkpoint
-from nemp_sim.potential import Evaluation, Potential
+from importlib import import_module
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "NEMP",
-    "Evaluation",
-    "MLPShape",
-    "ModelConfig",
-    "Potential",
-    "from_arrays",
-    "load_potential",
-    "read_checkpoint",
-    "save_potential",
-]
+_HOME = {
+    "NEMP": "calculator",
+    "Evaluation": "potential",
+    "MLPShape": "config",
+    "ModelConfig": "config",
+    "Potential": "potential",
+    "from_arrays": "jax_import",
+    "load_potential": "checkpoint",
+    "read_checkpoint": "jax_import",
+    "save_potential": "checkpoint",
+}
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name from its module on first use.
+
+    So the parts without a network (``nemp_sim.labelling``) run where torch is not installed.
+    """
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted({*globals(), *_HOME})

@@ -1,5 +1,6 @@
 """Engines without a potential file, for the tests of what runs on any engine."""
 
+import zlib
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,3 +23,23 @@ class EMTEngine:
             energy.append(free.get_potential_energy())
             forces.append(free.get_forces())
         return SimpleNamespace(energy=np.array(energy), forces=tuple(forces))
+
+
+class UncertainEMT:
+    """EMT with known errors: each structure has its own standard deviation, which it predicts."""
+
+    sha256 = "00e1"
+
+    def evaluate(self, structures, uncertainty):
+        assert uncertainty
+        exact = EMTEngine().evaluate(structures)
+        forces, stds = [], []
+        for atoms, true in zip(structures, exact.forces, strict=True):
+            rng = np.random.default_rng(zlib.crc32(atoms.positions.round(6).tobytes()))
+            std = 10.0 ** rng.uniform(-3.0, -0.5) * np.ones_like(true)
+            stds.append(std)
+            forces.append(true + rng.normal(scale=std))
+        energy_std = np.array([std[0, 0] for std in stds])
+        return SimpleNamespace(
+            energy=exact.energy, forces=forces, energy_std=energy_std, forces_std=stds
+        )
