@@ -33,6 +33,7 @@ from ase.data import covalent_radii
 from ase.eos import EquationOfState
 from ase.md.langevin import Langevin
 from ase.optimize import FIRE
+from scipy.signal import find_peaks
 
 from nemp_sim import NEMP, load_potential
 from nemp_sim.plots import BLACK, BLUE, FONT_POINTS, GREY, new_figure, save_png
@@ -44,7 +45,7 @@ KINK, WALL_EV, SECOND_WELL_EV, LONE_EV = 0.2, 1.0, 0.1, 1e-5
 LATTICE_TOLERANCE, BULK_TOLERANCE = 0.02, 0.25
 # Crystals in the training data of each shipped potential that have a PBE level of theory.
 CRYSTALS = {"pdh": ("Pd", "PdH"), "pdco": ("Pd", "PdH"), "agpd": ("Ag", "Pd")}
-# Highest temperature of the training data, K (docs/data.md).
+# Highest temperature of the training data, K (docs/data.md); agcho and agpd state none: assumed.
 TRAINING_K = {"pdh": 900, "pdco": 900, "agcho": 500, "methanol": 500, "water": 330, "agpd": 1500}
 CLOSEST, FARTHEST = 0.55, 1.6  # distances of neighbours over the sum of covalent radii
 
@@ -103,15 +104,12 @@ class Dimer:
         return "–".join(self.pair)
 
     def minima(self) -> list[tuple[float, float]]:
-        """(distance Å, depth eV below the lower of the tops beside it) of wells over 0.1 eV."""
-        r, e = self.distance_A, self.energy_eV
-        turns = [0, *(np.flatnonzero(np.diff(np.sign(np.diff(e))) != 0) + 1), len(e) - 1]
-        wells = []
-        for before, here, after in zip(turns, turns[1:], turns[2:], strict=False):
-            depth = min(e[before], e[after]) - e[here]
-            if depth > SECOND_WELL_EV:
-                wells.append((float(r[here]), float(depth)))
-        return wells
+        """(distance Å, depth eV below the lower of the tops on both sides), above 0.1 eV."""
+        found, shape = find_peaks(-self.energy_eV, prominence=SECOND_WELL_EV)
+        return [
+            (float(self.distance_A[i]), float(d))
+            for i, d in zip(found, shape["prominences"], strict=True)
+        ]
 
     def kink(self) -> float:
         """Largest jump of the second difference from the mean of its neighbours, relative.
@@ -311,7 +309,7 @@ def draw(curves: list[Dimer], path: Path) -> None:
     """All dimer curves, one panel a pair."""
     columns = min(3, len(curves))
     rows = -(-len(curves) // columns)
-    figure, axes = new_figure((2.7 * columns, 2.3 * rows))
+    figure, axes = new_figure((2.7 * columns, 2.2 * rows + 0.8))
     axes.remove()
     for index, curve in enumerate(curves):
         axes = figure.add_subplot(rows, columns, index + 1)
@@ -322,7 +320,7 @@ def draw(curves: list[Dimer], path: Path) -> None:
         axes.set_ylim(1.15 * low, -1.5 * low)
         axes.set_title(curve.name, fontsize=FONT_POINTS, color=BLACK)
     figure.supxlabel("Distance (Å)", fontsize=FONT_POINTS)
-    figure.supylabel("Energy relative to lone atoms (eV)", fontsize=FONT_POINTS)
+    figure.supylabel("Energy above lone atoms (eV)", fontsize=FONT_POINTS)
     save_png(figure, path)
 
 
