@@ -182,25 +182,20 @@ def reference_energies(frames: Sequence[Frame], isolated: Mapping[str, float]) -
     """Lone-atom energies where known (given, or from single-atom frames), else least squares.
 
     The least-squares energies e solve min Σ_frames ((E − Σ_i e_{Z_i})/N)² over frames of two or
-    more atoms, those of smallest norm where compositions do not determine them; the mean bindings
-    solve the same for the energies relative to lone atoms.
+    more atoms. Where compositions do not determine them (one molecule only), they are the ones
+    nearest to the known lone-atom energies.
     """
     elements = sorted({s for f in frames for s in f.atoms.symbols}, key=atomic_numbers.get)
     known = {f.atoms.symbols[0]: f.energy for f in frames if len(f.atoms) == 1} | dict(isolated)
     many = [f for f in frames if len(f.atoms) > 1]
     counts = np.array([[f.atoms.symbols.count(e) / len(f.atoms) for e in elements] for f in many])
     energy = np.array([f.energy / len(f.atoms) for f in many])
-    fitted = bound = np.zeros(len(elements))
+    fitted = np.array([known.get(e, 0.0) for e in elements])
     if many:
-        fitted = np.linalg.lstsq(counts, energy, rcond=1e-6)[0]
-    lone = np.array([known.get(e, x) for e, x in zip(elements, fitted, strict=True)])
-    if many:
-        bound = np.linalg.lstsq(counts, energy - counts @ lone, rcond=1e-6)[0]
-    return References(
-        lone_atom=dict(zip(elements, lone.tolist(), strict=True)),
-        bound=dict(zip(elements, bound.tolist(), strict=True)),
-        known=tuple(known),
-    )
+        fitted += np.linalg.lstsq(counts, energy - counts @ fitted, rcond=1e-6)[0]
+    lone = {e: known.get(e, float(x)) for e, x in zip(elements, fitted, strict=True)}
+    bound = {e: float(x) - lone[e] for e, x in zip(elements, fitted, strict=True)}
+    return References(lone, bound if many else dict.fromkeys(elements, 0.0), tuple(known))
 
 
 def unit_findings(frames: Sequence[Frame], references: References) -> list[str]:

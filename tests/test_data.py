@@ -15,6 +15,7 @@ from ase.units import Bohr, Hartree, kcal, mol
 from nemp_sim.checkpoint import new_model
 from nemp_sim.config import DataConfig, ModelConfig
 from nemp_sim.data import (
+    Frame,
     build_table,
     read_frames,
     reference_energies,
@@ -154,6 +155,16 @@ def test_lone_atoms_are_exact_and_the_rest_is_fitted(xyz):
     for symbol, value in zip(("H", "Pd"), solution, strict=True):
         fitted = references.lone_atom[symbol] + references.bound[symbol]
         assert fitted == pytest.approx(value, abs=1e-9)
+
+
+def test_one_composition_shares_its_binding_between_known_elements():
+    lone = {"H": -13.6, "C": -1027.3, "O": -2038.5}
+    methanol = Atoms("COH4", positions=np.arange(18.0).reshape(6, 3))
+    energy = lone["C"] + lone["O"] + 4 * lone["H"] - 22.0
+    frame = Frame(methanol, energy, np.zeros((6, 3)), None, "all", "0")
+    bound = reference_energies([frame], lone).bound
+    assert bound["C"] + bound["O"] + 4 * bound["H"] == pytest.approx(-22.0)
+    assert all(-22.0 < value < 0 for value in bound.values())
 
 
 UNIT_ERRORS = {

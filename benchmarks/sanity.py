@@ -1,0 +1,365 @@
+"""Element-wise sanity of a potential: dimers, lone atoms, crystals, hot molecular dynamics.
+
+    python benchmarks/sanity.py pdh.pt
+    python benchmarks/sanity.py potentials/agcho.pt --device cuda --md-ps 20
+
+* Dimers of every pair of elements from 0.5 Å to beyond the cutoff: no kink (second difference in
+  steps of 0.005 Å against its neighbours), a wall at 0.5 Å, a first minimum no shorter than half
+  the sum of the covalent radii, no second well deeper than 0.1 eV, exactly the lone atoms' energy
+  beyond the cutoff.
+* A lone atom has the reference energy that the training gave it.
+* Equation of state of the crystals that the training holds, against published PBE values.
+* Langevin dynamics at 1.5 times the highest temperature of the training data: finite forces, every
+  atom keeps a neighbour, no two atoms meet, mean temperature as set.
+
+Prints a table, writes sanity.json and dimers.png into --out; exit code 1 where a check fails.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import combinations_with_replacement
+from pathlib import Path
+
+import ase.io
+import numpy as np
+from ase import Atoms, units
+from ase.build import bulk, fcc111, molecule
+from ase.collections import dcdft
+from ase.constraints import FixAtoms
+from ase.data import covalent_radii
+from ase.eos import EquationOfState
+from ase.md.langevin import Langevin
+from ase.optimize import FIRE
+from scipy.signal import find_peaks
+
+from nemp_sim import NEMP, load_potential
+from nemp_sim.plots import BLACK, BLUE, FONT_POINTS, GREY, new_figure, save_png
+from nemp_sim.potential import Potential
+
+STEP_ANGSTROM, SHORTEST_ANGSTROM = 0.005, 0.5
+KINK, WALL_EV, SECOND_WELL_EV, LONE_EV = 0.2, 1.0, 0.1, 1e-5
+# Largest relative deviation from the published value: lattice constant, bulk modulus.
+LATTICE_TOLERANCE, BULK_TOLERANCE = 0.02, 0.25
+# Crystals in the training data of each shipped potential that have a PBE level of theory.
+CRYSTALS = {"pdh": ("Pd", "PdH"), "pdco": ("Pd", "PdH"), "agpd": ("Ag", "Pd")}
+# Highest temperature of the training data, K (docs/data.md); agcho and agpd state none: assumed.
+TRAINING_K = {"pdh": 900, "pdco": 900, "agcho": 500, "methanol": 500, "water": 330, "agpd": 1500}
+CLOSEST, FARTHEST = 0.55, 1.6  # distances of neighbours over the sum of covalent radii
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the table.
+
+    Attributes:
+        name: what is checked.
+        subject: pair, element, crystal or structure.
+        measured: value with its unit.
+        wanted: condition, with its unit.
+        passed: whether the condition holds.
+    """
+
+    name: str
+    subject: str
+    measured: str
+    wanted: str
+    passed: bool
+
+
+def parse_options() -> argparse.Namespace:
+    """Command-line options."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("potential", help="path or name")
+    parser.add_argument("--out", type=Path, default=Path("results/sanity"))
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", help="of the dynamics; statics are float64")
+    parser.add_argument("--skip-md", action="store_true")
+    parser.add_argument("--md-ps", type=float, default=5.0)
+    parser.add_argument("--timestep-fs", type=float, default=0.5)
+    parser.add_argument("--temperature-K", type=float, help="of the dynamics")
+    parser.add_argument("--structure", type=Path, help="for the dynamics (any ASE format)")
+    return parser.parse_args()
+
+
+@dataclass(frozen=True)
+class Dimer:
+    """Energy of two atoms against their distance.
+
+    Attributes:
+        pair: the two symbols.
+        distance_A: (n,) Å.
+        energy_eV: (n,) eV, relative to the two lone atoms.
+    """
+
+    pair: tuple[str, str]
+    distance_A: np.ndarray
+    energy_eV: np.ndarray
+
+    @property
+    def name(self) -> str:
+        """Both symbols."""
+        return "–".join(self.pair)
+
+    def minima(self) -> list[tuple[float, float]]:
+        """(distance Å, depth eV below the lower of the tops on both sides), above 0.1 eV."""
+        found, shape = find_peaks(-self.energy_eV, prominence=SECOND_WELL_EV)
+        return [
+            (float(self.distance_A[i]), float(d))
+            for i, d in zip(found, shape["prominences"], strict=True)
+        ]
+
+    def kink(self) -> float:
+        """Largest jump of the second difference from the mean of its neighbours, relative.
+
+        Second differences of a twice differentiable curve change by O(h) from one point to the
+        next; at a kink one of them stands out by O(1).
+        """
+        c = np.diff(self.energy_eV, 2)
+        jump = np.abs(c[1:-1] - (c[:-2] + c[2:]) / 2)
+        scale = np.abs(c[:-2]) + np.abs(c[2:]) + 0.5 * STEP_ANGSTROM**2
+        return float((jump / scale).max())
+
+
+def dimer(potential: Potential, pair: tuple[str, str]) -> Dimer:
+    """The curve from 0.5 Å to 0.3 Å beyond the cutoff."""
+    r = np.arange(SHORTEST_ANGSTROM, potential.cutoff_angstrom + 0.3, STEP_ANGSTROM)
+    energy = potential.evaluate([Atoms(pair, [(0, 0, 0), (x, 0, 0)]) for x in r]).energy
+    lone = sum(potential.evaluate([Atoms([s]) for s in pair]).energy)
+    return Dimer(pair, r, energy - lone)
+
+
+def dimer_checks(curve: Dimer, cutoff: float) -> Iterator[Check]:
+    """Smoothness, wall, wells and the limit of a dimer curve."""
+    e, name = curve.energy_eV, curve.name
+    kink = curve.kink()
+    yield Check("dimer smooth", name, f"{kink:.3f}", f"jump of curvature < {KINK}", kink < KINK)
+    wells = curve.minima()
+    rise = float(e[0] - e.min())
+    wanted = f"E(0.5 Å) − E_min > {WALL_EV} eV"
+    yield Check("dimer wall", name, f"{rise:.3g} eV", wanted, rise > WALL_EV)
+    # Where the energy first stops to fall on the way out; the last point for a repulsive pair.
+    falls = np.flatnonzero(np.diff(e) >= 0)
+    first = float(curve.distance_A[falls[0] if len(falls) else -1])
+    shortest = 0.5 * sum(covalent_radii[Atoms([s]).numbers[0]] for s in curve.pair)
+    yield Check("dimer falls to", name, f"{first:.2f} Å", f"> {shortest:.2f} Å", first > shortest)
+    found = ", ".join(f"{r:.2f} Å ({d:.2f} eV)" for r, d in wells) or "none"
+    yield Check("dimer wells", name, found, "one at most", len(wells) <= 1)
+    far = float(np.abs(e[curve.distance_A >= cutoff]).max())
+    yield Check(
+        "dimer limit", name, f"{far:.1e} eV", f"|E − lone atoms| < {LONE_EV}", far < LONE_EV
+    )
+
+
+def lone_atom_checks(potential: Potential) -> Iterator[Check]:
+    """Lone atoms against the reference energies of the file."""
+    known = potential.metadata.training.get("lone_atom_energies_known", ())
+    references = potential.model.reference_energies.flatten().tolist()
+    for symbol, reference in zip(potential.elements, references, strict=False):
+        energy = float(potential.evaluate([Atoms([symbol])]).energy[0])
+        kind = "calculated" if symbol in known else "fitted: no dissociation energy"
+        yield Check(
+            *("lone atom", symbol, f"{energy:.4f} eV", f"{reference:.4f} eV ({kind})"),
+            passed=abs(energy - reference) < LONE_EV,
+        )
+
+
+def equation_of_state(potential: Potential, crystal: Atoms) -> tuple[float, float]:
+    """Volume per cell (Å³) and bulk modulus (GPa) from nine volumes within ± 4 % of the lattice."""
+    cells = [crystal.copy() for _ in range(9)]
+    for cell, scale in zip(cells, np.linspace(0.96, 1.04, 9), strict=True):
+        cell.set_cell(cell.cell * scale, scale_atoms=True)
+    energy = potential.evaluate(cells).energy
+    state = EquationOfState([c.get_volume() for c in cells], energy, eos="birchmurnaghan")
+    volume, _, modulus = state.fit(warn=False)
+    return float(volume), float(modulus / units.GPa)
+
+
+def crystal_checks(potential: Potential, name: str) -> Iterator[Check]:
+    """Lattice constant and bulk modulus of the crystals in the training data of ``name``.
+
+    Elements: WIEN2k PBE values of K. Lejaeghere et al., Crit. Rev. Solid State Mater. Sci. 39, 1
+    (2014), as ASE ships them (``ase.collections.dcdft``). PdH (rocksalt): only that it is wider
+    than the metal.
+    """
+    for formula in CRYSTALS.get(name, ()):
+        metal = "Pd" if formula == "PdH" else formula
+        pbe = dcdft.data[metal]
+        a_pbe = float(np.cbrt(4 * pbe["wien2k_volume"]))
+        kind = "rocksalt" if formula == "PdH" else "fcc"
+        start = bulk(formula, kind, a=a_pbe * (1.04 if formula == "PdH" else 1), cubic=True)
+        try:
+            volume, modulus = equation_of_state(potential, start)
+        except (RuntimeError, ValueError) as error:
+            yield Check("crystal", formula, f"{error}"[:22], "a minimum", False)
+            continue
+        a = float(np.cbrt(volume))
+        if formula == "PdH":
+            wanted = f"{a_pbe:.3f} (Pd, PBE) to {1.08 * a_pbe:.3f} Å"
+            inside = a_pbe < a < 1.08 * a_pbe
+            yield Check("lattice constant", formula, f"{a:.3f} Å", wanted, inside)
+            yield Check("bulk modulus", formula, f"{modulus:.0f} GPa", "> 0", modulus > 0)
+            continue
+        for what, ours, other, unit, tolerance in (
+            ("lattice constant", a, a_pbe, "Å", LATTICE_TOLERANCE),
+            ("bulk modulus", modulus, pbe["wien2k_B"], "GPa", BULK_TOLERANCE),
+        ):
+            wanted = f"{other:.4g} {unit} (PBE) ± {100 * tolerance:.0f} %"
+            passed = abs(ours / other - 1) < tolerance
+            yield Check(what, formula, f"{ours:.4g} {unit}", wanted, passed)
+
+
+def adsorbed(metal: str, a: float, size: tuple[int, int, int], adsorbate: Atoms) -> Atoms:
+    """A molecule above the fcc hollow of a (111) slab, the lowest layer held."""
+    slab = fcc111(metal, size, a=a, vacuum=8.0)
+    vectors = slab.cell[:2] / np.array(size[:2])[:, None]
+    hollow = slab.positions[slab.positions[:, 2].argmax()] + vectors.sum(axis=0) / 3
+    part = adsorbate.copy()
+    part.positions += hollow - part.positions[0]
+    part.positions[:, 2] += 1.2
+    slab.set_constraint(FixAtoms(indices=np.flatnonzero(slab.get_tags() == size[2])))
+    return slab + part
+
+
+def water_box() -> Atoms:
+    """64 water molecules of random orientation on a 4×4×4 lattice at 1 g/cm³."""
+    rng, side = np.random.default_rng(0), 12.4447
+    box = Atoms(cell=[side] * 3, pbc=True)
+    for site in np.ndindex(4, 4, 4):
+        water = molecule("H2O")
+        water.rotate(rng.uniform(0, 360), rng.normal(size=3))
+        water.positions += (np.array(site) + 0.5) * side / 4 - water.positions[0]
+        box += water
+    return box
+
+
+def structure_for(name: str) -> Atoms | None:
+    """What the dynamics of a shipped potential start from; None for other potentials."""
+    alloy = bulk("Ag", a=4.02, cubic=True) * (2, 2, 2)
+    alloy.symbols[np.random.default_rng(0).permutation(32)[:16]] = "Pd"
+    made = {
+        "pdh": lambda: adsorbed("Pd", 3.95, (2, 2, 3), Atoms("H")),
+        "pdco": lambda: adsorbed("Pd", 3.95, (2, 2, 3), Atoms("CO", [(0, 0, 0), (0, 0, 1.15)])),
+        "agcho": lambda: adsorbed("Ag", 3.89, (4, 4, 4), oxygen_down(molecule("CH3O"))),
+        "methanol": lambda: molecule("CH3OH"),
+        "water": water_box,
+        "agpd": lambda: alloy,
+    }
+    return made[name]() if name in made else None
+
+
+def oxygen_down(methoxy: Atoms) -> Atoms:
+    """CH3O with O first and the C–O axis upwards."""
+    o, c = (int(np.flatnonzero(methoxy.symbols == s)[0]) for s in "OC")
+    turned = methoxy.copy()
+    turned.rotate(turned.positions[c] - turned.positions[o], (0, 0, 1))
+    return turned[[o, *[i for i in range(len(turned)) if i != o]]]
+
+
+def neighbour_ratios(atoms: Atoms) -> np.ndarray:
+    """(N,) distance of each atom's nearest neighbour over the sum of both covalent radii."""
+    distances = atoms.get_all_distances(mic=bool(atoms.pbc.any()))
+    np.fill_diagonal(distances, np.inf)
+    radii = covalent_radii[atoms.numbers]
+    return (distances / (radii[:, None] + radii)).min(axis=1)
+
+
+def dynamics_checks(atoms: Atoms, temperature_K: float, ps: float, dt_fs: float) -> Iterator[Check]:
+    """Relax a little, then Langevin dynamics; the worst of what was seen on the way."""
+    subject = f"{atoms.get_chemical_formula()}, {temperature_K:.0f} K, {ps:g} ps"
+    FIRE(atoms, logfile=None).run(fmax=0.1, steps=100)
+    rng = np.random.default_rng(0)
+    width = np.sqrt(atoms.get_masses() * units.kB * temperature_K)
+    atoms.set_momenta(rng.normal(size=(len(atoms), 3)) * width[:, None])
+    thermostat = {"temperature_K": temperature_K, "friction": 0.02 / units.fs, "fixcm": False}
+    run = Langevin(atoms, dt_fs * units.fs, **thermostat, rng=rng)
+    force, closest, farthest, temperatures = 0.0, np.inf, 0.0, []
+    reason = ""
+    try:
+        for _ in run.irun(round(1000 * ps / dt_fs)):
+            force = max(force, float(np.linalg.norm(atoms.get_forces(), axis=1).max()))
+            ratios = neighbour_ratios(atoms)
+            closest, farthest = min(closest, ratios.min()), max(farthest, ratios.max())
+            temperatures.append(atoms.get_temperature())
+    except Exception as error:  # whatever the calculator says of a structure that blew up
+        reason = f": {error}"[:60]
+    done = len(temperatures) * dt_fs / 1000
+    yield Check("dynamics ends", subject, f"{done:.2f} ps{reason}", f"{ps:g} ps", not reason)
+    if not temperatures:
+        return
+    mean = float(np.mean(temperatures[len(temperatures) // 4 :]))
+    free = len(atoms) - sum(len(c.index) for c in atoms.constraints)
+    # Spread of the mean kinetic temperature: 3 free atoms' degrees of freedom, 0.1 ps a sample.
+    spread = 4 * np.sqrt(2 / (3 * free * max(1.0, 7.5 * done)))
+    low, high = temperature_K * max(0, 1 - spread), temperature_K * (1 + spread)
+    inside = low < mean < high
+    yield Check("dynamics T", subject, f"{mean:.0f} K", f"{low:.0f} to {high:.0f} K", inside)
+    limit = "< 50 eV/Å"
+    yield Check("dynamics largest force", subject, f"{force:.1f} eV/Å", limit, force < 50)
+    wanted = f"> {CLOSEST} of covalent radii"
+    yield Check("dynamics closest", subject, f"{closest:.2f}", wanted, bool(closest > CLOSEST))
+    wanted = f"< {FARTHEST} of covalent radii"
+    name = "dynamics most remote"
+    yield Check(name, subject, f"{farthest:.2f}", wanted, bool(farthest < FARTHEST))
+
+
+def draw(curves: list[Dimer], path: Path) -> None:
+    """All dimer curves, one panel a pair."""
+    columns = min(3, len(curves))
+    rows = -(-len(curves) // columns)
+    figure, axes = new_figure((2.7 * columns, 2.2 * rows + 0.8))
+    axes.remove()
+    for index, curve in enumerate(curves):
+        axes = figure.add_subplot(rows, columns, index + 1)
+        axes.tick_params(direction="in", top=True, right=True, labelsize=FONT_POINTS - 2)
+        axes.axhline(0, color=GREY, linewidth=0.8)
+        axes.plot(curve.distance_A, curve.energy_eV, color=BLUE, linewidth=1.4)
+        low = min(curve.energy_eV.min(), -0.5)
+        axes.set_ylim(1.15 * low, -1.5 * low)
+        axes.set_title(curve.name, fontsize=FONT_POINTS, color=BLACK)
+    figure.supxlabel("Distance (Å)", fontsize=FONT_POINTS)
+    figure.supylabel("Energy above lone atoms (eV)", fontsize=FONT_POINTS)
+    save_png(figure, path)
+
+
+def start_structure(options: argparse.Namespace, name: str) -> Atoms | None:
+    """The structure of the dynamics, if there is any."""
+    if options.structure:
+        return ase.io.read(options.structure, index=0)
+    return structure_for(name)
+
+
+def main() -> None:
+    """Run all checks, print the table, write the files."""
+    options = parse_options()
+    potential = load_potential(options.potential, options.device, "float64")
+    name = Path(options.potential).stem
+    pairs = combinations_with_replacement(potential.elements, 2)
+    curves = [dimer(potential, pair) for pair in pairs]
+    checks = [c for curve in curves for c in dimer_checks(curve, potential.cutoff_angstrom)]
+    checks += [*lone_atom_checks(potential), *crystal_checks(potential, name)]
+    atoms = None if options.skip_md else start_structure(options, name)
+    if atoms is not None:
+        atoms.calc = NEMP(options.potential, options.device, options.dtype)
+        hot = options.temperature_K or 1.5 * TRAINING_K.get(name, 300)
+        checks += dynamics_checks(atoms, hot, options.md_ps, options.timestep_fs)
+    elif not options.skip_md:
+        print(f"no dynamics: give a --structure for {name}", file=sys.stderr)
+    out = options.out / name
+    out.mkdir(parents=True, exist_ok=True)
+    draw(curves, out / "dimers.png")
+    (out / "sanity.json").write_text(
+        json.dumps([asdict(c) for c in checks], indent=1, default=bool)
+    )
+    for c in checks:
+        verdict = "pass" if c.passed else "FAIL"
+        print(f"{verdict}  {c.name:22} {c.subject:24} {c.measured:34} {c.wanted}")
+    failed = sum(not c.passed for c in checks)
+    print(f"{name}: {len(checks) - failed} passed, {failed} failed; files in {out}/")
+    raise SystemExit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
