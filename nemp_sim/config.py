@@ -311,12 +311,13 @@ class TrainConfig:
         time_limit_s: seconds that the run may take; the rates then fall with the time that is used
             where it runs out before the epochs do. 0: no limit.
         batch_size: frames in a step, of all processes together.
-        learning_rate: largest rate of Adam with AMSGrad.
+        optimizer: "muon" (Muon for matrices, Adam for the rest) or "adam".
+        learning_rate: largest rate.
         final_learning_rate: rate at the last step; cosine decay between them.
         warmup_steps: steps of linear increase from zero.
         energy_weight: w_E at the start of the run.
         final_energy_weight: w_E at its end; geometric growth between them.
-        amsgrad: divide by the largest second moment so far, not by the present one.
+        amsgrad: divide by the largest second moment so far, not by the present one (Adam).
         force_weight: w_F.
         stress_weight: w_S; zero leaves stress labels unread.
         weight_decay: decoupled weight decay.
@@ -342,12 +343,13 @@ class TrainConfig:
     epochs: int = 500
     time_limit_s: float = 0.0
     batch_size: int = 5
-    learning_rate: float = 5e-3
+    optimizer: Literal["muon", "adam"] = "muon"
+    learning_rate: float = 3e-2
     final_learning_rate: float = 1e-5
     warmup_steps: int = 100
     energy_weight: float = 10.0
     final_energy_weight: float = 1000.0
-    amsgrad: bool = True
+    amsgrad: bool = False
     force_weight: float = 1.0
     stress_weight: float = 0.0
     weight_decay: float = 0.0
@@ -369,6 +371,7 @@ class TrainConfig:
         require_types(self)
         for name in ("epochs", "batch_size", "validate_every"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+        require(self.optimizer in ("muon", "adam"), "optimizer", self.optimizer, "'muon' or 'adam'")
         require(self.learning_rate > 0, "learning_rate", self.learning_rate, "positive")
         for name in ("energy_weight", "final_energy_weight"):
             require(getattr(self, name) > 0, name, getattr(self, name), "positive")

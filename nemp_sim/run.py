@@ -47,21 +47,21 @@ class Run:
         self.trainer, self.batches, self.validation = trainer, batches, validation
         self.directory, self.fingerprint = directory, fingerprint
         self.epoch, self.seconds, self.best_epoch = 0, 0.0, 0
-        self.best_loss, self.best_average = math.inf, trainer.average.clone()
+        self.best_loss, self.best_average = math.inf, trainer.optimizer.average.clone()
         self.rows: list[dict[str, float]] = []
         self.state_file = directory / "state.pt"
         if self.state_file.is_file():
             self._resume()
 
     def _resume(self) -> None:
-        device = self.trainer.weights.device
+        device = self.trainer.device
         saved = torch.load(self.state_file, map_location=device, weights_only=True)
         if saved["fingerprint"] != self.fingerprint:
             raise InputError(
                 f"{self.directory} holds an unfinished run with other settings, data or versions. "
                 "Choose another --out, or remove that directory."
             )
-        self.trainer.restore(saved["trainer"])
+        self.trainer.optimizer.restore(saved["trainer"])
         self.best_average.copy_(saved["best_average"])
         for name in ("epoch", "seconds", "best_epoch", "best_loss", "rows"):
             setattr(self, name, saved[name])
@@ -72,7 +72,7 @@ class Run:
             return
         names = ("epoch", "seconds", "best_epoch", "best_loss", "rows", "fingerprint")
         state = {name: getattr(self, name) for name in names}
-        state |= {"trainer": self.trainer.state(), "best_average": self.best_average}
+        state |= {"trainer": self.trainer.optimizer.state(), "best_average": self.best_average}
         with replacing(self.state_file) as temporary:
             torch.save(state, temporary)
         with replacing(self.directory / "log.csv") as temporary, temporary.open("w") as handle:
@@ -106,7 +106,7 @@ class Run:
 
     def _synchronised(self, started: float) -> float:
         """Seconds since ``started``, the same in all processes, once the device is done."""
-        if self.trainer.weights.device.type == "cuda":
+        if self.trainer.device.type == "cuda":
             torch.cuda.synchronize()
         return self.trainer.processes.same([time.perf_counter() - started])[0]
 
@@ -152,11 +152,11 @@ class Run:
             loss = sum(w * e**2 for w, e in zip(weights, errors, strict=True))
             if loss < self.best_loss:
                 self.best_loss, self.best_epoch = loss, self.epoch
-                self.best_average.copy_(trainer.average)
+                self.best_average.copy_(trainer.optimizer.average)
         self.rows.append(row)
 
     def final_model(self) -> NEMP:
         """The last averaged weights, or the best ones where early stopping is on."""
         if self.trainer.config.patience and self.validation is not None:
-            self.trainer.average.copy_(self.best_average)
+            self.trainer.optimizer.average.copy_(self.best_average)
         return self.trainer.averaged_model()

@@ -450,7 +450,7 @@ def finish(
         }
         for head, data in job.heads.items()
     }
-    device = run.trainer.weights.device
+    device = run.trainer.device
     draft = PotentialMetadata(heads=heads)
     potentials = {
         head: Potential(model, draft, head=head, device=device, name=config.name)

@@ -8,27 +8,21 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from torch.nn.utils import vector_to_parameters
 
 from nemp_sim.config import TrainConfig
 from nemp_sim.derivatives import differentiate
 from nemp_sim.model import NEMP
+from nemp_sim.optimizer import Optimizer
 from nemp_sim.processes import Processes
 from nemp_sim.tables import BatchSize, FrameTable
 
-ADAM_BETAS = (0.9, 0.999)
-ADAM_EPSILON = 1e-8
 GRAPH_WARMUP_STEPS = 3
 N_TERMS = 3
 
 
 class Trainer:
-    """Weights, averaged weights and optimizer state of a run, and its steps.
-
-    All trained weights live in one flat vector of which the parameters are views, so that the sum
-    over processes, clipping, Adam with AMSGrad (Kingma and Ba, arXiv 1412.6980; Reddi et al., arXiv
-    1904.09237), the decoupled weight decay and the averaging are a few kernels.
-    """
+    """The steps of a run: loss of a batch, its gradient, sum over processes, optimizer."""
 
     def __init__(
         self,
@@ -41,30 +35,14 @@ class Trainer:
         """Start from the weights of ``model``; those that require no gradient stay as they are."""
         self.model, self.table, self.config, self.processes = model, table, config, processes
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.weights = parameters_to_vector(self.parameters).detach()
-        vector_to_parameters(self.weights, self.parameters)  # views of the vector
-        zeros = torch.zeros_like(self.weights)
-        device = self.weights.device
-        self.average = self.weights.clone()
-        self.moments = [zeros.clone(), zeros.clone(), zeros.clone()]  # m, v, max v̂
-        self.n_steps = torch.zeros((), dtype=torch.float64, device=device)
+        self.optimizer = Optimizer(self.parameters, config)
+        self.device = device = table.energy.device
         self.controls = torch.zeros(2, dtype=torch.float64, device=device)  # rate, w_E
         self.sums = torch.zeros(2 + N_TERMS, dtype=torch.float64, device=device)  # terms, loss, 1
         self.index = torch.zeros(size.frames * processes.count, dtype=torch.int64, device=device)
         self.objective = Objective(model, size, config, processes)
         self.gradient = self.objective.gradient
         self.cuda_graph: torch.cuda.CUDAGraph | None = None
-
-    def state(self) -> dict[str, Tensor]:
-        """Everything that a later run needs to go on."""
-        names = ("weights", "average", "n_steps")
-        moments = {f"moment_{i}": m for i, m in enumerate(self.moments)}
-        return {name: getattr(self, name) for name in names} | moments
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on from a saved state."""
-        for name, tensor in self.state().items():
-            tensor.copy_(state[name])
 
     def step(self, index: Tensor, rate: float, energy_weight: float) -> None:
         """One optimizer step on the frames ``index`` (batch,), those of all processes."""
@@ -77,12 +55,12 @@ class Trainer:
 
     def prepare(self, index: Tensor) -> None:
         """On a GPU: compile the step and capture it, trying it on the frames ``index``."""
-        if self.weights.device.type == "cpu" or self.cuda_graph is not None:
+        if self.device.type == "cpu" or self.cuda_graph is not None:
             return
         self.index.copy_(index)
         if self.config.compile:
             self.gradient = compiled(self.objective.gradient, self._inputs())
-        saved = {name: tensor.clone() for name, tensor in self.state().items()}
+        saved = {name: tensor.clone() for name, tensor in self.optimizer.state().items()}
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -92,7 +70,7 @@ class Trainer:
         self.cuda_graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.cuda_graph):
             self._step()
-        self.restore(saved)
+        self.optimizer.restore(saved)
         self.sums.zero_()
 
     def _inputs(self) -> list[Tensor]:
@@ -102,25 +80,8 @@ class Trainer:
         terms, gradient = self.gradient(*self._inputs())
         with torch.no_grad():
             self.processes.sum_(gradient)
-            self.update(gradient)
+            self.optimizer.step(gradient, self.controls[0])
             self.sums += torch.cat([terms, torch.ones_like(terms[:1])])
-
-    def update(self, gradient: Tensor) -> None:
-        """Clip, Adam with AMSGrad, decay, average: in place, in a fixed order."""
-        m, v, v_max = self.moments
-        (b1, b2), rate = ADAM_BETAS, self.controls[0]
-        self.n_steps += 1
-        norm = gradient.norm()
-        gradient = gradient * (self.config.clip_norm / (norm + 1e-12)).clamp(max=1.0)
-        m.lerp_(gradient, 1 - b1)
-        v.lerp_(gradient * gradient, 1 - b2)
-        v_max.copy_(torch.maximum(v_max, v) if self.config.amsgrad else v)
-        unbias = torch.sqrt(1 - b2**self.n_steps).to(m.dtype)
-        move = m / (v_max.sqrt() / unbias + ADAM_EPSILON)
-        self.weights.mul_((1 - rate * self.config.weight_decay).to(m.dtype))
-        self.weights.sub_(move * (rate / (1 - b1**self.n_steps)).to(m.dtype))
-        decay = torch.clamp((1 + self.n_steps) / (10 + self.n_steps), max=self.config.ema_decay)
-        self.average.lerp_(self.weights, (1 - decay).to(m.dtype))
 
     def mean_terms(self) -> list[float]:
         """Means of the loss terms and of the loss since the last call, over all processes."""
@@ -134,7 +95,7 @@ class Trainer:
         """A copy of the network that holds the averaged weights."""
         model = copy.deepcopy(self.model)
         trained = [p for p in model.parameters() if p.requires_grad]
-        vector_to_parameters(self.average.clone(), trained)
+        vector_to_parameters(self.optimizer.average.clone(), trained)
         return model
 
 
