@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 
-from nemp_sim.accuracy import error_rows
+from nemp_sim.accuracy import error_rows, predict
 from nemp_sim.checkpoint import new_model
 from nemp_sim.config import ModelConfig
 from nemp_sim.data import Frame
@@ -24,7 +24,7 @@ def test_rows_hold_the_errors_that_were_put_in():
         Frame(pair, exact.energy[0] - 0.004, exact.forces[0] - wrong, None, "gas", "a"),
         Frame(box, exact.energy[1] + 0.003, exact.forces[1], full + 0.002, "box", "b"),
     ]
-    everything, box_row, gas_row = error_rows(potential, frames)
+    everything, box_row, gas_row = error_rows(predict({"default": potential}, frames))
     assert [r.config_type for r in (everything, box_row, gas_row)] == ["all", "box", "gas"]
     assert gas_row.energy_mae_meV_per_atom == pytest.approx(2.0)
     assert box_row.energy_rmse_meV_per_atom == pytest.approx(1.0)
