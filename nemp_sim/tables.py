@@ -217,7 +217,7 @@ class Batches:
         yield from torch.from_numpy(np.ascontiguousarray(strata.T))
 
     def _by_size(self, frames: np.ndarray) -> np.ndarray:
-        """Permutation that sorts ``frames`` by edges; equal ones by atoms, so that none is free."""
+        """Permutation that sorts ``frames`` by edges, equal ones by atoms: no tie is left open."""
         return np.lexsort((self.atoms[frames], self.edges[frames]))
 
     def _largest(self) -> BatchSize:
