@@ -100,7 +100,7 @@ class Run:
             if validate or self.is_over():
                 started = time.perf_counter()
                 self._validate(rate, energy_weight)
-                self.seconds += time.perf_counter() - started
+                self.seconds += self._synchronised(started)
                 self.rows[-1]["seconds"] = self.seconds
                 self.save()
             yield self.epoch
