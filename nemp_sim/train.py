@@ -45,6 +45,8 @@ from nemp_sim.trainer import Trainer
 from nemp_sim.training_report import write_training_report
 from nemp_sim.uncertainty import Calibration, fit_members
 
+MAX_TRAIN_FRAMES_MEASURED = 2000  # for the table of training errors
+
 
 @dataclass(frozen=True)
 class Job:
@@ -286,7 +288,7 @@ class Result:
         splits: the frames by use.
         epochs: epochs done.
         seconds: wall time of all parts of the run, s.
-        predictions: of the frames of each split.
+        predictions: of the frames of each split (of the training frames, 2000 at most).
         errors: error rows by split name, see ``accuracy.ErrorRow``.
         calibrations: how the ensemble read-out of each head was fitted.
     """
@@ -453,7 +455,8 @@ def finish(
         head: Potential(model, draft, head=head, device=device, name=config.name)
         for head in job.heads
     }
-    predictions = {name: predict(potentials, part) for name, part in splits.parts.items()}
+    shown = splits.parts | {"train": _sample(splits.train, config.seed)}
+    predictions = {name: predict(potentials, part) for name, part in shown.items()}
     errors = {name: error_rows(values) for name, values in predictions.items()}
     metadata = PotentialMetadata(
         heads=heads,
@@ -489,6 +492,13 @@ def finish(
     )
     write_training_report(result, config)
     return result
+
+
+def _sample(frames: list[Frame], seed: int) -> list[Frame]:
+    """At most MAX_TRAIN_FRAMES_MEASURED of the frames, in their order."""
+    count = min(len(frames), MAX_TRAIN_FRAMES_MEASURED)
+    chosen = np.random.default_rng(seed).choice(len(frames), count, replace=False)
+    return [frames[k] for k in sorted(chosen)]
 
 
 def _fit_uncertainties(
