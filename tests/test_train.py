@@ -302,6 +302,17 @@ def test_frames_with_large_forces_are_left_out_and_counted(folder):
     assert len(splits.test) == len(all_frames.test)
 
 
+def test_training_errors_are_of_a_sample_where_there_are_many_frames(folder, monkeypatch):
+    monkeypatch.setattr("nemp_sim.train.MAX_TRAIN_FRAMES_MEASURED", 3)
+    result = train(write_config(folder, "sample.toml", epochs=1), folder / "sample")
+    n_train = len(result.splits.train)
+    assert n_train > 3 and result.errors["train"][0].n_frames == 3
+    assert result.errors["test"][0].n_frames == len(result.splits.test)
+    assert result.potential.metadata.training["frames"]["train"] == n_train
+    shown = [id(f) for f in result.predictions["train"].frames]
+    assert shown == [id(f) for f in result.splits.train if id(f) in shown]  # in their order
+
+
 @pytest.mark.gpu
 def test_cuda_graph_steps_equal_cpu_steps(folder, tmp_path):
     config = write_config(folder, "gpu.toml", epochs=4)
