@@ -314,9 +314,9 @@ class TrainConfig:
         learning_rate: largest rate of Adam with AMSGrad.
         final_learning_rate: rate at the last step; cosine decay between them.
         warmup_steps: steps of linear increase from zero.
-        energy_weight: w_E in the first part of the run.
-        final_energy_weight: w_E in the last part.
-        final_part: share of the run that counts as the last part.
+        energy_weight: w_E at the start of the run.
+        final_energy_weight: w_E at its end; geometric growth between them.
+        amsgrad: divide by the largest second moment so far, not by the present one.
         force_weight: w_F.
         stress_weight: w_S; zero leaves stress labels unread.
         weight_decay: decoupled weight decay.
@@ -347,7 +347,7 @@ class TrainConfig:
     warmup_steps: int = 100
     energy_weight: float = 10.0
     final_energy_weight: float = 1000.0
-    final_part: float = 0.4
+    amsgrad: bool = True
     force_weight: float = 1.0
     stress_weight: float = 0.0
     weight_decay: float = 0.0
@@ -370,7 +370,9 @@ class TrainConfig:
         for name in ("epochs", "batch_size", "validate_every"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         require(self.learning_rate > 0, "learning_rate", self.learning_rate, "positive")
-        for name in ("energy_weight", "final_energy_weight", "force_weight", "stress_weight"):
+        for name in ("energy_weight", "final_energy_weight"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "positive")
+        for name in ("force_weight", "stress_weight"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         names = ("weight_decay", "patience", "warmup_steps", "final_learning_rate", "time_limit_s")
         for name in names:
@@ -379,6 +381,5 @@ class TrainConfig:
         require(members == 0 or members >= 2, "n_members", members, "0, or 2 or more")
         frozen_start = bool(self.start_from) or not self.freeze_features
         require(frozen_start, "freeze_features", True, "false without start_from")
-        require(0 <= self.final_part <= 1, "final_part", self.final_part, "between 0 and 1")
         require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "at least 0, below 1")
         require(self.clip_norm > 0, "clip_norm", self.clip_norm, "positive")

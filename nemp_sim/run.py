@@ -12,7 +12,7 @@ from nemp_sim.errors import EvaluationError, InputError
 from nemp_sim.files import replacing
 from nemp_sim.model import NEMP
 from nemp_sim.tables import Batches, FrameTable
-from nemp_sim.trainer import Trainer, learning_rate, table_errors
+from nemp_sim.trainer import Trainer, energy_weight, learning_rate, table_errors
 
 
 class Run:
@@ -87,19 +87,18 @@ class Run:
         while not self.is_over():
             started = time.perf_counter()
             done, reached = self._progress(self.epoch), self._progress(self.epoch + 1)
-            late = done >= 1 - config.final_part
-            energy_weight = config.final_energy_weight if late else config.energy_weight
             for k, index in enumerate(self.batches.epoch(self.epoch)):
                 step = self.epoch * self.batches.count + k
                 share = done + (reached - done) * k / self.batches.count
                 rate = learning_rate(config, step, share)
-                trainer.step(index, rate, energy_weight)
+                weight = energy_weight(config, share)
+                trainer.step(index, rate, weight)
             self.epoch += 1
             validate = self.epoch % config.validate_every == 0
             self.seconds += self._synchronised(started)
             if validate or self.is_over():
                 started = time.perf_counter()
-                self._validate(rate, energy_weight)
+                self._validate(rate, weight)
                 self.seconds += self._synchronised(started)
                 self.rows[-1]["seconds"] = self.seconds
                 self.save()
@@ -128,7 +127,7 @@ class Run:
         waited = (self.epoch - self.best_epoch) / config.validate_every
         return bool(config.patience) and self.validation is not None and waited >= config.patience
 
-    def _validate(self, rate: float, energy_weight: float) -> None:
+    def _validate(self, rate: float, weight: float) -> None:
         config, trainer = self.trainer.config, self.trainer
         energy, force, stress, loss = trainer.mean_terms()
         if not math.isfinite(loss):
@@ -139,7 +138,7 @@ class Run:
         row = dict.fromkeys(self.LOG_FIELDS, math.nan) | {
             "epoch": self.epoch,
             "learning_rate": rate,
-            "energy_weight": energy_weight,
+            "energy_weight": weight,
             "train_loss": loss,
             "train_energy_rmse_eV_per_atom": math.sqrt(energy),
             "train_force_rmse_eV_per_A": math.sqrt(force),

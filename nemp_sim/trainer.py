@@ -114,7 +114,7 @@ class Trainer:
         gradient = gradient * (self.config.clip_norm / (norm + 1e-12)).clamp(max=1.0)
         m.lerp_(gradient, 1 - b1)
         v.lerp_(gradient * gradient, 1 - b2)
-        torch.maximum(v_max, v, out=v_max)
+        v_max.copy_(torch.maximum(v_max, v) if self.config.amsgrad else v)
         unbias = torch.sqrt(1 - b2**self.n_steps).to(m.dtype)
         move = m / (v_max.sqrt() / unbias + ADAM_EPSILON)
         self.weights.mul_((1 - rate * self.config.weight_decay).to(m.dtype))
@@ -210,6 +210,15 @@ def learning_rate(config: TrainConfig, step: int, share: float) -> float:
     warm = min(1.0, (step + 1) / (config.warmup_steps + 1))
     low, high = config.final_learning_rate, config.learning_rate
     return warm * (low + (high - low) * 0.5 * (1 + math.cos(math.pi * share)))
+
+
+def energy_weight(config: TrainConfig, share: float) -> float:
+    """w_E: geometric from ``energy_weight`` to ``final_energy_weight``.
+
+    Forces first, energies last; without a jump, which throws an optimizer off that is scaled by
+    past gradients. ``share`` is the share of the run that is done, 0 … 1.
+    """
+    return config.energy_weight * (config.final_energy_weight / config.energy_weight) ** share
 
 
 def table_errors(model: NEMP, table: FrameTable, config: TrainConfig) -> list[float]:

@@ -58,6 +58,10 @@ BAD_TRAINING = [
     ("batch_size", 0),
     ("validate_every", 0),
     ("time_limit_s", -1.0),
+    ("energy_weight", 0.0),
+    ("final_energy_weight", 0.0),
+    ("force_weight", -1.0),
+    ("amsgrad", 1),
     ("n_members", 1),
     ("n_members", -2),
     ("freeze_features", True),  # without start_from

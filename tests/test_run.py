@@ -1,5 +1,6 @@
 """A run in its directory: its clock, its end, and what it says of both."""
 
+import math
 from types import SimpleNamespace
 
 import ase.io
@@ -9,7 +10,7 @@ from nemp_sim.config import TrainConfig
 from nemp_sim.processes import Processes
 from nemp_sim.run import Run
 from nemp_sim.train import train
-from nemp_sim.trainer import learning_rate
+from nemp_sim.trainer import energy_weight, learning_rate
 
 from .test_data import emt_trajectory
 from .test_train import read_log, write_config
@@ -50,10 +51,9 @@ def test_time_limit_ends_the_run_at_the_final_rate(folder, clock):
     falling = rates[1:]
     assert falling == sorted(falling, reverse=True)
     weights = [float(row["energy_weight"]) for row in log]
-    changed = weights.index(1000.0)
-    assert set(weights[:changed]) == {10.0} and set(weights[changed:]) == {1000.0}
-    share = [float(row["seconds"]) / 60 for row in log][changed]
-    assert share == pytest.approx(0.6, abs=0.1)  # final_part = 0.4
+    shares = [float(row["seconds"]) / 60 for row in log]
+    for share, weight in zip(shares, weights, strict=True):  # 10 · 100^share, said a little later
+        assert math.log(weight / 10) / math.log(100) == pytest.approx(share, abs=0.06)
 
 
 def test_time_enough_changes_nothing(folder, clock):
@@ -103,3 +103,9 @@ def test_rate_falls_with_the_share_that_is_done():
     config = TrainConfig(learning_rate=0.1, final_learning_rate=0.001, warmup_steps=0)
     for share, rate in ((0.0, 0.1), (0.5, 0.0505), (1.0, 0.001)):
         assert learning_rate(config, 10**6, share) == pytest.approx(rate, rel=1e-12)
+
+
+def test_energy_weight_grows_by_equal_factors():
+    config = TrainConfig(energy_weight=10.0, final_energy_weight=1000.0)
+    for share, weight in ((0.0, 10.0), (0.25, 10**1.5), (0.5, 100.0), (1.0, 1000.0)):
+        assert energy_weight(config, share) == pytest.approx(weight, rel=1e-12)
