@@ -96,6 +96,7 @@ def parse_options() -> argparse.Namespace:
     """Command-line options."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("config", type=Path, help="TOML file of nemp train")
+    parser.add_argument("--head", help="level of theory, where the file has several")
     parser.add_argument("--out", type=Path, default=Path("results/mace"))
     parser.add_argument("--seconds", type=float, default=480.0, help="wall time of the training")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
@@ -113,13 +114,16 @@ def parse_options() -> argparse.Namespace:
 
 def read_frames_of(options: argparse.Namespace) -> tuple[Splits, dict[str, float], bool]:
     """The frames of the TOML file, the lone-atom energies of the training, and: with stress?"""
-    _, data, training = read_config(options.config)
-    with_stress = training.stress_weight > 0
-    splits = read_splits(data, with_stress)
-    lone = reference_energies(splits.train, data.isolated_atoms_eV).lone_atom
+    job = read_config(options.config)
+    head = options.head or next(iter(job.heads))
+    if head not in job.heads or (len(job.heads) > 1 and not options.head):
+        raise SystemExit(f"{options.config}: give --head, one of {', '.join(job.heads)}")
+    with_stress = job.training.stress_weight > 0
+    splits = read_splits({head: job.heads[head]}, with_stress)
+    lone = reference_energies(splits.train, job.heads[head].isolated_atoms_eV).lone_atom
     parts = {
-        name: [f for f in frames if len(f.atoms) > 1][: options.max_frames or None]
-        for name, frames in vars(splits).items()
+        name: [f for f in getattr(splits, name) if len(f.atoms) > 1][: options.max_frames or None]
+        for name in ("train", "validation", "test")
     }
     return Splits(**parts), lone, with_stress
 
@@ -340,9 +344,9 @@ def main() -> None:
     if not splits.validation:
         raise SystemExit(f"{options.config}: MACE needs validation frames")
     options.out.mkdir(parents=True)
-    for name, frames in vars(splits).items():
+    for name, frames in splits.parts.items():
         write_frames(options.out / f"{name}.xyz", frames)
-    print(", ".join(f"{len(frames)} {name}" for name, frames in vars(splits).items()), "frames")
+    print(", ".join(f"{len(frames)} {name}" for name, frames in splits.parts.items()), "frames")
     models, note = train(options, command(options, lone, stress), splits)
     packages = ("mace-torch", "e3nn", "torch", "numpy")
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
@@ -350,9 +354,8 @@ def main() -> None:
     print(f"{note}\n{versions}; trained in {options.dtype} on {options.device}, errors in float64")
     for stage, path in models.items():
         rows = []
-        for split, frames in vars(splits).items():
-            if frames:
-                rows += rows_of(split, frames, evaluate(path, frames, options, stress))
+        for split, frames in splits.parts.items():
+            rows += rows_of(split, frames, evaluate(path, frames, options, stress))
         print(f"\n{stage}")
         print_rows(rows)
         report["stages"][stage] = [vars(row) for row in rows]

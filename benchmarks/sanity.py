@@ -73,6 +73,7 @@ def parse_options() -> argparse.Namespace:
     """Command-line options."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("potential", help="path or name")
+    parser.add_argument("--head", help="read-out; the first one where it is left out")
     parser.add_argument("--out", type=Path, default=Path("results/sanity"))
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", help="of the dynamics; statics are float64")
@@ -155,9 +156,8 @@ def dimer_checks(curve: Dimer, cutoff: float) -> Iterator[Check]:
 
 def lone_atom_checks(potential: Potential) -> Iterator[Check]:
     """Lone atoms against the reference energies of the file."""
-    known = potential.metadata.training.get("lone_atom_energies_known", ())
-    references = potential.model.reference_energies.flatten().tolist()
-    for symbol, reference in zip(potential.elements, references, strict=False):
+    known = potential.metadata.heads.get(potential.head, {}).get("lone_atom_energies_known", ())
+    for symbol, reference in potential.reference_energies_eV.items():
         energy = float(potential.evaluate([Atoms([symbol])]).energy[0])
         kind = "calculated" if symbol in known else "fitted: no dissociation energy"
         yield Check(
@@ -334,7 +334,7 @@ def start_structure(options: argparse.Namespace, name: str) -> Atoms | None:
 def main() -> None:
     """Run all checks, print the table, write the files."""
     options = parse_options()
-    potential = load_potential(options.potential, options.device, "float64")
+    potential = load_potential(options.potential, options.device, "float64", options.head)
     name = Path(options.potential).stem
     pairs = combinations_with_replacement(potential.elements, 2)
     curves = [dimer(potential, pair) for pair in pairs]
@@ -342,7 +342,7 @@ def main() -> None:
     checks += [*lone_atom_checks(potential), *crystal_checks(potential, name)]
     atoms = None if options.skip_md else start_structure(options, name)
     if atoms is not None:
-        atoms.calc = NEMP(options.potential, options.device, options.dtype)
+        atoms.calc = NEMP(options.potential, options.device, options.dtype, head=options.head)
         hot = options.temperature_K or 1.5 * TRAINING_K.get(name, 300)
         checks += dynamics_checks(atoms, hot, options.md_ps, options.timestep_fs)
     elif not options.skip_md:

@@ -83,9 +83,9 @@ def load_potential(
         InputError: an unusable device or dtype, or no such head.
     """
     path = find_potential(name_or_path)
-    model, metadata = load_model(path)
+    model, metadata = load_model(path, None if dtype is None else resolve_dtype(dtype))
     return Potential(
-        model if dtype is None else model.cast(resolve_dtype(dtype)),
+        model,
         metadata,
         head=head,
         name=path.name,
@@ -94,8 +94,12 @@ def load_potential(
     )
 
 
-def load_model(path: Path) -> tuple[NEMP, PotentialMetadata]:
-    """The network of a potential file with all its heads, in the dtype of the file.
+def load_model(path: Path, dtype: torch.dtype | None = None) -> tuple[NEMP, PotentialMetadata]:
+    """The network of a potential file with all its heads.
+
+    Args:
+        path: the file.
+        dtype: dtype of the network; None takes that of the file.
 
     Raises:
         PotentialFileError: a damaged, foreign or newer file.
@@ -110,7 +114,7 @@ def load_model(path: Path) -> tuple[NEMP, PotentialMetadata]:
         model.load_state_dict(state)
         names = PotentialMetadata.__dataclass_fields__
         metadata = PotentialMetadata(**{name: header[name] for name in names})
-        return model.cast(resolve_dtype(header["dtype"])), metadata
+        return model.cast(dtype or resolve_dtype(header["dtype"])), metadata
     except (KeyError, TypeError, RuntimeError, InputError) as error:
         raise PotentialFileError(
             f"{path}: the weights do not fit the network that the file describes ({error}). "

@@ -188,7 +188,9 @@ def from_arrays(
     state = _published_state(model, arrays, float(config.get("cst", SILU_GAIN)) / SILU_GAIN)
     count = len(model.config.elements)
     state |= {
-        f"{READOUT}.reference_energies": torch.full((count,), energy_per_atom_eV).double(),
+        f"{READOUT}.reference_energies": torch.full(
+            (count,), energy_per_atom_eV, dtype=torch.float64
+        ),
         f"{READOUT}.members": torch.zeros(0, *model.readouts["default"].members.shape[1:]),
         f"{READOUT}.force_calibration": torch.ones(()),
     }

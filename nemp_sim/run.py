@@ -99,7 +99,7 @@ class Run:
             if validate or self.is_over():
                 started = time.perf_counter()
                 self._validate(rate, weight)
-                self.seconds += time.perf_counter() - started
+                self.seconds += self._synchronised(started)
                 self.rows[-1]["seconds"] = self.seconds
                 self.save()
             yield self.epoch

@@ -212,20 +212,22 @@ class Batches:
         n_frames = len(self.edges)
         extra = rng.choice(n_frames, self.count * self.n_strata - n_frames, replace=False)
         order = rng.permutation(np.concatenate([np.arange(n_frames), extra]))
-        order = order[np.argsort(self.edges[order], kind="stable")]
+        order = order[self._by_size(order)]
         strata = rng.permuted(order.reshape(self.n_strata, self.count), axis=1)
         yield from torch.from_numpy(np.ascontiguousarray(strata.T))
 
+    def _by_size(self, frames: np.ndarray) -> np.ndarray:
+        """Permutation that sorts ``frames`` by edges, equal ones by atoms: no tie is left open."""
+        return np.lexsort((self.atoms[frames], self.edges[frames]))
+
     def _largest(self) -> BatchSize:
         """Sum of the largest frame that each stratum can hold, for the process with most."""
-        order = np.argsort(self.edges, kind="stable")
+        order = self._by_size(np.arange(len(self.edges)))
         n_extra = self.count * self.n_strata - len(order)
         atoms, edges = np.zeros(self.processes, int), np.zeros(self.processes, int)
         for stratum in range(self.n_strata):  # extra frames shift the others up by n_extra at most
             low = max(0, stratum * self.count - n_extra)
             reach = order[low : (stratum + 1) * self.count]
-            if not len(reach):
-                reach = order[-1:]
             rank = stratum % self.processes
             atoms[rank] += self.atoms[reach].max()
             edges[rank] += self.edges[reach].max()

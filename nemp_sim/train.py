@@ -241,8 +241,7 @@ def continued_model(
     Raises:
         InputError: [model] or the elements of the data do not fit that network.
     """
-    start, metadata = load_model(find_potential(config.start_from))
-    start = start.cast(torch.float64)
+    start, metadata = load_model(find_potential(config.start_from), torch.float64)
     own = start.config.to_dict()
     asked = ModelConfig.from_dict(own | options).to_dict()
     for name, value in asked.items():

@@ -192,7 +192,8 @@ def draw_deviations(factor: np.ndarray, n_members: int, rng: np.random.Generator
     width = len(factor)
     normal = rng.normal(size=(width, max(width, n_members)))
     if n_members <= width:
-        normal = np.linalg.qr(normal)[0] * width**0.5
+        q, triangle = np.linalg.qr(normal)
+        normal = q * np.sign(np.diag(triangle)) * width**0.5  # the signs make Q uniform (Haar)
     chosen = normal[:, :n_members]
     chosen = chosen - chosen.mean(axis=1, keepdims=True)
     return (factor @ chosen).T * (n_members / (n_members - 1)) ** 0.5

@@ -45,7 +45,9 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason="torch sees no CUDA device"))
 
 
-def make_potential(form, dtype=torch.float64, seed=1, device="cpu", **changes):
+def make_potential(
+    form, dtype=torch.float64, seed=1, device="cpu", n_members=0, head=None, **changes
+):
     """A potential in which no parameter has its starting value, zero or one."""
     model = new_model(ModelConfig(**SMALL | FORMS[form] | changes), seed).cast(torch.float64)
     generator = torch.Generator().manual_seed(seed)
@@ -53,10 +55,15 @@ def make_potential(form, dtype=torch.float64, seed=1, device="cpu", **changes):
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
             parameter += 0.1 * noise
-        model.reference_energies += torch.linspace(
-            -3.0, 2.0, len(model.config.elements), dtype=torch.float64
-        )
-    return Potential(model.cast(dtype), name=f"random {form}", device=device)
+        for shift, readout in enumerate(model.readouts.values()):
+            readout.reference_energies += shift + torch.linspace(
+                -3.0, 2.0, len(model.config.elements), dtype=torch.float64
+            )
+            width = readout.members.shape[1]
+            members = torch.randn(n_members, width, generator=generator, dtype=torch.float64)
+            readout.members = 0.1 * (members - members.mean(0)) if n_members else readout.members
+            readout.force_calibration.fill_(1.25)
+    return Potential(model.cast(dtype), name=f"random {form}", head=head, device=device)
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from ase.optimize import BFGS
 from nemp_sim import NEMP
 from nemp_sim.checkpoint import save_potential
 from nemp_sim.errors import EvaluationError, InputError, PotentialFileError, UnknownElementError
+from nemp_sim.potential import PotentialMetadata
 
 FINITE_DIFFERENCE = {"rtol": 0, "atol": 1e-6}  # eV/Å and eV/Å³
 ROUNDING = {"rtol": 1e-13, "atol": 1e-13}  # another order of the edges
@@ -184,7 +185,7 @@ def test_calculators_of_both_dtypes_side_by_side(random_potential, water):
 
 
 def test_torch_is_left_alone(random_potential, tmp_path, slab):
-    path = save_potential(random_potential("smooth"), tmp_path / "p.pt")
+    path = save_potential(random_potential("smooth").model, PotentialMetadata(), tmp_path / "p.pt")
     torch.manual_seed(5)
     before = torch_state()
     slab.calc = NEMP(path, device="cpu", dtype="float64")
@@ -206,7 +207,7 @@ def torch_state():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_results_ignore_the_default_dtype(random_potential, tmp_path, slab, dtype):
-    path = save_potential(random_potential("smooth"), tmp_path / "p.pt")
+    path = save_potential(random_potential("smooth").model, PotentialMetadata(), tmp_path / "p.pt")
     want = random_potential("smooth").evaluate([slab]).energy[0]
     torch.set_default_dtype(dtype)
     try:

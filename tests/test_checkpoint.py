@@ -11,6 +11,7 @@ import torch
 from nemp_sim import checkpoint
 from nemp_sim.checkpoint import (
     find_potential,
+    load_model,
     load_potential,
     new_model,
     read_header,
@@ -20,7 +21,7 @@ from nemp_sim.checkpoint import (
 )
 from nemp_sim.config import ModelConfig
 from nemp_sim.errors import InputError, PotentialFileError
-from nemp_sim.potential import Potential, PotentialMetadata
+from nemp_sim.potential import PotentialMetadata
 
 # Loading a float32 file in float64 and back is exact; the other way rounds to float32.
 ROUNDING = {torch.float32: 1e-6, torch.float64: 0.0}
@@ -39,13 +40,15 @@ def form(request):
 def saved(request, form, random_potential, tmp_path):
     """A potential and its file."""
     potential = random_potential(form, dtype=request.param)
-    return potential, save_potential(potential, tmp_path / "saved.pt")
+    return potential, save_potential(potential.model, potential.metadata, tmp_path / "saved.pt")
 
 
 @pytest.fixture
 def path(random_potential, tmp_path):
     """A good potential file, to be spoiled."""
-    return save_potential(random_potential("smooth"), tmp_path / "good.pt")
+    return save_potential(
+        random_potential("smooth").model, PotentialMetadata(), tmp_path / "good.pt"
+    )
 
 
 # --- round trip
@@ -68,9 +71,9 @@ def test_round_trip_is_bit_equal(saved, water):
 def test_reference_energies_stay_float64(tmp_path):
     model = new_model(ModelConfig(elements=(1, 46))).cast(torch.float32)
     exact = torch.tensor([-13.605693122994, -136123.456789012345], dtype=torch.float64)
-    model.reference_energies.copy_(exact)
-    path = save_potential(Potential(model), tmp_path / "potential.pt")
-    assert torch.equal(load_potential(path, "cpu").model.reference_energies, exact)
+    model.readouts["default"].reference_energies.copy_(exact)
+    path = save_potential(model, PotentialMetadata(), tmp_path / "potential.pt")
+    assert torch.equal(load_potential(path, "cpu").readout.reference_energies, exact)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -85,27 +88,34 @@ def test_dtype_of_the_caller_wins(saved, dtype):
 
 def test_loading_in_another_dtype_computes_its_tables_in_that_dtype(random_potential, tmp_path):
     """Tables cast up from float32 would carry float32 noise into a float64 potential."""
-    path = save_potential(random_potential("smooth", dtype=torch.float32), tmp_path / "x.pt")
+    model = random_potential("smooth", dtype=torch.float32).model
+    path = save_potential(model, PotentialMetadata(), tmp_path / "x.pt")
     loaded = load_potential(path, "cpu", "float64").model
     fresh = new_model(loaded.config).cast(torch.float64)
     for name, table in fresh.named_buffers():
-        if name != "reference_energies":
+        if not name.startswith("readouts."):
             assert torch.equal(dict(loaded.named_buffers())[name], table), name
 
 
 def test_metadata_survive(tmp_path):
     model = new_model(ModelConfig(elements=(1, 46)))
     metadata = PotentialMetadata(
-        level_of_theory="PBE", training={"epochs": 3}, errors={"mae_eV": 0.1}, licence="MIT"
+        heads={"default": {"level_of_theory": "PBE", "elements": ["Pd"]}},
+        training={"epochs": 3},
+        errors={"mae_eV": 0.1},
+        licence="MIT",
     )
-    path = save_potential(Potential(model, metadata), tmp_path / "potential.pt")
+    path = save_potential(model, metadata, tmp_path / "potential.pt")
     loaded = load_potential(path, "cpu")
-    assert loaded.metadata == metadata
+    assert loaded.metadata == load_model(path)[1] == metadata
+    assert loaded.level_of_theory == "PBE" and loaded.elements == ("Pd",)
     assert loaded.name == "potential.pt"
     header = read_header(path)
     assert header["sha256"] == loaded.sha256
     assert len(loaded.sha256) == 64
     assert header["elements"] == ["H", "Pd"]
+    assert header["reference_energies_eV"] == {"default": {"Pd": 0.0}}
+    assert header["n_members"] == {"default": 0}
     assert header["n_parameters"] == sum(p.numel() for p in model.parameters())
 
 
@@ -117,7 +127,7 @@ def places(monkeypatch, tmp_path, random_potential):
     """Three directories, each with a distinct potential "same.pt": here, listed, shipped."""
     directories = {name: tmp_path / name for name in ("here", "listed", "shipped")}
     for directory in directories.values():
-        save_potential(random_potential("smooth"), directory / "same.pt")
+        save_potential(random_potential("smooth").model, PotentialMetadata(), directory / "same.pt")
     monkeypatch.chdir(directories["here"])
     monkeypatch.setenv("NEMP_POTENTIALS", f"{tmp_path / 'absent'}{os.pathsep}{tmp_path / 'listed'}")
     monkeypatch.setattr(checkpoint, "shipped_directory", lambda: directories["shipped"])
@@ -260,8 +270,14 @@ def test_every_flipped_byte_is_refused_or_harmless(path, rng, random_potential):
 
 
 def test_newer_format_asks_for_a_newer_program(path):
-    edit(path, format_version=2)
-    with pytest.raises(PotentialFileError, match=r"format version 2.* newer nemp_sim"):
+    edit(path, format_version=3)
+    with pytest.raises(PotentialFileError, match=r"format version 3.* newer nemp_sim"):
+        load_potential(path, "cpu")
+
+
+def test_older_format_asks_for_training(path):
+    edit(path, format_version=1)
+    with pytest.raises(PotentialFileError, match=r"good\.pt: format version 1 .*Train it again"):
         load_potential(path, "cpu")
 
 
@@ -350,6 +366,6 @@ def test_interrupted_write_leaves_the_old_file(path, monkeypatch, random_potenti
 
     monkeypatch.setattr(*stage, fail)
     with pytest.raises(type(error)):
-        save_potential(random_potential("published"), path)
+        save_potential(random_potential("published").model, PotentialMetadata(), path)
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == ["good.pt"]

@@ -25,7 +25,8 @@ def run(*arguments):
 @pytest.fixture(scope="module")
 def potential_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("cli") / "published.pt"
-    return save_potential(read_checkpoint(PUBLISHED), path)
+    potential = read_checkpoint(PUBLISHED)
+    return save_potential(potential.model, potential.metadata, path)
 
 
 def test_version_and_help():
@@ -36,10 +37,11 @@ def test_version_and_help():
 def test_info_prints_the_metadata(potential_file):
     result = run("info", potential_file)
     assert result.exit_code == 0
-    for text in ("H, Pd", "published", "-3.25", "sha256"):
+    for text in ("H, Pd", "published", "-3.25", "sha256", "default: level of theory", "none"):
         assert text in result.output
     header = json.loads(run("info", potential_file, "--json").output)
     assert header["elements"] == ["H", "Pd"]
+    assert header["model"]["heads"] == ["default"] and header["n_members"] == {"default": 0}
     assert header["units"]["forces"] == "eV/Å"
 
 

@@ -6,7 +6,7 @@ from dataclasses import FrozenInstanceError, fields, replace
 import numpy as np
 import pytest
 
-from nemp_sim.config import MLPShape, ModelConfig, to_atomic_numbers
+from nemp_sim.config import DataConfig, MLPShape, ModelConfig, TrainConfig, to_atomic_numbers
 from nemp_sim.errors import InputError
 
 BAD_VALUES = [
@@ -45,6 +45,29 @@ BAD_VALUES = [
     ("form", "rough"),
     ("species_code", "one-hot"),
     ("output_bias", True),
+    ("heads", ()),
+    ("heads", "pbe"),
+    ("heads", ("pbe", "pbe")),
+    ("heads", ("pbe.0",)),
+    ("heads", ("",)),
+    ("heads", ("größe",)),
+    ("heads", (1,)),
+]
+BAD_TRAINING = [
+    ("epochs", 0),
+    ("batch_size", 0),
+    ("validate_every", 0),
+    ("time_limit_s", -1.0),
+    ("energy_weight", 0.0),
+    ("final_energy_weight", 0.0),
+    ("force_weight", -1.0),
+    ("amsgrad", 1),
+    ("n_members", 1),
+    ("n_members", -2),
+    ("freeze_features", True),  # without start_from
+    ("compile", "yes"),
+    ("ema_decay", 1.0),
+    ("clip_norm", 0.0),
 ]
 BAD_SHAPES = [
     ({"n_blocks": -1}, "n_blocks"),
@@ -73,6 +96,7 @@ DOCUMENTED = {
     "no norm": {"use_norm": False},
     "zbl": {"zbl": True},
     "envelope": {"envelope_power": 2.5},
+    "two heads": {"heads": ("pbe", "rpbe_d3")},
     "one element, one channel": {"n_channels": 1, "n_radial": 1, "n_pair_code": 1},
 }
 
@@ -81,6 +105,21 @@ DOCUMENTED = {
 def test_bad_value_is_refused_by_name(name, value):
     with pytest.raises(InputError, match=rf"{name} is .*must be"):
         ModelConfig(**{"elements": (1, 8)} | {name: value})
+
+
+@pytest.mark.parametrize(("name", "value"), BAD_TRAINING)
+def test_bad_training_setting_is_refused_by_name(name, value):
+    with pytest.raises(InputError, match=rf"{name} is .*must be"):
+        TrainConfig(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("train", ()), ("validation_fraction", 1.0), ("max_force_eV_per_A", -1.0)],
+)
+def test_bad_data_setting_is_refused_by_name(name, value):
+    with pytest.raises(InputError, match=rf"data\.{name} is .*must be"):
+        DataConfig(**{"train": ("x.xyz",)} | {name: value})
 
 
 @pytest.mark.parametrize(("values", "name"), BAD_SHAPES)

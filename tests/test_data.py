@@ -1,4 +1,4 @@
-"""Labelled frames: reading, refusals, groups, references, units, and tables against structures."""
+"""Labelled frames: reading, refusals, groups, references, units."""
 
 import lzma
 import re
@@ -6,24 +6,20 @@ import re
 import ase.io
 import numpy as np
 import pytest
-import torch
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.units import Bohr, Hartree, kcal, mol
 
-from nemp_sim.checkpoint import new_model
-from nemp_sim.config import DataConfig, ModelConfig
+from nemp_sim.config import DataConfig
 from nemp_sim.data import (
     Frame,
-    build_table,
     read_frames,
     reference_energies,
     split_groups,
     unit_findings,
 )
 from nemp_sim.errors import InputError
-from nemp_sim.potential import Potential, differentiate
 
 DATA = DataConfig(train=("unused.xyz",))
 
@@ -118,6 +114,19 @@ def test_missing_file_and_group_key(tmp_path, xyz):
         read_frames(xyz, DataConfig(train=("x",), group_by="run"))
 
 
+def test_blocks_of_consecutive_frames_are_groups(xyz):
+    frames = read_frames(xyz, DataConfig(train=("x",), group_by="block:5"), head="pbe")
+    groups = [f.group for f in frames]
+    assert [groups.count(g) for g in dict.fromkeys(groups)] == [5, 5, 5, 3]
+    assert {f.head for f in frames} == {"pbe"}
+
+
+@pytest.mark.parametrize("group_by", ["block:0", "block:", "block:-2", "block:x", "block:1.5"])
+def test_a_block_needs_a_number_of_frames(group_by):
+    with pytest.raises(InputError, match="data.group_by is 'block:.*block:20"):
+        DataConfig(train=("x",), group_by=group_by)
+
+
 def test_split_keeps_groups_together(xyz):
     frames = read_frames(xyz, DATA)
     assert len({f.group for f in frames}) == 4  # two cells and two lone atoms
@@ -210,20 +219,3 @@ def test_right_units_raise_no_finding(tmp_path, trajectory):
     ase.io.write(path, frames, format="extxyz")
     read = read_frames(path, DATA)
     assert unit_findings(read, reference_energies(read, {})) == []
-
-
-@pytest.mark.parametrize("form", ["smooth", "published"])
-def test_padded_table_equals_the_structures(xyz, form):
-    frames = read_frames(xyz, DATA)
-    model = new_model(ModelConfig(elements=("H", "Pd"), form=form, n_channels=4)).double()
-    table = build_table(frames, model.config.elements, 5.0, torch.device("cpu"))
-    index = torch.tensor([9, 0, 17])
-    result = differentiate(model, table.graph(index), forces=True, stress=True)
-    exact = Potential(model).evaluate([frames[i].atoms for i in index])
-    energies = result.atomic_energies.reshape(3, -1)
-    for k, i in enumerate(index.tolist()):
-        n = len(frames[i].atoms)
-        assert float(energies[k, :n].sum()) == pytest.approx(exact.energy[k], abs=1e-10)
-        forces = result.forces.reshape(3, -1, 3)[k]
-        np.testing.assert_allclose(forces[:n], exact.forces[k], atol=1e-10)
-        assert not forces[n:].any()

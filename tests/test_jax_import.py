@@ -14,9 +14,9 @@ import torch
 from ase import Atoms
 
 import nemp_sim
+from nemp_sim.derivatives import differentiate
 from nemp_sim.errors import InputError, PotentialFileError
 from nemp_sim.jax_import import from_arrays, read_checkpoint, read_pickle
-from nemp_sim.potential import differentiate
 
 DATA = Path(__file__).parent / "data"
 AUTHORS = DATA / "authors_checkpoint"

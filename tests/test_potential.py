@@ -9,9 +9,10 @@ from ase import Atoms
 from ase.build import molecule
 
 import nemp_sim.potential as potential_module
+from nemp_sim.derivatives import differentiate
 from nemp_sim.errors import EvaluationError, InputError, UnknownElementError
 from nemp_sim.neighbors import NeighborLists
-from nemp_sim.potential import Potential, bytes_per_edge, differentiate
+from nemp_sim.potential import Potential, bytes_per_edge
 
 BATCH = {torch.float64: 1e-10, torch.float32: 1e-4}  # eV and eV/Å, batch against single
 PRECISION_ENERGY = 5e-5  # eV/atom, float32 against float64
@@ -153,7 +154,7 @@ def test_energies_are_summed_in_float64(random_potential):
     """1000 atoms of −1e5 eV: summed in float32 the total would lose whole electronvolts."""
     potential = private_copy(random_potential("smooth", dtype=torch.float32))
     atoms = Atoms("H1000", 20.0 * np.array(list(np.ndindex(10, 10, 10))))
-    potential.model.reference_energies[0] = -100000.123456789
+    potential.readout.reference_energies[0] = -100000.123456789
     got = potential.evaluate([atoms], forces=False).energy[0]
     np.testing.assert_allclose(got, -100000123.456789, rtol=1e-12)
 
@@ -293,7 +294,7 @@ def test_positions_that_are_not_finite_are_refused(potential, methanol, water, v
 @pytest.mark.parametrize("forces", [True, False])
 def test_results_that_are_not_finite_are_an_error(random_potential, methanol, forces):
     potential = private_copy(random_potential("smooth"))
-    potential.model.energy_factor[2] = np.nan  # oxygen
+    potential.readout.energy_factor[2] = np.nan  # oxygen
     assert np.isfinite(potential.evaluate([molecule("CH4")]).energy).all()
     nearest = methanol.get_all_distances()[np.triu_indices(6, 1)].min()
     message = rf"structure 1 \(CH4O\).*shortest distance is {nearest:.3f} Å"

@@ -78,6 +78,7 @@ def test_provenance_names_potential_versions_device_and_date(random_potential):
         "name": "random smooth",
         "sha256": "",
         "elements": ["H", "C", "O", "Pd"],
+        "head": "default",
         "level_of_theory": "not stated",
     }
     assert set(values["versions"]) == {"python", "nemp_sim", *PACKAGES}

@@ -8,12 +8,15 @@ import pytest
 import torch
 from ase.units import Hartree
 
-from nemp_sim.accuracy import error_rows
+from nemp_sim.accuracy import error_rows, predict
 from nemp_sim.checkpoint import load_potential
 from nemp_sim.config import TrainConfig
 from nemp_sim.errors import InputError
-from nemp_sim.train import read_config, train
-from nemp_sim.trainer import Run, epoch_batches, learning_rate
+from nemp_sim.processes import Processes
+from nemp_sim.run import Run
+from nemp_sim.tables import Batches, build_table
+from nemp_sim.train import initial_model, read_config, read_splits, references_of, train
+from nemp_sim.trainer import Trainer, learning_rate
 
 from .test_data import emt_trajectory
 
@@ -100,7 +103,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(folder, straight, monkeyp
 
 def test_training_learns(folder):
     # EMT forces of these frames have an RMS of about 0.5 eV/Å; a constant model keeps all of it
-    result = train(write_config(folder, "long.toml", epochs=120), folder / "long")
+    result = train(write_config(folder, "long.toml", epochs=90), folder / "long")
     rms = np.sqrt(np.mean([(f.forces**2).mean() for f in result.splits.test if len(f.atoms) > 1]))
     row = result.errors["test"][0]
     assert row.config_type == "all"
@@ -114,7 +117,7 @@ def test_training_learns(folder):
 def test_saved_potential_has_the_reported_errors(straight):
     potential = load_potential(straight.directory / "tiny.pt", device="cpu")
     for name, rows in straight.errors.items():
-        again = error_rows(potential, getattr(straight.splits, name))
+        again = error_rows(predict({"default": potential}, getattr(straight.splits, name)))
         assert again == rows
     assert potential.metadata.training["frames"]["test"] == len(straight.splits.test)
 
@@ -158,7 +161,7 @@ def test_training_goes_on_from_a_potential(folder, straight):
     moved = (weights_of(result) - weights_of(straight)).abs()
     assert 0 < moved.max() < 0.5  # the same weights, a little moved; new ones differ by about 1
     assert result.potential.metadata.training["start_sha256"] == straight.potential.sha256
-    same = result.potential.model.reference_energies, straight.potential.model.reference_energies
+    same = (r.potential.readout.reference_energies for r in (result, straight))
     assert torch.equal(*same)
 
 
@@ -170,19 +173,16 @@ def test_another_network_than_that_of_the_start_is_refused(folder, straight, tmp
         train(config, tmp_path)
 
 
-def test_update_is_torch_adam_with_amsgrad(folder):
-    from nemp_sim.data import build_table, reference_energies
-    from nemp_sim.train import initial_model, read_splits
-    from nemp_sim.trainer import Trainer
-
-    options, data, config = read_config(write_config(folder))
-    splits = read_splits(data, False)
-    model = initial_model(options, splits, reference_energies(splits.train, {}), 0).double()
+@pytest.mark.parametrize("amsgrad", [True, False])
+def test_update_is_that_of_torch(folder, amsgrad):
+    job = read_config(write_config(folder))
+    splits = read_splits(job.heads, False)
+    model = initial_model(job.model, splits, references_of(splits, job.heads), 0).double()
     table = build_table(splits.train, model.config.elements, 4.0, torch.device("cpu"))
-    config = TrainConfig(batch_size=4, weight_decay=0.01, clip_norm=1e9)
-    trainer = Trainer(model, table, config)
+    config = TrainConfig(batch_size=4, weight_decay=0.01, clip_norm=1e9, amsgrad=amsgrad)
+    trainer = Trainer(model, table, Batches(table, 4, 0).size, config, Processes())
     expected = trainer.weights.clone().requires_grad_()
-    oracle = torch.optim.AdamW([expected], lr=0.01, amsgrad=True, weight_decay=0.01)
+    oracle = torch.optim.AdamW([expected], lr=0.01, amsgrad=amsgrad, weight_decay=0.01)
     generator = torch.Generator().manual_seed(0)
     trainer.controls[0] = 0.01
     for k in range(5):
@@ -196,26 +196,21 @@ def test_update_is_torch_adam_with_amsgrad(folder):
 def test_stress_labels_enter_the_loss(folder):
     training = "stress_weight = 100.0"
     result = train(
-        write_config(folder, "stress.toml", epochs=60, training=training), folder / "stress"
+        write_config(folder, "stress.toml", epochs=30, training=training), folder / "stress"
     )
-    without = train(write_config(folder, "plain.toml", epochs=60), folder / "plain")
+    without = train(write_config(folder, "plain.toml", epochs=30), folder / "plain")
     frames = [f for f in result.splits.train if f.stress is not None]
     assert frames
-    with_labels = error_rows(result.potential, frames)[0].stress_rmse_meV_per_A3
-    assert with_labels < error_rows(without.potential, frames)[0].stress_rmse_meV_per_A3
-
-
-def test_batches_depend_on_seed_and_epoch_and_cover_all_frames():
-    first = torch.cat(list(epoch_batches(10, 4, seed=1, epoch=0)))
-    assert sorted(first[:10].tolist()) == list(range(10))
-    assert len(first) == 12
-    assert torch.equal(first, torch.cat(list(epoch_batches(10, 4, seed=1, epoch=0))))
-    assert not torch.equal(first, torch.cat(list(epoch_batches(10, 4, seed=1, epoch=1))))
+    errors = [
+        error_rows(predict({"default": r.potential}, frames))[0].stress_rmse_meV_per_A3
+        for r in (result, without)
+    ]
+    assert errors[0] < errors[1]
 
 
 def test_learning_rate_warms_up_and_ends_low():
     config = TrainConfig(learning_rate=1e-2, final_learning_rate=1e-4, warmup_steps=9)
-    rates = [learning_rate(config, k, 1000) for k in range(1000)]
+    rates = [learning_rate(config, k, k / 1000) for k in range(1000)]
     assert rates[0] == pytest.approx(1e-3, rel=1e-3)
     assert max(rates) == pytest.approx(1e-2, rel=1e-2)
     assert rates[-1] == pytest.approx(1e-4, rel=1e-2)
@@ -255,7 +250,19 @@ def test_a_directory_of_another_run_is_refused(folder, straight):
         train(write_config(folder, "other.toml", epochs=7), straight.directory)
 
 
-@pytest.mark.parametrize("text", ["[model", "[modle]\n", "[data]\ntrain = []\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[model",
+        "[modle]\n",
+        "[data]\ntrain = []\n",
+        "[model]\n",
+        "[data]\ntrain = ['a']\n[heads.pbe]\ntrain = ['a']\n",
+        "[heads]\npbe = 1\n",
+        "[heads.'p b e']\ntrain = ['a']\n",
+        "[heads.pbe]\ntrain = ['a']\ngrupby = 'x'\n",
+    ],
+)
 def test_unreadable_config(tmp_path, text):
     path = tmp_path / "bad.toml"
     path.write_text(text)
@@ -263,6 +270,48 @@ def test_unreadable_config(tmp_path, text):
         read_config(path)
     with pytest.raises(InputError, match="no such file"):
         read_config(tmp_path / "none.toml")
+
+
+def test_data_paths_expand_environment_variables(tmp_path, monkeypatch):
+    path = tmp_path / "env.toml"
+    path.write_text(
+        "[heads.pbe]\ntrain = ['$NEMP_DATA/a.xyz']\nlevel_of_theory = 'PBE'\n"
+        "[heads.rpbe]\ntrain = ['b.xyz']\n"
+    )
+    monkeypatch.delenv("NEMP_DATA", raising=False)
+    with pytest.raises(InputError, match=r"\$NEMP_DATA/a.xyz names an environment variable"):
+        read_config(path)
+    monkeypatch.setenv("NEMP_DATA", "/somewhere")
+    heads = read_config(path).heads
+    assert heads["pbe"].train == ("/somewhere/a.xyz",)
+    assert heads["rpbe"].train == (str(tmp_path / "b.xyz"),)
+    assert heads["pbe"].level_of_theory == "PBE" and heads["rpbe"].level_of_theory == "not stated"
+
+
+def test_frames_with_large_forces_are_left_out_and_counted(folder):
+    all_frames = read_splits(read_config(write_config(folder)).heads, False)
+    largest = sorted(
+        np.linalg.norm(f.forces, axis=1).max() for f in all_frames.train + all_frames.validation
+    )
+    limit = (largest[-4] + largest[-3]) / 2
+    config = write_config(folder, "limit.toml", data=f"max_force_eV_per_A = {limit}")
+    splits = read_splits(read_config(config).heads, False)
+    assert splits.left_out == 3
+    kept = splits.train + splits.validation
+    assert len(kept) == len(largest) - 3
+    assert max(np.linalg.norm(f.forces, axis=1).max() for f in kept) < limit
+    assert len(splits.test) == len(all_frames.test)
+
+
+def test_training_errors_are_of_a_sample_where_there_are_many_frames(folder, monkeypatch):
+    monkeypatch.setattr("nemp_sim.train.MAX_TRAIN_FRAMES_MEASURED", 3)
+    result = train(write_config(folder, "sample.toml", epochs=1), folder / "sample")
+    n_train = len(result.splits.train)
+    assert n_train > 3 and result.errors["train"][0].n_frames == 3
+    assert result.errors["test"][0].n_frames == len(result.splits.test)
+    assert result.potential.metadata.training["frames"]["train"] == n_train
+    shown = [id(f) for f in result.predictions["train"].frames]
+    assert shown == [id(f) for f in result.splits.train if id(f) in shown]  # in their order
 
 
 @pytest.mark.gpu

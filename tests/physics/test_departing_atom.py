@@ -57,7 +57,7 @@ def test_smooth_form_has_no_spike(random_potential, departure, seed):
     assert force[-1] == 0
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3, 11])
+@pytest.mark.parametrize("seed", [2, 3, 5, 8])
 def test_published_form_has_a_spike(random_potential, seed):
     force = scan(random_potential("published", seed=seed), DEPARTURES["H from O"])
     assert force.max() > 10 * bound(force)

@@ -8,7 +8,7 @@ import torch
 from ase import Atoms
 from ase.build import make_supercell, molecule
 
-from nemp_sim.potential import differentiate
+from nemp_sim.derivatives import differentiate
 
 ROUNDING = 1e-10  # eV and eV/Å: the same physics in another frame
 FINITE_DIFFERENCE = 1e-6  # eV/Å and eV/Å³
@@ -132,8 +132,8 @@ def test_separated_fragments_add_up(potential, methanol):
 @pytest.mark.parametrize("symbol", ["H", "C", "O", "Pd"])
 def test_lone_atom_has_its_reference_energy(random_potential, symbol):
     potential = random_potential("smooth")
-    reference = potential.model.reference_energies[potential.elements.index(symbol)]
-    assert abs(potential.model.energy_shift).min() > 1e-3  # must not show in the energy
+    reference = potential.readout.reference_energies[potential.elements.index(symbol)]
+    assert abs(potential.readout.energy_shift).min() > 1e-3  # must not show in the energy
     energy, forces = energy_forces(potential, Atoms(symbol))
     assert energy == reference.item()
     assert (forces == 0).all()
@@ -141,9 +141,9 @@ def test_lone_atom_has_its_reference_energy(random_potential, symbol):
 
 def test_lone_atom_of_the_published_form(random_potential):
     potential = random_potential("published")
-    model = potential.model
+    readout = potential.readout
     energy, _ = energy_forces(potential, Atoms("O"))
-    want = (model.reference_energies[2] + model.energy_shift[2]).item()
+    want = (readout.reference_energies[2] + readout.energy_shift[2]).item()
     np.testing.assert_allclose(energy, want, rtol=1e-14)
 
 

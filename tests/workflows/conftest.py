@@ -3,6 +3,7 @@
 import pytest
 
 from nemp_sim.checkpoint import save_potential, shipped_directory
+from nemp_sim.potential import PotentialMetadata
 from tests.engines import EMTEngine
 
 
@@ -16,7 +17,7 @@ def emt():
 def random_file(random_potential, tmp_path_factory):
     """A potential file with random weights for H, C, O and Pd."""
     path = tmp_path_factory.mktemp("potentials") / "random.pt"
-    return save_potential(random_potential("smooth"), path)
+    return save_potential(random_potential("smooth").model, PotentialMetadata(), path)
 
 
 @pytest.fixture

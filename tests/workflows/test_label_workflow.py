@@ -7,10 +7,12 @@ from ase.build import bulk
 from ase.io import read, write
 from typer.testing import CliRunner
 
+from nemp_sim.checkpoint import save_potential
 from nemp_sim.config import DataConfig
 from nemp_sim.data import read_frames
 from nemp_sim.errors import InputError
 from nemp_sim.labelling import Event, label_queue
+from nemp_sim.potential import PotentialMetadata
 from tests.engines import UncertainEMT
 from workflows.label import Settings, app, run
 
@@ -199,3 +201,26 @@ def test_command_line(settings):
     assert wrong.exit_code == 2 and "Did you mean 'emt'" in wrong.output
     bare = CliRunner().invoke(app, [])
     assert bare.exit_code == 2 and "Give --candidates FILE" in bare.output
+
+
+def test_a_round_with_a_potential_that_has_members(settings, random_potential, tmp_path):
+    """The uncertainties come from the ensemble read-out of the potential's file."""
+    potential = random_potential("smooth", n_members=4)
+    path = save_potential(potential.model, PotentialMetadata(), tmp_path / "members.pt")
+    write(tmp_path / "pd.extxyz", bulk("Pd", cubic=True))
+    chosen = {"template": tmp_path / "pd.extxyz", "count": 12, "select": 3, "novelty": 0.02}
+    chosen["max_force"] = 1e3
+    result = run(settings(**chosen, potential=str(path), head="default", device="cpu"))
+    assert len(result.labelled) == 3
+    assert json.loads((result.directory / "report.json").read_text())["potential"]["head"] == (
+        "default"
+    )
+    for atoms in result.labelled:
+        std = potential.evaluate([atoms], uncertainty=True).forces_std[0]
+        want = np.linalg.norm(std, axis=1).max()
+        assert atoms.info["nemp_max_force_std"] == pytest.approx(want, rel=1e-6)
+    certain = save_potential(
+        random_potential("smooth").model, PotentialMetadata(), tmp_path / "certain.pt"
+    )
+    with pytest.raises(InputError, match="no ensemble read-out"):
+        run(settings(**chosen, potential=str(certain), device="cpu", name="certain"))
