@@ -264,6 +264,8 @@ class DataConfig:
         check_units: stop where the labels look like other units than eV and Å.
         max_force_eV_per_A: training and validation frames with a larger force on an atom are left
             out and counted; 0: no limit.
+        exclude: values of info keys whose frames are left out everywhere and counted, such as
+            ``{system = ["269_[CH2]"]}`` for labels that mix two electronic states.
         level_of_theory: functional, code and settings of the labels, said in the potential file.
     """
 
@@ -279,6 +281,7 @@ class DataConfig:
     split_seed: int = 0
     check_units: bool = True
     max_force_eV_per_A: float = 0.0  # noqa: N815 (a unit in a name)
+    exclude: Mapping[str, list[str]] = field(default_factory=dict)
     level_of_theory: str = "not stated"
 
     def __post_init__(self) -> None:
@@ -292,6 +295,9 @@ class DataConfig:
         require(0 <= fraction < 1, "data.validation_fraction", fraction, "at least 0, below 1")
         limit = self.max_force_eV_per_A
         require(limit >= 0, "data.max_force_eV_per_A", limit, "positive, or 0 for no limit")
+        for key, values in self.exclude.items():
+            listed = isinstance(values, (list, tuple)) and all(isinstance(v, str) for v in values)
+            require(listed, f"data.exclude.{key}", values, "a list of strings")
         if self.group_by.startswith("block:"):
             block = self.group_by.removeprefix("block:")
             whole = block.isdecimal() and int(block) > 0

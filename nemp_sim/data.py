@@ -31,6 +31,7 @@ class Frame:
         config_type: kind of structure, for error tables.
         group: frames of one group stay on one side of a split.
         head: level of theory of the labels.
+        excluded: whether ``DataConfig.exclude`` names it.
     """
 
     atoms: Atoms
@@ -40,6 +41,7 @@ class Frame:
     config_type: str
     group: str
     head: str = "default"
+    excluded: bool = False
 
 
 def read_xyz(path: Path) -> list[Atoms]:
@@ -84,7 +86,8 @@ def read_frames(
         previous = key
         bare = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
         kind = str(atoms.info.get("config_type", path.name.split(".")[0]))
-        frames.append(Frame(bare, *labels, kind, f"{path.name}:{group}", head))
+        excluded = any(str(atoms.info.get(k)) in named for k, named in config.exclude.items())
+        frames.append(Frame(bare, *labels, kind, f"{path.name}:{group}", head, excluded))
     if problems:
         raise InputError(
             f"{path}: {len(problems)} of {len(structures)} frames have no usable labels: "

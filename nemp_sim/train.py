@@ -72,7 +72,7 @@ class Splits:
         validation: held out by groups; used for early stopping where that is on, and to scale the
             uncertainties.
         test: never used but for the final table.
-        left_out: training and validation frames with too large a force.
+        left_out: frames that are excluded or have too large a force.
     """
 
     train: list[Frame]
@@ -157,8 +157,13 @@ def read_splits(heads: Mapping[str, DataConfig], with_stress: bool) -> Splits:
             for name in parts
         }
         limit = data.max_force_eV_per_A or np.inf
-        for name in ("train", "validation"):
-            kept = [f for f in read[name] if np.linalg.norm(f.forces, axis=1).max() <= limit]
+        for name in parts:
+            most = np.inf if name == "test" else limit
+            kept = [
+                f
+                for f in read[name]
+                if not f.excluded and np.linalg.norm(f.forces, axis=1).max() <= most
+            ]
             left_out += len(read[name]) - len(kept)
             read[name] = kept
         if not read["validation"]:
@@ -361,7 +366,7 @@ def _train(job: Job, directory: Path, on: torch.device, processes: Processes) ->
     counts = ", ".join(f"{len(part)} {name}" for name, part in splits.parts.items())
     console.print(
         f"{config.name}: {counts} frames of {', '.join(model.config.symbols)}"
-        + (f" ({splits.left_out} left out for large forces)" if splits.left_out else "")
+        + (f" ({splits.left_out} left out)" if splits.left_out else "")
         + f"; {sum(p.numel() for p in model.parameters())} parameters; {on}, {config.dtype}"
         + (f", {processes.count} processes" if processes.count > 1 else "")
     )
@@ -463,7 +468,7 @@ def finish(
         training={
             "files": _checksums(job),
             "frames": {name: len(frames) for name, frames in splits.parts.items()},
-            "left_out_for_large_forces": splits.left_out,
+            "frames_left_out": splits.left_out,
             "held_out": {h: f"by {d.group_by}, seed {d.split_seed}" for h, d in job.heads.items()},
             "settings": asdict(config),
             "start_sha256": _start_checksum(config),

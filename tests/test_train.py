@@ -303,6 +303,21 @@ def test_frames_with_large_forces_are_left_out_and_counted(folder):
     assert len(splits.test) == len(all_frames.test)
 
 
+def test_excluded_frames_are_left_out_everywhere_and_counted(folder):
+    before = read_splits(read_config(write_config(folder)).heads, False)
+    kinds = {f.config_type for f in before.train}
+    unwanted = sorted(kinds)[0]
+    config = write_config(
+        folder, "exclude.toml", data=f'exclude = {{ config_type = ["{unwanted}"] }}'
+    )
+    splits = read_splits(read_config(config).heads, False)
+    count = sum(f.config_type == unwanted for part in before.parts.values() for f in part)
+    assert count > 0 and splits.left_out == count
+    assert all(f.config_type != unwanted for part in splits.parts.values() for f in part)
+    with pytest.raises(InputError, match=r"exclude\.config_type.*list of strings"):
+        read_config(write_config(folder, "bad.toml", data='exclude = { config_type = "a" }'))
+
+
 def test_training_errors_are_of_a_sample_where_there_are_many_frames(folder, monkeypatch):
     monkeypatch.setattr("nemp_sim.train.MAX_TRAIN_FRAMES_MEASURED", 3)
     result = train(write_config(folder, "sample.toml", epochs=1), folder / "sample")
