@@ -97,8 +97,8 @@ class _MatrixBatch:
         self.index = index.to(device)
         self.filled = (index < offset).flatten().nonzero()[:, 0].to(device)
         self.target = index.flatten()[index.flatten() < offset].to(device)
-        longer = torch.tensor([float(p.shape[1]) for p in places], device=device)
-        self.scale = MATRIX_RATE * longer.sqrt()[:, None, None].to(parameters[0].dtype)
+        longer = torch.tensor([p.shape[1] for p in places], dtype=parameters[0].dtype)
+        self.scale = (MATRIX_RATE * longer.sqrt())[:, None, None].to(device)
 
     def orthogonalise(self, momentum: Tensor, move: Tensor) -> None:
         """Write the orthogonal factors of the matrices in ``momentum`` into ``move``, in place."""

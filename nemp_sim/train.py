@@ -338,11 +338,14 @@ def train(
     )
     job = replace(job, training=config)
     with joined_processes(config.device) as (processes, own_device):
-        return _train(job, Path(directory), resolve_device(own_device), processes)
+        return train_job(job, Path(directory), resolve_device(own_device), processes)
 
 
-def _train(job: Job, directory: Path, on: torch.device, processes: Processes) -> Result | None:
-    config = job.training
+def train_job(
+    job: Job, directory: Path, on: torch.device, processes: Processes | None = None
+) -> Result | None:
+    """``train`` for settings that are read already, on the device ``on``."""
+    config, processes = job.training, processes or Processes()
     console = Console(quiet=not processes.is_first)
     splits = read_splits(job.heads, config.stress_weight > 0)
     references = references_of(splits, job.heads)

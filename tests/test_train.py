@@ -12,11 +12,9 @@ from nemp_sim.accuracy import error_rows, predict
 from nemp_sim.checkpoint import load_potential
 from nemp_sim.config import TrainConfig
 from nemp_sim.errors import InputError
-from nemp_sim.processes import Processes
 from nemp_sim.run import Run
-from nemp_sim.tables import Batches, build_table
-from nemp_sim.train import initial_model, read_config, read_splits, references_of, train
-from nemp_sim.trainer import Trainer, learning_rate
+from nemp_sim.train import read_config, read_splits, train
+from nemp_sim.trainer import learning_rate
 
 from .test_data import emt_trajectory
 
@@ -171,26 +169,6 @@ def test_another_network_than_that_of_the_start_is_refused(folder, straight, tmp
     config.write_text(config.read_text().replace("n_channels = 4", "n_channels = 8"))
     with pytest.raises(InputError, match=r"n_channels is 8.*has 4"):
         train(config, tmp_path)
-
-
-@pytest.mark.parametrize("amsgrad", [True, False])
-def test_update_is_that_of_torch(folder, amsgrad):
-    job = read_config(write_config(folder))
-    splits = read_splits(job.heads, False)
-    model = initial_model(job.model, splits, references_of(splits, job.heads), 0).double()
-    table = build_table(splits.train, model.config.elements, 4.0, torch.device("cpu"))
-    config = TrainConfig(batch_size=4, weight_decay=0.01, clip_norm=1e9, amsgrad=amsgrad)
-    trainer = Trainer(model, table, Batches(table, 4, 0).size, config, Processes())
-    expected = trainer.weights.clone().requires_grad_()
-    oracle = torch.optim.AdamW([expected], lr=0.01, amsgrad=amsgrad, weight_decay=0.01)
-    generator = torch.Generator().manual_seed(0)
-    trainer.controls[0] = 0.01
-    for k in range(5):
-        gradient = torch.randn(expected.shape, generator=generator, dtype=torch.float64) * 3**-k
-        expected.grad = gradient.clone()
-        oracle.step()
-        trainer.update(gradient)
-    torch.testing.assert_close(trainer.weights, expected.detach(), rtol=1e-12, atol=1e-12)
 
 
 def test_stress_labels_enter_the_loss(folder):

@@ -80,7 +80,7 @@ def test_terms_are_those_of_the_formulas(make_trainer, stress_weight):
     full = stresses[:, [[0, 5, 4], [5, 1, 3], [4, 3, 2]]] - [chosen[1].stress, chosen[3].stress]
     stress = np.mean(full**2) if stress_weight else 0.0
     controls = torch.tensor([0.0, 7.0], dtype=torch.float64)
-    terms, _ = gradient_at(trainer, trainer.weights, torch.tensor(index), controls)
+    terms, _ = gradient_at(trainer, trainer.optimizer.weights, torch.tensor(index), controls)
     loss = 7.0 * energy + 2.5 * force + stress_weight * stress
     np.testing.assert_allclose(terms.numpy(), [energy, force, stress, loss], rtol=1e-11)
 
@@ -89,7 +89,9 @@ def test_terms_are_those_of_the_formulas(make_trainer, stress_weight):
 def test_no_stress_label_in_the_batch(make_trainer, stress_weight):
     trainer, _, _ = make_trainer(stress_weight=stress_weight)
     controls = torch.tensor([0.0, 7.0], dtype=torch.float64)
-    terms, gradient = gradient_at(trainer, trainer.weights, torch.tensor([0, 4, 6, 7]), controls)
+    terms, gradient = gradient_at(
+        trainer, trainer.optimizer.weights, torch.tensor([0, 4, 6, 7]), controls
+    )
     assert terms[2] == 0 and torch.isfinite(gradient).all()
 
 
@@ -98,12 +100,12 @@ def test_no_stress_label_in_the_batch(make_trainer, stress_weight):
 def test_parts_of_the_processes_add_up(make_trainer, stress_weight, count):
     trainer, *_ = make_trainer(stress_weight=stress_weight)
     index, controls = torch.tensor([2, 1, 4, 7]), torch.tensor([0.0, 3.0], dtype=torch.float64)
-    whole = gradient_at(trainer, trainer.weights, index, controls)
+    whole = gradient_at(trainer, trainer.optimizer.weights, index, controls)
     size = Batches(trainer.table, 4, 0, count).size
     parts = []
     for rank in range(count):
         args = trainer.model, trainer.table, size, trainer.config, Processes(rank, count)
-        parts.append(gradient_at(Trainer(*args), trainer.weights, index, controls))
+        parts.append(gradient_at(Trainer(*args), trainer.optimizer.weights, index, controls))
     for k in range(2):
         total = sum(part[k] for part in parts)
         torch.testing.assert_close(total, whole[k], rtol=1e-11, atol=1e-11)
@@ -117,7 +119,7 @@ def test_parts_of_the_processes_add_up(make_trainer, stress_weight, count):
 def test_gradient_is_a_central_difference(make_trainer, stress_weight, heads):
     trainer, _, _ = make_trainer(stress_weight=stress_weight, heads=heads)
     index, controls = torch.tensor([0, 1, 2, 7]), torch.tensor([0.0, 3.0], dtype=torch.float64)
-    weights = trainer.weights.clone()
+    weights = trainer.optimizer.weights.clone()
     _, gradient = gradient_at(trainer, weights, index, controls)
     generator = torch.Generator().manual_seed(0)
     for _ in range(3):
@@ -176,7 +178,7 @@ def test_compiled_steps_equal_plain_ones(make_trainer):
         steps = [index for epoch in range(3) for index in batches.epoch(epoch)][:5]
         for index in steps:
             trainer.step(index, 1e-3, 10.0)
-        weights.append(trainer.weights.clone())
+        weights.append(trainer.optimizer.weights.clone())
     torch.testing.assert_close(*weights, **STEPPED)
 
 
@@ -185,10 +187,10 @@ def test_compiled_steps_equal_plain_ones(make_trainer):
 
 def test_prepare_does_nothing_on_a_cpu(make_trainer):
     trainer, _, batches = make_trainer()
-    before = {k: v.clone() for k, v in trainer.state().items()}
+    before = {k: v.clone() for k, v in trainer.optimizer.state().items()}
     trainer.prepare(next(batches.epoch(0)))
     assert trainer.cuda_graph is None and trainer.gradient == trainer.objective.gradient
-    assert all(torch.equal(v, before[k]) for k, v in trainer.state().items())
+    assert all(torch.equal(v, before[k]) for k, v in trainer.optimizer.state().items())
 
 
 def test_weights_are_views_of_one_vector(make_trainer):
@@ -196,8 +198,8 @@ def test_weights_are_views_of_one_vector(make_trainer):
     before = [p.clone() for p in trainer.parameters]
     trainer.step(next(batches.epoch(0)), 1e-3, 1.0)
     moved = [(p - b).abs().max() for p, b in zip(trainer.parameters, before, strict=True)]
-    assert 0 < max(moved) < 2e-3  # Adam's first step is as long as the rate
-    trainer.weights.zero_()
+    assert 0 < max(moved) < 5e-3  # the first step is about as long as the rate
+    trainer.optimizer.weights.zero_()
     assert not any(p.any() for p in trainer.parameters)
 
 
@@ -220,7 +222,7 @@ def test_mean_terms_are_means_over_the_steps(make_trainer):
     rows = []
     for index in batches.epoch(0):
         controls = torch.tensor([0.0, 4.0], dtype=torch.float64)
-        rows.append(gradient_at(trainer, trainer.weights, index, controls)[0].numpy())
+        rows.append(gradient_at(trainer, trainer.optimizer.weights, index, controls)[0].numpy())
         trainer.step(index, 1e-3, 4.0)
     np.testing.assert_allclose(trainer.mean_terms(), np.mean(rows, axis=0), rtol=1e-12)
     assert trainer.mean_terms() == [0, 0, 0, 0]
