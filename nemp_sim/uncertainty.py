@@ -19,7 +19,7 @@ from torch import Tensor
 from nemp_sim.model import NEMP
 from nemp_sim.tables import FrameTable
 
-RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # ς² over the mean diagonal of AᵀA
+RIDGES = tuple(10.0**k for k in range(-9, 0))  # ς² over the mean diagonal of AᵀA
 MAX_ATOMS = 6000  # of the frames whose forces enter
 BATCH_ATOMS = 400
 VARIANCE_FLOOR = 1e-4
