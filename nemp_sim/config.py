@@ -350,7 +350,7 @@ class TrainConfig:
     time_limit_s: float = 0.0
     batch_size: int = 5
     optimizer: Literal["muon", "adam"] = "muon"
-    learning_rate: float = 3e-2
+    learning_rate: float = 1e-2
     final_learning_rate: float = 1e-5
     warmup_steps: int = 100
     energy_weight: float = 10.0
