@@ -15,7 +15,7 @@ import numpy as np
 
 from nemp_sim import load_potential
 from nemp_sim.accuracy import ErrorRow, Reliability, error_rows, predict, reliability
-from nemp_sim.train import read_config, read_splits
+from nemp_sim.job import read_config, read_splits
 
 MAX_FRAMES = 2000
 

@@ -142,7 +142,8 @@ def train(
 
     On several GPUs: torchrun --nproc-per-node 2 -m nemp_sim.cli train CONFIG
     """
-    from nemp_sim.train import read_config, train
+    from nemp_sim.job import read_config
+    from nemp_sim.train import train
 
     directory = out or Path("results") / f"train-{read_config(config).training.name}"
     result = train(config, directory, device=device, start_from=start_from)

@@ -28,6 +28,7 @@ from nemp_sim.zbl import ZBL
 
 EPSILON = 1e-8  # ε of the published equations
 SILU_GAIN = 1.67462  # c of the published dense layers
+INNER_START = 0.85  # of the inner radius, where the switch begins
 
 
 class Dense(nn.Module):
@@ -182,10 +183,26 @@ class ReadOut(nn.Module):
         return self.energy_scale_eV * network.double() + reference
 
 
+def inner_switch(d: Tensor, radius: Tensor) -> Tensor:
+    """Zero below INNER_START · radius, one above the radius, x³(10 − 15x + 6x²) between them.
+
+    Args:
+        d: distances (E,), Å.
+        radius: radius of each edge (E,), Å; zero: no switch.
+    """
+    x = (d / radius.clamp(min=1e-6) - INNER_START) / (1 - INNER_START)
+    x = x.clamp(0.0, 1.0)
+    return x**3 * (10 - x * (15 - 6 * x))
+
+
 class NEMP(nn.Module):
     """Node-equivariant message passing: atomic energies of an AtomGraph.
 
     The features of the atoms are shared by all heads; each head has a ReadOut of its own.
+
+    With the ZBL repulsion the state also holds ``inner_radius`` (S²,) in Å, the shortest distance
+    of each ordered pair of elements in the training frames. A network is no guide below what it
+    has seen: there it is switched off pair by pair, and the repulsion is left.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -212,6 +229,8 @@ class NEMP(nn.Module):
         if self.smooth:  # n0 = softplus(·) = 1 at the start
             self.coordination_floor = nn.Parameter(torch.full((n,), math.log(math.e - 1)))
         self.zbl = ZBL(config.elements) if config.zbl else None
+        if config.zbl:
+            self.register_buffer("inner_radius", torch.zeros(n * n))
 
         l_of = order_of_component(config.max_l)
         self.register_buffer("l_of", l_of, persistent=False)
@@ -279,7 +298,11 @@ class NEMP(nn.Module):
         p1 = config.pmax_l + 1
         vectors = graph.edge_vectors().to(self.species_mix.dtype)  # (E, 3)
         d = torch.sqrt((vectors * vectors).sum(1) + EPSILON)  # (E,)
+        pair = graph.at_centre(graph.species) * len(config.elements)
+        pair = pair + graph.at_neighbour(graph.species)  # (E,)
         f_c = cutoff_function(d / config.cutoff_angstrom, config.envelope_power)  # (E,)
+        if self.zbl is not None:
+            f_c = f_c * inner_switch(d, self.inner_radius.index_select(0, pair))
         y = self._harmonics(vectors / d[:, None])  # (E, (L+1)²)
         y_node = y[:, : p1**2, None]  # (E, (P+1)², 1)
         n_i = graph.sum_edges(f_c)  # (N,)
@@ -290,8 +313,6 @@ class NEMP(nn.Module):
         m_i = m_i[:, None, None]  # (N, 1, 1)
 
         # Edge invariants: B = [a^rad f_c, sinc(ω x) f_c] → R_l, R_ρ, R_e; edge state h⁰
-        pair = graph.at_centre(graph.species) * len(config.elements)
-        pair = pair + graph.at_neighbour(graph.species)  # (E,)
         frequency, weight = self.pair_code() if code is None else code
         smooth_weight = weight.index_select(0, pair) * f_c[:, None]  # (E, K + n_radial)
         x = d[:, None] / config.cutoff_angstrom

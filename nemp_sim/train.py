@@ -2,12 +2,9 @@
 
 import copy
 import json
-import os
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,270 +13,23 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 import nemp_sim
 from nemp_sim.accuracy import ErrorRow, Predictions, error_rows, predict
-from nemp_sim.checkpoint import (
-    find_potential,
-    load_model,
-    new_model,
-    resolve_device,
-    resolve_dtype,
-    save_potential,
-)
-from nemp_sim.config import DataConfig, ModelConfig, TrainConfig, check_keys, require, to_head_names
-from nemp_sim.data import (
-    Frame,
-    References,
-    read_frames,
-    reference_energies,
-    split_groups,
-    unit_findings,
-)
-from nemp_sim.errors import InputError
+from nemp_sim.checkpoint import find_potential, resolve_device, resolve_dtype, save_potential
+from nemp_sim.config import TrainConfig, require
+from nemp_sim.data import Frame, References
 from nemp_sim.files import sha256_of
+from nemp_sim.job import Job, Splits, read_config, read_splits
 from nemp_sim.model import NEMP
 from nemp_sim.potential import Potential, PotentialMetadata
 from nemp_sim.processes import Processes, joined_processes
 from nemp_sim.report import device_name
 from nemp_sim.run import Run
+from nemp_sim.start import continued_model, initial_model, references_of
 from nemp_sim.tables import Batches, FrameTable, build_table
 from nemp_sim.trainer import Trainer
 from nemp_sim.training_report import write_training_report
 from nemp_sim.uncertainty import Calibration, fit_members
 
 MAX_TRAIN_FRAMES_MEASURED = 2000  # for the table of training errors
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a TOML file asks for.
-
-    Attributes:
-        model: section [model] as it stands.
-        heads: data of each head, from [heads.NAME]; a section [data] is the head "default".
-        training: section [training].
-    """
-
-    model: dict[str, Any]
-    heads: Mapping[str, DataConfig]
-    training: TrainConfig
-
-
-@dataclass(frozen=True)
-class Splits:
-    """Frames of all heads by use.
-
-    Attributes:
-        train: fitted.
-        validation: held out by groups; used for early stopping where that is on, and to scale the
-            uncertainties.
-        test: never used but for the final table.
-        left_out: frames that are excluded or have too large a force.
-    """
-
-    train: list[Frame]
-    validation: list[Frame]
-    test: list[Frame]
-    left_out: int = 0
-
-    @property
-    def parts(self) -> dict[str, list[Frame]]:
-        """The splits that hold frames, by name."""
-        named = {"train": self.train, "validation": self.validation, "test": self.test}
-        return {name: frames for name, frames in named.items() if frames}
-
-    def elements(self, head: str | None = None) -> set[str]:
-        """Chemical symbols in any of the frames, or in those of a head."""
-        every = (f for part in self.parts.values() for f in part)
-        return {s for f in every if head in (None, f.head) for s in f.atoms.symbols}
-
-
-def read_config(path: Path) -> Job:
-    """Sections [model], [data] or [heads.NAME], and [training]; data paths become absolute.
-
-    Raises:
-        InputError: an unreadable file, an unknown section or key, an unusable value.
-    """
-    try:
-        content = tomllib.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a TOML file ({error}).") from None
-    unknown = sorted(content.keys() - {"model", "data", "heads", "training"})
-    if unknown:
-        raise InputError(
-            f"{path}: unknown section [{unknown[0]}]; wanted [model], [data] or [heads.NAME], "
-            "[training]."
-        )
-    if ("data" in content) == ("heads" in content):
-        raise InputError(f"{path}: wanted either [data] or one or more [heads.NAME].")
-    check_keys(ModelConfig, content.get("model", {}), "[model]")
-    check_keys(TrainConfig, content.get("training", {}), "[training]")
-    sections = content.get("heads") or {"default": content["data"]}
-    here = path.resolve().parent
-    heads = {}
-    for head in to_head_names(list(sections)):
-        where = f"[heads.{head}]" if "heads" in content else "[data]"
-        require(isinstance(sections[head], dict), where, sections[head], "a table")
-        check_keys(DataConfig, sections[head], where)
-        heads[head] = _with_absolute_paths(DataConfig(**sections[head]), here)
-    training = TrainConfig(**content.get("training", {}))
-    if training.start_from and (here / training.start_from).is_file():
-        training = replace(training, start_from=str(here / training.start_from))
-    return Job(content.get("model", {}), heads, training)
-
-
-def _with_absolute_paths(data: DataConfig, here: Path) -> DataConfig:
-    """Paths relative to ``here``, environment variables expanded."""
-    paths = {}
-    for name in ("train", "validation", "test"):
-        expanded = [os.path.expandvars(p) for p in getattr(data, name)]
-        for p in expanded:
-            if "$" in p:
-                raise InputError(
-                    f"data.{name}: {p} names an environment variable that is not set. Set it to "
-                    "the directory of the data (docs/data.md says how to get them)."
-                )
-        paths[name] = tuple(str(here / p) for p in expanded)
-    return replace(data, **paths)
-
-
-def read_splits(heads: Mapping[str, DataConfig], with_stress: bool) -> Splits:
-    """Training, validation and test frames of all heads."""
-    parts: dict[str, list[Frame]] = {"train": [], "validation": [], "test": []}
-    left_out = 0
-    for head, data in heads.items():
-        read = {
-            name: [
-                f
-                for path in getattr(data, name)
-                for f in read_frames(Path(path), data, with_stress, head)
-            ]
-            for name in parts
-        }
-        limit = data.max_force_eV_per_A or np.inf
-        for name in parts:
-            most = np.inf if name == "test" else limit
-            kept = [
-                f
-                for f in read[name]
-                if not f.excluded and np.linalg.norm(f.forces, axis=1).max() <= most
-            ]
-            left_out += len(read[name]) - len(kept)
-            read[name] = kept
-        if not read["validation"]:
-            read["train"], read["validation"] = split_groups(
-                read["train"], data.validation_fraction, data.split_seed
-            )
-        if not read["train"]:
-            raise InputError(f"data.train {list(data.train)} leaves no frames to train on.")
-        for name, frames in read.items():
-            parts[name] += frames
-    return Splits(**parts, left_out=left_out)
-
-
-def references_of(splits: Splits, heads: Mapping[str, DataConfig]) -> dict[str, References]:
-    """Reference energies of each head, from its training frames; checks the units of its labels.
-
-    Raises:
-        InputError: labels that look like other units than eV and Å.
-    """
-    references = {}
-    for head, data in heads.items():
-        train = [f for f in splits.train if f.head == head]
-        references[head] = reference_energies(train, data.isolated_atoms_eV)
-        held = [f for f in splits.validation if f.head == head]
-        findings = unit_findings([*train, *held], references[head])
-        if findings and data.check_units:
-            raise InputError(
-                f"labels of head {head}: {' '.join(findings)} If the labels are right, set "
-                "check_units = false."
-            )
-    return references
-
-
-def initial_model(
-    options: dict[str, Any], splits: Splits, references: Mapping[str, References], seed: int
-) -> NEMP:
-    """A network with random weights, scaled to the data.
-
-    The energy scale is the RMS force component of the training frames (× 1 Å); a lone atom has
-    its reference energy, and the mean binding of each element is the first energy shift.
-
-    Raises:
-        InputError: elements in the data that [model] elements leaves out.
-    """
-    listed = options.get("elements", sorted(splits.elements()))
-    missing = sorted(splits.elements() - set(listed))
-    if missing:
-        raise InputError(f"[model] elements is {listed}, but the frames also hold {missing}.")
-    components = np.concatenate([f.forces.ravel() for f in splits.train])
-    scale = float(np.sqrt((components**2).mean())) or 1.0
-    config = ModelConfig.from_dict(
-        {"energy_scale_eV": scale, **options, "elements": listed, "heads": list(references)}
-    )
-    model = new_model(config, seed)
-    for head, reference in references.items():
-        _set_references(model, head, reference)
-    return model
-
-
-def _set_references(model: NEMP, head: str, references: References) -> None:
-    readout, config = model.readouts[head], model.config
-    for index, symbol in enumerate(config.symbols):
-        readout.reference_energies[index] = references.lone_atom.get(symbol, 0.0)
-        bound = references.bound.get(symbol, 0.0) / config.energy_scale_eV
-        readout.energy_shift.data[index] = bound
-
-
-def continued_model(
-    options: dict[str, Any],
-    splits: Splits,
-    references: Mapping[str, References],
-    config: TrainConfig,
-) -> tuple[NEMP, PotentialMetadata]:
-    """The network of an existing potential, to be trained further, and what its file says.
-
-    Heads that the data name and the potential has not are new, and start from its first one. Heads
-    that the potential has and the data do not name are kept where the features are frozen, else
-    dropped.
-
-    Raises:
-        InputError: [model] or the elements of the data do not fit that network.
-    """
-    start, metadata = load_model(find_potential(config.start_from), torch.float64)
-    own = start.config.to_dict()
-    asked = ModelConfig.from_dict(own | options).to_dict()
-    for name, value in asked.items():
-        if value != own[name]:
-            raise InputError(
-                f"[model] {name} is {value}, but {config.start_from} has {own[name]}. Leave it "
-                "out, or train from the start."
-            )
-    unknown = sorted(splits.elements() - set(start.config.symbols))
-    if unknown:
-        raise InputError(f"the frames hold {unknown}, which {config.start_from} does not know.")
-    kept = [head for head in own["heads"] if head in references or config.freeze_features]
-    heads = [*kept, *(head for head in references if head not in own["heads"])]
-    model = new_model(replace(start.config, heads=tuple(heads))).cast(torch.float64)
-    shared = {k: v for k, v in start.state_dict().items() if not k.startswith("readouts.")}
-    model.load_state_dict(shared, strict=False)
-    for head in heads:
-        source = start.readouts[head if head in own["heads"] else own["heads"][0]]
-        keep = config.freeze_features and head not in references
-        width = source.members.shape[1]
-        model.readouts[head].members = source.members.new_zeros(
-            source.members.shape[0] if keep else 0, width
-        )
-        state = source.state_dict()
-        if not keep:
-            state["members"] = source.members.new_zeros(0, width)
-        model.readouts[head].load_state_dict(state)
-        if head not in own["heads"]:
-            _set_references(model, head, references[head])
-    model.requires_grad_(not config.freeze_features)
-    for head in references:
-        model.readouts[head].requires_grad_(True)
-    return model, metadata
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from nemp_sim.accuracy import error_rows, predict
 from nemp_sim.checkpoint import load_potential
 from nemp_sim.config import TrainConfig
 from nemp_sim.errors import InputError
+from nemp_sim.job import read_config, read_splits
 from nemp_sim.run import Run
-from nemp_sim.train import read_config, read_splits, train
+from nemp_sim.train import train
 from nemp_sim.trainer import learning_rate
 
 from .test_data import emt_trajectory
