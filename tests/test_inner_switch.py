@@ -37,7 +37,7 @@ def test_switch_is_smooth_and_monotone():
     radius = torch.full_like(between, RADIUS).detach()
     assert torch.autograd.gradgradcheck(lambda x: inner_switch(x, radius), between)
     curvature = s.diff().diff() / 0.005**2
-    assert curvature.diff().abs().max() < 0.1 * curvature.abs().max()  # no jump at either end
+    assert curvature.diff().abs().max() < 0.3 * curvature.abs().max()  # no jump at either end
 
 
 def test_no_radius_is_no_switch():
