@@ -1,5 +1,6 @@
 """Where a training starts: reference energies, and a new network or that of a potential."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,9 +14,9 @@ from nemp_sim.config import DataConfig, ModelConfig, TrainConfig
 from nemp_sim.data import Frame, References, reference_energies, unit_findings
 from nemp_sim.errors import InputError
 from nemp_sim.job import Splits
-from nemp_sim.model import NEMP
+from nemp_sim.model import NEMP, ReadOut
 from nemp_sim.neighbors import edge_list
-from nemp_sim.potential import PotentialMetadata
+from nemp_sim.potential import Potential, PotentialMetadata
 
 
 def references_of(splits: Splits, heads: Mapping[str, DataConfig]) -> dict[str, References]:
@@ -129,18 +130,41 @@ def continued_model(
         model.inner_radius.copy_(torch.minimum(start.inner_radius, seen))
     for head in heads:
         source = start.readouts[head if head in own["heads"] else own["heads"][0]]
-        keep = config.freeze_features and head not in references
-        width = source.members.shape[1]
-        model.readouts[head].members = source.members.new_zeros(
-            source.members.shape[0] if keep else 0, width
-        )
-        state = source.state_dict()
-        if not keep:
-            state["members"] = source.members.new_zeros(0, width)
-        model.readouts[head].load_state_dict(state)
+        _copy_readout(model, head, source, config.freeze_features and head not in references)
+    for head in references:
         if head not in own["heads"]:
-            _set_references(model, head, references[head])
+            _align(model, head, [f for f in splits.train if f.head == head], references[head])
     model.requires_grad_(not config.freeze_features)
     for head in references:
         model.readouts[head].requires_grad_(True)
     return model, metadata
+
+
+def _copy_readout(model: NEMP, head: str, source: ReadOut, with_members: bool) -> None:
+    """Weights of ``source`` into ``head``; the ensemble only where the head stays as it is."""
+    target, state = model.readouts[head], source.state_dict()
+    if not with_members:
+        state["members"] = source.members.new_zeros(0, source.members.shape[1])
+    target.members = torch.zeros_like(state["members"])
+    target.load_state_dict(state)
+
+
+def _align(model: NEMP, head: str, frames: Sequence[Frame], references: References) -> None:
+    """Shift a copied head by element onto the labels of its frames.
+
+    e of least squares, min Σ ((E_label − E_head − Σ_i e_{Z_i})/N)², is added to the lone-atom
+    energies; where these are known, they are kept exactly and e goes into the energy shifts.
+    """
+    symbols, readout = model.config.symbols, model.readouts[head]
+    many = [f for f in frames if len(f.atoms) > 1]
+    potential = Potential(copy.deepcopy(model), head=head)
+    energy = potential.evaluate([f.atoms for f in many], forces=False).energy
+    counts = np.array([[f.atoms.symbols.count(e) / len(f.atoms) for e in symbols] for f in many])
+    sizes = np.array([len(f.atoms) for f in many])
+    residual = (np.array([f.energy for f in many]) - energy) / sizes
+    shifts = np.linalg.lstsq(counts, residual, rcond=1e-6)[0] if many else np.zeros(len(symbols))
+    for index, symbol in enumerate(symbols):
+        wanted = float(readout.reference_energies[index]) + shifts[index]
+        lone = references.lone_atom[symbol] if symbol in references.known else wanted
+        readout.reference_energies[index] = lone
+        readout.energy_shift.data[index] += (wanted - lone) / model.config.energy_scale_eV

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 
 import ase.io
 import numpy as np
@@ -13,10 +14,13 @@ from typer.testing import CliRunner
 from nemp_sim import NEMP
 from nemp_sim.checkpoint import load_model, load_potential, save_potential
 from nemp_sim.cli import app
+from nemp_sim.data import reference_energies
 from nemp_sim.derivatives import differentiate
 from nemp_sim.errors import InputError, UnknownElementError
 from nemp_sim.graph import AtomGraph
+from nemp_sim.job import Splits, read_config, read_splits
 from nemp_sim.potential import Potential, PotentialMetadata
+from nemp_sim.start import continued_model
 from nemp_sim.train import train
 
 from .conftest import SMALL, make_potential
@@ -347,3 +351,30 @@ def test_elements_that_the_start_does_not_know_are_refused(folder, both):
     ase.io.write(folder / "silver.xyz", frames, format="extxyz")
     with pytest.raises(InputError, match=r"\['Ag'\], which .* does not know"):
         go_on(folder, both, "silver", ("silver",))
+
+
+def test_a_new_head_starts_where_its_labels_are(folder, both):
+    """On shifted labels the copied head is off by eV before, and by what the copy misses after."""
+    job = read_config(write_config(folder, "third_level", ("second",)))
+    shifted = [
+        replace(
+            f, head="third", energy=f.energy + 7.5 * f.atoms.symbols.count("H") - 2.0 * len(f.atoms)
+        )
+        for f in read_splits(job.heads, False).train
+    ]
+    splits = Splits(shifted, [], [])
+    references = {"third": reference_energies(shifted, {})}
+    config = replace(job.training, start_from=str(both.directory / "heads.pt"))
+    model, _ = continued_model({}, splits, references, config)
+    potential = Potential(model, head="third")
+    many = [f for f in shifted if len(f.atoms) > 1]
+    energy = potential.evaluate([f.atoms for f in many], forces=False).energy
+    error = np.array([(e - f.energy) / len(f.atoms) for e, f in zip(energy, many, strict=True)])
+    source = Potential(load_model(both.directory / "heads.pt")[0], head="first")
+    raw = source.evaluate([f.atoms for f in many], forces=False).energy
+    own = np.array([(e - f.energy) / len(f.atoms) for e, f in zip(raw, many, strict=True)])
+    assert np.abs(own).mean() > 1.0
+    assert np.abs(error).mean() < 0.3 * np.std(own) + 0.05
+    for f in shifted:  # lone atoms are met exactly
+        if len(f.atoms) == 1:
+            assert potential.evaluate([f.atoms]).energy[0] == pytest.approx(f.energy, abs=1e-9)
