@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from nemp_sim.accuracy import ErrorPair, Reliability
 from nemp_sim.files import replacing
@@ -155,11 +156,15 @@ def reliability_diagram(splits: Mapping[str, Reliability]) -> Figure:
             bins = np.array_split(np.argsort(std), min(10, max(1, len(std) // 5)))
             x, y = ([_rms(v[b]) for b in bins] for v in (std, error))
             axes.plot(x, y, "o-", color=colour, ms=5, lw=1.2, label=f"{name}: Spearman {rank:.2f}")
-        low, high = (f([*axes.get_xlim(), *axes.get_ylim()]) for f in (min, max))
-        positive = [v for s in splits.values() for v in 1e3 * getattr(s, f"{kind}_std") if v > 0]
-        low = max(low, 0.5 * min(positive, default=1e-3))
+        every_std = 1e3 * np.concatenate([getattr(v, f"{kind}_std") for v in splits.values()])
+        every_error = 1e3 * np.concatenate([getattr(v, f"{kind}_error") for v in splits.values()])
+        low = max(np.quantile(every_std, 0.02) / 3, 1e-6)  # atoms held by symmetry lie far below
+        high = 3 * max(every_std.max(), low)
+        lowest = np.clip(np.quantile(every_error, 0.05), 1e-3 * low, low)
         axes.plot([low, high], [low, high], color=BLACK, linewidth=0.8, zorder=1)
-        axes.set(xscale="log", yscale="log", xlim=(low, high))
+        axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(lowest, high))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("predicted standard deviation", fontsize=FONT_POINTS)
         axes.set_ylabel("true error", fontsize=FONT_POINTS)
         axes.legend(fontsize=FONT_POINTS - 1.5, frameon=False, loc="upper left")
