@@ -60,9 +60,8 @@ def uncertainty_extras(evaluation: Evaluation, index: int) -> dict[str, Any]:
     extras: dict[str, Any] = {}
     if evaluation.energy_std is not None:
         extras["energy_std_eV"] = float(evaluation.energy_std[index])
-    members = getattr(evaluation, "energy_members", None)
-    if members is not None:
-        extras["committee_pot"] = (np.asarray(members[index]) / HARTREE_EV).tolist()
+    if evaluation.energy_members is not None:
+        extras["committee_pot"] = (evaluation.energy_members[index] / HARTREE_EV).tolist()
     return extras
 
 

@@ -100,11 +100,11 @@ class RealServer:
         return (self.directory / "log").read_text()
 
     def finish(self):
-        """Positions and momenta (beads, 3N) in atomic units at the end."""
+        """Positions and momenta (beads, 3N) and masses (N,) in atomic units at the end."""
         assert self.process.wait(timeout=20) == 0, self.log()
         root = ElementTree.parse(self.directory / "RESTART").getroot()
         beads = root.find("system").find("beads")
-        return tuple(_array(beads.find(name)) for name in ("q", "p"))
+        return tuple(_array(beads.find(name)) for name in ("q", "p", "m"))
 
 
 def _array(node):
