@@ -204,7 +204,7 @@ def ipi(  # noqa: PLR0913 (options of a command)
     from nemp_sim.checkpoint import load_potential
     from nemp_sim.files import read_structure
     from nemp_sim.ipi_client import BeadEvaluator, run_client
-    from nemp_sim.ipi_wire import Server
+    from nemp_sim.ipi_server import Server
 
     modes = [name for name, on in (("unix", unix), ("inet", inet), ("shm", shm)) if on]
     server = Server(" and ".join(modes) or "unix", address, port, prefix)

@@ -1,5 +1,6 @@
 """Servers for the tests of the i-PI client: real i-PI in a process, and one that makes mistakes."""
 
+import os
 import shutil
 import socket
 import subprocess
@@ -14,21 +15,25 @@ from ase.units import Bohr, Hartree
 
 from nemp_sim.potential import Evaluation
 
+ROOT = Path(__file__).parents[1]
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 SPRING = 0.02  # Hartree/Bohr²
 
 
 class HarmonicEngine:
-    """E = k r²/2 of every atom about the origin; remembers the size of each batch."""
+    """E = k r²/2 of every atom about the origin; remembers batch sizes and positions."""
 
     cutoff_angstrom = 3.0
 
     def __init__(self, spring=SPRING, before=None):
         self.spring = spring * Hartree / Bohr**2
         self.batches = []
+        self.seen = []
         self.before = before
 
     def evaluate(self, structures, forces=True, stress=False, neighbors=None):
         self.batches.append(len(structures))
+        self.seen += [a.positions.copy() for a in structures]
         if self.before:
             self.before(self)
         energy = np.array([0.5 * self.spring * (a.positions**2).sum() for a in structures])
@@ -86,7 +91,7 @@ class RealServer:
         with (self.directory / "log").open("w") as log:
             self.process = subprocess.Popen(
                 [sys.executable, program, "-S", f"{self.directory}/", "input.xml"],
-                cwd=self.directory, stdout=log, stderr=subprocess.STDOUT,
+                cwd=self.directory, env=ENVIRONMENT, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
 
     def __enter__(self):
