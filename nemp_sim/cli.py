@@ -216,4 +216,7 @@ def ipi(  # noqa: PLR0913 (options of a command)
     )
     client = run_client(evaluator, server, deadline_s, reconnect=reconnect)
     print(f"i-PI said EXIT: {client.n_frames} frames in {client.n_requests} requests answered")
+
+
+if __name__ == "__main__":
     app()

@@ -104,6 +104,14 @@ class RealServer:
     def log(self):
         return (self.directory / "log").read_text()
 
+    def energies(self):
+        """Step, conserved quantity and potential energy (Hartree) of every step, (steps + 1, 3).
+
+        The exit code is not looked at: i-PI 3.3 cannot write a restart file with a committee.
+        """
+        self.process.wait(timeout=20)
+        return np.loadtxt(self.directory / "run.out")
+
     def finish(self):
         """Positions and momenta (beads, 3N) and masses (N,) in atomic units at the end."""
         assert self.process.wait(timeout=20) == 0, self.log()
