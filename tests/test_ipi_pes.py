@@ -77,31 +77,48 @@ def direct(path, name="ff"):
     {{potential: {path}/p.pt, template: {path}/init.extxyz, device: cpu}}</parameters></ffdirect>"""
 
 
-def test_direct_force_field_socket_command_and_committee_agree(files):
-    """i-PI with ffdirect, with a socket and the command in a process, and with a committee."""
+@pytest.fixture(scope="module")
+def direct_energies(files):
+    """Of two steps of i-PI with ffdirect."""
     path, crystal = files
-    one, two, three = (path / name for name in ("one", "two", "three"))
-    one.mkdir(), two.mkdir(), three.mkdir()
-    batched = """<ffsocket name='ff' mode='unix'><address>pd</address><batch_size>2</batch_size>
-    <latency>1e-3</latency></ffsocket>"""
-    committee = f"""<ffcommittee name='ff'>{direct(path, "member")}<weights>[1.0]</weights>
+    (path / "direct").mkdir()
+    with RealServer(path / "direct", crystal, direct(path), beads=2, steps=2) as server:
+        energies = server.energies()
+    assert energies.shape == (3, 3) and np.ptp(energies[:, 2]) > 1e-7
+    return energies
+
+
+def test_committee_takes_the_members_from_the_extras(files, direct_energies):
+    """The mean of committee_pot is the energy, of every step."""
+    path, crystal = files
+    (path / "committee").mkdir()
+    forcefield = f"""<ffcommittee name='ff'>{direct(path, "member")}<weights>[1.0]</weights>
     <parse_json>True</parse_json></ffcommittee>"""
-    with (
-        RealServer(one, crystal, direct(path), beads=2, steps=2) as first,
-        RealServer(two, crystal, batched, beads=2, steps=2) as second,
-        RealServer(three, crystal, committee, beads=2, steps=2) as third,
-    ):
-        command = [sys.executable, "-m", "nemp_sim.cli", "ipi", "--potential", f"{path}/p.pt"]
-        command += ["--template", f"{path}/init.extxyz", "--address", "pd", "--prefix", str(two)]
-        command += ["--device", "cpu"]
+    with RealServer(path / "committee", crystal, forcefield, beads=2, steps=2) as server:
+        got = server.energies()
+    assert np.abs(direct_energies - got).max() < 2e-8 * np.abs(got).max()
+
+
+def test_command_in_a_process_of_its_own(files, direct_energies):
+    path, crystal = files
+    there = path / "socket"
+    there.mkdir()
+    forcefield = """<ffsocket name='ff' mode='unix'><address>pd</address><batch_size>2</batch_size>
+    <latency>1e-3</latency></ffsocket>"""
+    command = [sys.executable, "-m", "nemp_sim.cli", "ipi", "--potential", f"{path}/p.pt"]
+    command += ["--template", f"{path}/init.extxyz", "--address", "pd", "--prefix", str(there)]
+    with RealServer(there, crystal, forcefield, beads=2, steps=2) as server:
         client = subprocess.run(
-            command, env=ENVIRONMENT, capture_output=True, text=True, timeout=20, check=False
+            [*command, "--device", "cpu"],
+            env=ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
         )
-        expected, others = first.energies(), (second.energies(), third.energies())
+        got = server.energies()
     assert client.returncode == 0 and "EXIT: 6 frames in 3 requests" in client.stdout
-    assert expected.shape == (3, 3) and np.ptp(expected[:, 2]) > 1e-7
-    for got in others:
-        assert np.abs(expected - got).max() < 2e-8 * np.abs(expected).max()
+    assert np.abs(direct_energies - got).max() < 2e-8 * np.abs(got).max()
 
 
 def test_command_ends_with_3_without_a_server_and_with_2_for_bad_input(files):
