@@ -76,16 +76,16 @@ def free_port():
 class RealServer:
     """i-PI 3.3 in a process, in a directory of its own."""
 
-    def __init__(self, directory, atoms, forcefield=DIRECT, steps=4, beads=1):
+    def __init__(self, directory, atoms, forcefield=DIRECT, steps=4, beads=1, text=None):
         self.directory = Path(directory)
         self.steps = steps
-        box = np.diag(atoms.cell.array) if atoms.cell.rank == 3 else np.full(3, 50.0)
-        lines = [str(len(atoms)), f"# CELL(abcABC): {box[0]} {box[1]} {box[2]} 90 90 90 "]
+        box = atoms.cell.cellpar() if atoms.cell.rank == 3 else [50, 50, 50, 90, 90, 90]
+        lines = [str(len(atoms)), f"# CELL(abcABC): {' '.join(f'{x:.12f}' for x in box)} "]
         lines[1] += "cell{angstrom} positions{angstrom}"
         for symbol, r in zip(atoms.symbols, atoms.positions, strict=True):
             lines.append(f"{symbol} " + " ".join(f"{x:.12f}" for x in r))
         (self.directory / "init.xyz").write_text("\n".join(lines) + "\n")
-        text = INPUT.format(steps=steps, beads=beads, forcefield=forcefield)
+        text = text or INPUT.format(steps=steps, beads=beads, forcefield=forcefield)
         (self.directory / "input.xml").write_text(text)
         program = shutil.which("i-pi", path=str(Path(sys.executable).parent)) or "i-pi"
         with (self.directory / "log").open("w") as log:

@@ -15,6 +15,7 @@ from nemp_sim.checkpoint import load_potential, save_potential
 from nemp_sim.cli import app
 from nemp_sim.errors import InputError
 from nemp_sim.files import read_structure
+from nemp_sim.surfaces import adsorb, fcc111_slab
 
 from .conftest import make_potential
 from .ipi_server import ENVIRONMENT, ROOT, RealServer, private_directory
@@ -119,6 +120,30 @@ def test_command_in_a_process_of_its_own(files, direct_energies):
         got = server.energies()
     assert client.returncode == 0 and "EXIT: 6 frames in 3 requests" in client.stdout
     assert np.abs(direct_energies - got).max() < 2e-8 * np.abs(got).max()
+
+
+def test_input_of_the_manual_runs():
+    """H on Pd(111) with 16 beads; the slab is not periodic along its normal."""
+    page = (ROOT / "docs" / "ipi.md").read_text()
+    text = page.split("```xml\n")[1].split("```")[0].replace("10000</total", "2</total")
+    text = text.replace("stride='10' filename", "stride='1' filename")
+    std = "<trajectory filename='std' extra_type='energy_std_eV'>extras</trajectory>"
+    assert std in page
+    text = text.replace("<checkpoint", f"{std} <checkpoint")
+    slab = adsorb(fcc111_slab(), "H", "fcc")
+    slab.cell[2, 2] = 20.6
+    with private_directory() as path:
+        ase.io.write(path / "init.extxyz", slab)
+        with RealServer(path, slab, text=text) as server:
+            result = run(
+                *("ipi", "--potential", "pdh.pt", "--template", path / "init.extxyz", "--unix"),
+                *("--address", "pd", "--prefix", path, "--device", "cpu"),
+            )
+            energies = server.energies()
+        assert result.exit_code == 0 and "48 frames in 3 requests" in result.output
+        assert energies.shape == (3, 6) and np.ptp(energies[:, 2]) < 0.01
+        stds = [np.loadtxt(p) for p in sorted(path.glob("run.std*"))]
+    assert len(stds) == 16 and all((values > 0).all() for values in stds)
 
 
 def test_command_ends_with_3_without_a_server_and_with_2_for_bad_input(files):
