@@ -15,12 +15,12 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="NEMP interatomic potentials: train, inspect and convert.",
+    help="NEMP interatomic potentials: train, inspect, convert and serve.",
 )
 
 
 class _Command(typer.core.TyperCommand):
-    """Prints an error that a user can cure as one message and exits with 2."""
+    """Prints an error that a user can cure as one message; exits with its code, 2 for most."""
 
     def invoke(self, ctx: typer.Context) -> object:
         try:
@@ -29,7 +29,7 @@ class _Command(typer.core.TyperCommand):
             Console(stderr=True, highlight=False).print(
                 f"error: {error}", markup=False, soft_wrap=True
             )
-            raise typer.Exit(2) from None
+            raise typer.Exit(error.exit_code) from None
 
 
 def _show_version(wanted: bool) -> None:
@@ -44,7 +44,7 @@ def main(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Version.")
     ] = False,
 ) -> None:
-    """NEMP interatomic potentials: train, inspect and convert."""
+    """NEMP interatomic potentials: train, inspect, convert and serve."""
 
 
 @app.command(cls=_Command)
@@ -167,6 +167,56 @@ def import_jax(
     potential = read_checkpoint(directory)
     path = save_potential(potential.model, potential.metadata, output)
     print(f"written: {path}")
+
+
+@app.command(cls=_Command)
+def ipi(  # noqa: PLR0913 (options of a command)
+    potential: Annotated[str, typer.Option(help="A path, or the name of a potential.")],
+    template: Annotated[
+        Path, typer.Option(help="Structure with the atoms in the order of i-PI's file.")
+    ],
+    address: Annotated[str, typer.Option(help="<address> of i-PI's <ffsocket>.")],
+    unix: Annotated[bool, typer.Option("--unix", help="A unix socket (the default).")] = False,
+    inet: Annotated[bool, typer.Option("--inet", help="A TCP port.")] = False,
+    shm: Annotated[bool, typer.Option("--shm", help="Shared memory (mode='shm').")] = False,
+    port: Annotated[int | None, typer.Option(help="<port>, for inet.")] = None,
+    prefix: Annotated[
+        str | None, typer.Option(help="Directory of the socket, as i-PI's -S; unix and shm.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda …")] = "auto",
+    dtype: Annotated[str | None, typer.Option(help="float32 or float64.")] = None,
+    head: Annotated[str | None, typer.Option(help="Read-out (level of theory).")] = None,
+    deadline_s: Annotated[float, typer.Option(help="Longest wait for the server, s.")] = 60.0,
+    reconnect: Annotated[
+        bool, typer.Option("--reconnect", help="Wait for a new server where one dies.")
+    ] = False,
+    tolerance_angstrom: Annotated[
+        float, typer.Option(help="Farthest from the template in the first frames, Å.")
+    ] = 1.0,
+    max_step_angstrom: Annotated[
+        float, typer.Option(help="Farthest that an atom moves between frames, Å.")
+    ] = 2.0,
+) -> None:
+    """Compute forces for i-PI (3.3 or newer), all beads of a request in one call.
+
+    Exit codes: 0 the server said EXIT; 2 something to correct (wrong structure, unit or order,
+    not-a-number results, broken protocol); 3 no server until the deadline, or it died.
+    """
+    from nemp_sim.checkpoint import load_potential
+    from nemp_sim.files import read_structure
+    from nemp_sim.ipi_client import BeadEvaluator, run_client
+    from nemp_sim.ipi_server import Server
+
+    modes = [name for name, on in (("unix", unix), ("inet", inet), ("shm", shm)) if on]
+    server = Server(" and ".join(modes) or "unix", address, port, prefix)
+    evaluator = BeadEvaluator(
+        load_potential(potential, device, dtype, head),
+        read_structure(template),
+        tolerance_angstrom=tolerance_angstrom,
+        max_step_angstrom=max_step_angstrom,
+    )
+    client = run_client(evaluator, server, deadline_s, reconnect=reconnect)
+    print(f"i-PI said EXIT: {client.n_frames} frames in {client.n_requests} requests answered")
 
 
 if __name__ == "__main__":

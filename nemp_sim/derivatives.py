@@ -22,6 +22,8 @@ class Derivatives:
             read-out; None where the network has none.
         energy_std: (B,) float64, eV, likewise.
         forces_std: (N, 3) float64, eV/Å, likewise; None where not asked for.
+        energy_deviations: (B, M) float64, eV, of the energies of the M members from ``energy``;
+            None where the network has none.
     """
 
     atomic_energies: Tensor
@@ -31,6 +33,7 @@ class Derivatives:
     atomic_std: Tensor | None = None
     energy_std: Tensor | None = None
     forces_std: Tensor | None = None
+    energy_deviations: Tensor | None = None
 
 
 def differentiate(
@@ -97,14 +100,16 @@ def differentiate_members(
         if forces or stress:
             gradient = torch.autograd.grad(atomic.sum(), inputs)
     atomic, deviations = atomic.detach(), deviations.detach()
+    of_energy = graph.sum_atoms(deviations)
     return Derivatives(
         atomic,
         graph.sum_atoms(atomic),
         -gradient[0] if forces else None,
         gradient[1] if stress else None,
         atomic_std=deviations.square().mean(1).sqrt(),
-        energy_std=graph.sum_atoms(deviations).square().mean(1).sqrt(),
+        energy_std=of_energy.square().mean(1).sqrt(),
         forces_std=spread,
+        energy_deviations=of_energy,
     )
 
 

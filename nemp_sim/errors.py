@@ -2,7 +2,13 @@
 
 
 class NempError(Exception):
-    """Base of every error that a user of nemp_sim can cause."""
+    """Base of every error that a user of nemp_sim can cause.
+
+    Attributes:
+        exit_code: status of the ``nemp`` command that ends with it.
+    """
+
+    exit_code = 2
 
 
 class InputError(NempError, ValueError):
@@ -19,3 +25,13 @@ class PotentialFileError(NempError):
 
 class EvaluationError(NempError, RuntimeError):
     """An evaluation could not be finished: not-a-number results or too little memory."""
+
+
+class ServerGoneError(NempError, ConnectionError):
+    """No server could be reached, or it closed the connection without EXIT."""
+
+    exit_code = 3
+
+
+class IPIProtocolError(NempError):
+    """The server sent something that is not i-PI's protocol."""

@@ -1,10 +1,15 @@
-"""Writing files so that no reader ever sees a partial one."""
+"""Files: written so that no reader ever sees a partial one; structures read with clear errors."""
 
 import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import ase.io
+from ase import Atoms
+
+from nemp_sim.errors import InputError
 
 
 @contextmanager
@@ -26,3 +31,37 @@ def sha256_of(path: Path) -> str:
     """SHA-256 checksum of a file, hexadecimal."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def read_structure(path: str | Path, name: str = "template") -> Atoms:
+    """The last structure of a file that ASE reads.
+
+    Args:
+        path: the file.
+        name: the argument that error messages name.
+
+    Raises:
+        InputError: no such file, an unreadable one, or an xyz file of i-PI, of whose comment line
+            ASE reads neither cell nor units.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{name}: {str(path)!r} is no file. Give a file that ASE reads.")
+    if path.suffix == ".xyz" and _is_of_ipi(path):
+        raise InputError(
+            f"{name}: {str(path)!r} is an xyz file of i-PI, of which ASE reads neither the cell "
+            "nor the units. Give the extended XYZ file that it was made from."
+        )
+    try:
+        return ase.io.read(path, index=-1)
+    except Exception as error:  # the readers of ASE raise whatever they like
+        raise InputError(
+            f"{name}: {str(path)!r} cannot be read ({type(error).__name__}: {error}). Use extended "
+            "XYZ (ase.io.write('init.extxyz', atoms))."
+        ) from error
+
+
+def _is_of_ipi(path: Path) -> bool:
+    with path.open(errors="replace") as handle:
+        comment = (handle.readline(), handle.readline())[1]
+    return "# CELL" in comment

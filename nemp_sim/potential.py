@@ -35,6 +35,8 @@ class Evaluation:
             has no ensemble read-out.
         energies_std: B arrays (N_b,), eV, of the atomic energies; None likewise.
         forces_std: B arrays (N_b, 3), eV/Å, of the forces; None where not asked for.
+        energy_members: (B, M) eV, energies of the M members of the ensemble, whose mean is
+            ``energy`` and whose standard deviation is ``energy_std``; None likewise.
     """
 
     energy: np.ndarray
@@ -44,6 +46,7 @@ class Evaluation:
     energy_std: np.ndarray | None = None
     energies_std: tuple[np.ndarray, ...] | None = None
     forces_std: tuple[np.ndarray, ...] | None = None
+    energy_members: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -344,14 +347,16 @@ def _join(
         volumes = np.array([atoms.get_volume() for atoms in structures])
         voigt = np.stack([virial[:, a, b] for a, b in VOIGT], axis=1) / volumes[:, None]
     has_spread = forces_std is not None
+    energy = joined("energy")
     evaluation = Evaluation(
-        energy=joined("energy"),
+        energy=energy,
         energies=by_structure("atomic_energies"),
         forces=by_structure("forces", 3) if forces else None,
         stress=voigt,
         energy_std=joined("energy_std") if has_spread else None,
         energies_std=by_structure("atomic_std") if has_spread else None,
         forces_std=by_structure("forces_std", 3) if forces_std else None,
+        energy_members=energy[:, None] + joined("energy_deviations", 0) if has_spread else None,
     )
     _refuse_not_a_number(structures, evaluation)
     return evaluation
