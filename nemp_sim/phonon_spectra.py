@@ -322,7 +322,7 @@ def _imaginary_modes(
             star = _star(np.asarray(qpoints[i]), rotations)
             for band in np.flatnonzero(frequencies[i] < -ZERO_THZ):
                 mode = ImaginaryMode(
-                    q=np.array(qpoints[i]),
+                    q=np.round(qpoints[i], 8) + 0.0,
                     label=names.get(star, ""),
                     band=int(band),
                     frequency_THz=float(frequencies[i, band]),
