@@ -1,7 +1,7 @@
 """Phonons of a crystal or a slab: bands, density of states, thermal properties, by phonopy.
 
-Without options: bulk Pd with pdh.pt. Other crystals that are built in: Ag, PdH, AgPd. Your own, from
-any file that ASE reads: python workflows/phonons.py --structure POSCAR --potential my.pt
+Without options: bulk Pd with pdh.pt. Also built in: Ag, PdH, AgPd. Your own, from any file that ASE
+reads: python workflows/phonons.py --structure POSCAR --potential my.pt
 """
 
 import sys
@@ -15,8 +15,6 @@ import typer
 from ase import Atoms
 from ase.build import bulk
 from ase.io import read, write
-from ase.spacegroup.symmetrize import check_symmetry
-from ase.units import GPa
 
 from nemp_sim.checkpoint import load_potential
 from nemp_sim.config import require
@@ -28,13 +26,13 @@ from nemp_sim.minimum import (
     check_minimum,
     relax_crystal,
 )
-from nemp_sim.phonon_files import FILES, publishing, write_phonopy_files
+from nemp_sim.phonon_files import publishing, write_phonopy_files
 from nemp_sim.phonon_plots import bands_and_dos, save_both, thermal_properties
+from nemp_sim.phonon_report import phonon_report
 from nemp_sim.phonon_spectra import Spectra, spectra
 from nemp_sim.phonons import (
     DISPLACEMENT_ANGSTROM,
     RADIUS_ANGSTROM,
-    SYMPREC_ANGSTROM,
     ForceConstants,
     boxed,
     build_phonopy,
@@ -44,11 +42,10 @@ from nemp_sim.phonons import (
     supercell_matrix,
 )
 from nemp_sim.relax import relax
-from nemp_sim.report import Quantity, Report, provenance, write_report
+from nemp_sim.report import Report, provenance, write_report
 
 POTENTIALS = {"Pd": "pdh.pt", "PdH": "pdh.pt", "Ag": "agpd.pt", "AgPd": "agpd.pt"}
 RELAX = ("auto", "cell", "positions", "none")
-NAMED_IMAGINARY = 10  # imaginary modes listed in report.md; all are in report.json
 
 
 @dataclass(frozen=True)
@@ -169,15 +166,16 @@ def run(settings: Settings, engine: StressEngine | None = None) -> Result:
     temperatures = np.arange(0.0, settings.t_max + 0.5 * settings.t_step, settings.t_step)
     found = spectra(constants, settings.mesh, temperatures)
     notes += remarks(constants, getattr(engine, "cutoff_angstrom", None))
-    report = _report(settings, atoms, constants, found, notes, steps)
+    title = f"Phonons: {atoms.get_chemical_formula()} ({settings.structure})"
+    report = phonon_report(title, atoms, constants, found, (*notes, f"Optimiser steps: {steps}."))
     report = replace(report, provenance=provenance(engine, settings, time.perf_counter() - started))
     with publishing(settings.directory) as directory:
         write_phonopy_files(constants, found, directory)
         write(directory / "structure.extxyz", atoms, format="extxyz")
-        title = f"{atoms.get_chemical_formula()}, {_potential_name(report)}"
-        save_both(bands_and_dos(found, title), directory / "bands.png")
+        label = f"{atoms.get_chemical_formula()}, {_potential_name(report)}"
+        save_both(bands_and_dos(found, label), directory / "bands.png")
         n_atoms = len(phonon.primitive)
-        figure = thermal_properties(found.thermal, n_atoms, title)
+        figure = thermal_properties(found.thermal, n_atoms, label)
         save_both(figure, directory / "thermal.png")
         write_report(report, directory)
     return Result(settings, settings.directory, atoms, constants, found, report)
@@ -251,166 +249,6 @@ def minimise(
     if start.constraints:
         notes.append("Constraints of the file were not used: every atom vibrates.")
     return atoms, notes, steps
-
-
-def _report(
-    settings: Settings,
-    atoms: Atoms,
-    constants: ForceConstants,
-    found: Spectra,
-    notes: list[str],
-    steps: int,
-) -> Report:
-    n_atoms = len(constants.phonon.primitive)
-    verdict = (
-        f"Stable: no imaginary mode on path and mesh; highest frequency {found.max_THz:.3f} THz."
-    )
-    if found.imaginary:
-        verdict = (
-            f"UNSTABLE: imaginary modes at {len({str(m.q) for m in found.imaginary})} wave vectors "
-            f"of path and mesh; the worst: {found.imaginary[0]}. The structure is no minimum, and "
-            "thermal properties without these modes are not those of a crystal."
-        )
-        listed = found.imaginary[:NAMED_IMAGINARY]
-        notes = [*notes, *(f"Imaginary: {mode}" for mode in listed)]
-        if len(found.imaginary) > len(listed):
-            notes.append(f"{len(found.imaginary)} imaginary modes in all: see report.json.")
-    named = "; ".join(
-        f"{p.label} {' '.join(f'{f:.2f}' for f in p.frequencies_THz)}"
-        for p in found.bands.points
-        if n_atoms <= 2
-    )
-    if named:
-        notes = [*notes, f"Frequencies in THz at {named}."]
-    return Report(
-        title=f"Phonons: {atoms.get_chemical_formula()} ({settings.structure})",
-        verdict=verdict,
-        quantities=_quantities(atoms, constants, found, steps),
-        notes=(*notes, found.thermal.remark()),
-        files={
-            **FILES,
-            "structure.extxyz": "the structure that the phonons are of",
-            "bands.png": "bands and density of states; bands.pdf is the same",
-            "thermal.png": "thermal properties; thermal.pdf is the same",
-            "report.json": "these numbers for programs",
-        },
-        data=_data(atoms, constants, found),
-    )
-
-
-def _quantities(
-    atoms: Atoms, constants: ForceConstants, found: Spectra, steps: int
-) -> tuple[Quantity, ...]:
-    phonon, thermal = constants.phonon, found.thermal
-    forces = atoms.get_forces() if atoms.calc else None
-    fmax = None if forces is None else float(np.linalg.norm(forces, axis=1).max())
-    stress = atoms.calc.results.get("stress") if atoms.calc else None
-    smax = None if stress is None else float(np.abs(stress).max() / GPa)
-    at = int(np.abs(thermal.temperatures_K - 300.0).argmin())
-    kelvin = f"at {thermal.temperatures_K[at]:g} K"
-    primitive_volume = abs(np.linalg.det(phonon.primitive.cell))
-    repeats = " ".join(str(n) for n in phonon.supercell_matrix.ravel())
-    symmetry = check_symmetry(atoms, symprec=SYMPREC_ANGSTROM)
-    return (
-        Quantity("imaginary_modes", "Imaginary modes, path and mesh", len(found.imaginary)),
-        Quantity("max_THz", "Highest frequency", found.max_THz, "THz"),
-        Quantity(
-            "gamma_acoustic_THz",
-            "Largest acoustic frequency at Γ",
-            found.gamma_acoustic_THz,
-            "THz",
-            6,
-        ),
-        Quantity(
-            "zero_point_kJ_per_mol", "Zero-point energy", thermal.zero_point_kJ_per_mol, "kJ/mol"
-        ),
-        Quantity(
-            "free_energy_300K_kJ_per_mol",
-            f"Free energy {kelvin}",
-            float(thermal.free_energy_kJ_per_mol[at]),
-            "kJ/mol",
-        ),
-        Quantity(
-            "entropy_300K_J_per_K_mol",
-            f"Entropy {kelvin}",
-            float(thermal.entropy_J_per_K_mol[at]),
-            "J/(K mol)",
-        ),
-        Quantity(
-            "heat_capacity_300K_J_per_K_mol",
-            f"Heat capacity {kelvin}",
-            float(thermal.heat_capacity_J_per_K_mol[at]),
-            "J/(K mol)",
-        ),
-        Quantity(
-            "n_primitive_atoms",
-            "Atoms in the primitive cell (a mole above is of these)",
-            len(phonon.primitive),
-        ),
-        Quantity("primitive_volume_A3", "Volume of the primitive cell", primitive_volume, "Å³"),
-        Quantity(
-            "space_group",
-            "Space group (with vacuum as if it were bulk)",
-            f"{symmetry.international} ({symmetry.number})",
-        ),
-        Quantity("supercell_matrix", "Supercell matrix, row by row", repeats),
-        Quantity("n_supercell_atoms", "Atoms in the supercell", len(phonon.supercell)),
-        Quantity("n_displacements", "Displaced supercells", constants.n_displacements),
-        Quantity("model_calls", "Model calls for all of them", constants.model_calls),
-        Quantity(
-            "reach_angstrom",
-            "Half the shortest vector of the supercell",
-            constants.reach_angstrom,
-            "Å",
-        ),
-        Quantity(
-            "edge_ratio",
-            "Force constants at its edge over the largest",
-            constants.edge_ratio,
-            "",
-            4,
-        ),
-        Quantity(
-            "drift_eV_per_A2",
-            "Broken sum rule before symmetrisation",
-            constants.drift_eV_per_A2,
-            "eV/Å²",
-            6,
-        ),
-        Quantity("mesh", "Mesh of wave vectors", " ".join(map(str, found.mesh_numbers))),
-        Quantity("fmax_eV_per_A", "Largest force of the relaxed structure", fmax, "eV/Å", 6),
-        Quantity("smax_GPa", "Largest stress of the relaxed structure", smax, "GPa", 5),
-        Quantity("optimizer_steps", "Optimiser steps", steps),
-    )
-
-
-def _data(atoms: Atoms, constants: ForceConstants, found: Spectra) -> dict[str, object]:
-    """Arrays for report.json."""
-    return {
-        "cell_A": atoms.cell.array,
-        "primitive_matrix": constants.phonon.primitive_matrix,
-        "special_points": [
-            {"label": p.label, "q": p.q, "frequencies_THz": p.frequencies_THz}
-            for p in found.bands.points
-        ],
-        "imaginary": [
-            {
-                "q": m.q,
-                "label": m.label,
-                "band": m.band,
-                "frequency_THz": m.frequency_THz,
-                "eigenvector_real": m.eigenvector.real,
-                "eigenvector_imag": m.eigenvector.imag,
-            }
-            for m in found.imaginary
-        ],
-        "thermal_modes": {
-            "mesh": found.thermal.n_modes,
-            "skipped_acoustic": found.thermal.n_acoustic,
-            "skipped_imaginary": found.thermal.n_imaginary,
-            "skipped_near_zero": found.thermal.n_near_zero,
-        },
-    }
 
 
 def _potential_name(report: Report) -> str:
