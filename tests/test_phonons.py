@@ -1,0 +1,462 @@
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import phonopy
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk, fcc111
+from ase.calculators.emt import EMT
+from ase.phonons import Phonons
+from ase.units import J as joule
+from ase.units import _hplanck, _Nav, kB
+from matplotlib.image import imread
+
+from nemp_sim.derivatives import differentiate
+from nemp_sim.errors import EvaluationError, InputError, UnknownElementError
+from nemp_sim.minimum import check_minimum, relax_crystal
+from nemp_sim.phonon_files import FILES, publishing, write_phonopy_files
+from nemp_sim.phonon_plots import bands_and_dos, save_both, thermal_properties
+from nemp_sim.phonon_report import phonon_report
+from nemp_sim.phonon_spectra import ZERO_THZ, mesh_numbers, spectra
+from nemp_sim.phonons import (
+    boxed,
+    build_phonopy,
+    choose_supercell,
+    force_constants,
+    half_shortest_vector,
+    periodic_axes,
+    remarks,
+    supercell_matrix,
+    to_ase,
+)
+from nemp_sim.plots import BLUE
+from nemp_sim.report import to_json, to_markdown
+
+from .engines import EMTEngine
+
+EV_PER_THZ = _hplanck * 1e12 * joule
+HESSIAN = 1e-4  # eV/Å²
+SAME = 1e-9
+
+
+class StressEMT(EMTEngine):
+    """EMT with stress."""
+
+    def evaluate(self, structures, forces=True, stress=False):
+        result = super().evaluate(structures)
+        if stress:
+            values = []
+            for atoms in structures:
+                copy = atoms.copy()
+                copy.calc = EMT()
+                values.append(copy.get_stress())
+            result.stress = np.array(values)
+        return result
+
+
+def make(atoms, supercell=None, mesh=(8, 8, 8), **keywords):
+    phonon = build_phonopy(atoms, supercell, **keywords)
+    constants = force_constants(EMTEngine(), atoms, phonon)
+    return constants, spectra(constants, mesh, range(0, 601, 100))
+
+
+@pytest.fixture(scope="module")
+def copper():
+    """Fcc Cu at the minimum of EMT."""
+    return make(bulk("Cu", a=3.59), (5, 5, 5))
+
+
+@pytest.fixture(scope="module")
+def bcc():
+    """Bcc Cu, which EMT makes unstable."""
+    return make(bulk("Cu", "bcc", a=2.86), (5, 5, 5))
+
+
+def slab_of_copper():
+    return fcc111("Cu", (1, 1, 4), a=3.59, vacuum=5.0)
+
+
+# --- force constants
+
+
+@pytest.mark.parametrize(("symbol", "a"), [("Cu", 3.59), ("Al", 3.995)])
+def test_frequencies_are_those_of_ase(symbol, a, tmp_path):
+    atoms = bulk(symbol, a=a)
+    constants, found = make(atoms, (5, 5, 5))
+    serial = Phonons(atoms, EMT(), supercell=(5, 5, 5), delta=0.01, name=str(tmp_path / "phonon"))
+    serial.run()
+    serial.read(acoustic=True)
+    q = np.array([p.q for p in found.bands.points] + [[0.1, 0.23, -0.4]])
+    want = np.sort(serial.band_structure(q, verbose=False) / EV_PER_THZ, axis=1)
+    got = np.sort(constants.phonon.run_qpoints(q).frequencies, axis=1)
+    np.testing.assert_allclose(got[1:], want[1:], rtol=0, atol=3e-3)
+
+
+@pytest.mark.parametrize("atoms", [bulk("Al", cubic=True, a=3.995), slab_of_copper()])
+def test_one_call_gives_the_forces_of_a_serial_run(atoms):
+    engine = EMTEngine()
+    matrix = (2, 2, 2) if atoms.pbc.all() else (3, 3, 1)
+    constants = force_constants(engine, atoms, build_phonopy(atoms, matrix))
+    assert engine.batches == [constants.n_displacements] and constants.model_calls == 1
+    serial = build_phonopy(atoms, matrix)
+    serial.generate_displacements(distance=0.01)
+    forces = []
+    for cell in serial.supercells_with_displacements:
+        moved = to_ase(cell, atoms.pbc)
+        moved.calc = EMT()
+        forces.append(moved.get_forces())
+    serial.forces = forces
+    serial.produce_force_constants(calculate_full_force_constants=False)
+    serial.symmetrize_force_constants(level=3)
+    got = constants.phonon.force_constants
+    np.testing.assert_allclose(got, serial.force_constants, rtol=0, atol=SAME)
+
+
+def hessian(potential, graph):
+    """∂²E/∂r∂r by differentiating twice, (N, 3, N, 3)."""
+    positions = graph.positions.clone().requires_grad_()
+    moved = replace(graph, positions=positions)
+    result = differentiate(potential.model, moved, forces=True, stress=False, create_graph=True)
+    rows = [
+        torch.autograd.grad(-force, positions, retain_graph=True)[0]
+        for force in result.forces.ravel()
+    ]
+    n = len(positions)
+    return torch.stack(rows).reshape(n, 3, n, 3).numpy()
+
+
+@pytest.mark.parametrize("form", ["smooth", "published"])
+def test_force_constants_are_the_hessian(form, random_potential, graph_of, tilted):
+    potential = random_potential(form)
+    phonon = build_phonopy(tilted, (2, 1, 1), "P")
+    constants = force_constants(potential, tilted, phonon, 0.003, full=True)
+    exact = hessian(potential, graph_of(potential, [to_ase(phonon.supercell)]))
+    got = constants.phonon.force_constants.transpose(0, 2, 1, 3)
+    assert np.abs(exact).max() > 0.1
+    np.testing.assert_allclose(got, exact, rtol=0, atol=HESSIAN)
+
+
+def test_frequencies_at_gamma_are_those_of_the_hessian(random_potential, graph_of, tilted):
+    """Mass-weighted Hessian of the cell itself; imaginary frequencies are negative."""
+    potential = random_potential("smooth")
+    phonon = build_phonopy(tilted, (1, 1, 1), "P")
+    force_constants(potential, tilted, phonon, 0.003)
+    matrix = hessian(potential, graph_of(potential, [to_ase(phonon.supercell)])).reshape(6, 6)
+    roots = np.repeat(np.sqrt(tilted.get_masses()), 3)
+    values = np.linalg.eigvalsh(matrix / np.outer(roots, roots))
+    angular = np.sign(values) * np.sqrt(np.abs(values))  # (eV/Å²/amu)^½
+    to_thz = 15.6333  # (eV/Å²/amu)^½ / 2π
+    got = phonon.run_qpoints([[0, 0, 0]]).frequencies[0]
+    np.testing.assert_allclose(np.sort(got), np.sort(angular * to_thz), rtol=1e-3, atol=2e-3)
+
+
+def test_slab_with_and_without_periodic_vacuum():
+    free, periodic = slab_of_copper(), slab_of_copper()
+    periodic.pbc = True
+    periodic.positions[:, 2] -= 6.0  # across the boundary of the cell
+    flat = slab_of_copper()
+    flat.set_cell([*flat.cell[:2], [0, 0, 0]])
+    results = [make(atoms, (3, 3, 1), (6, 6, 1)) for atoms in (free, periodic, flat)]
+    want = results[0][1].bands.points
+    for constants, found in results:
+        assert constants.periodic.tolist() == [True, True, False]
+        assert np.allclose(constants.phonon.primitive_matrix, np.eye(3))
+        assert [p.label for p in found.bands.points] == ["Γ", "M", "K"]
+        for got, point in zip(found.bands.points, want, strict=True):
+            np.testing.assert_allclose(got.frequencies_THz, point.frequencies_THz, atol=1e-5)
+
+
+# --- cells
+
+
+def test_chosen_supercell_keeps_the_symmetry():
+    assert np.array_equal(choose_supercell(bulk("Pd", a=3.95)), np.diag([4, 4, 4]))
+    assert np.array_equal(choose_supercell(bulk("Pd", a=3.95, cubic=True)), np.diag([3, 3, 3]))
+    slab = fcc111("Pd", (1, 1, 3), a=3.95, vacuum=6.0)
+    assert np.array_equal(choose_supercell(slab), np.diag([4, 4, 1]))
+    long = Atoms("Cu", cell=[2.5, 2.5, 5.0], pbc=True)
+    assert np.array_equal(choose_supercell(long, 5.0), np.diag([4, 4, 2]))
+
+
+@pytest.mark.parametrize("radius", [3.0, 5.0, 7.0])
+def test_chosen_supercell_reaches_the_radius(radius, tilted):
+    matrix = choose_supercell(tilted, radius)
+    assert half_shortest_vector(matrix @ tilted.cell.array, tilted.pbc) >= radius
+
+
+def test_supercell_of_nine_numbers():
+    matrix = supercell_matrix([-1, 1, 1, 1, -1, 1, 1, 1, -1])
+    assert np.linalg.det(matrix) == pytest.approx(4)
+    assert len(build_phonopy(bulk("Cu", a=3.59), matrix).supercell) == 4
+
+
+def test_primitive_cell_is_found_for_bulk_and_said_for_slabs():
+    cubic = bulk("Cu", cubic=True, a=3.59)
+    assert len(build_phonopy(cubic, (2, 2, 2)).primitive) == 1
+    assert len(build_phonopy(cubic, (2, 2, 2), "P").primitive) == 4
+    slab = fcc111("Cu", (2, 2, 3), a=3.59, vacuum=6.0)
+    assert len(build_phonopy(slab, (1, 1, 1)).primitive) == 12
+
+
+def test_vacuum_is_seen():
+    assert periodic_axes(bulk("Cu", a=3.59)).all()
+    assert periodic_axes(bulk("Cu", a=3.59, cubic=True)).all()
+    slab = slab_of_copper()
+    slab.pbc = True
+    assert periodic_axes(slab).tolist() == [True, True, False]
+    assert boxed(slab).positions[:, 2].min() == pytest.approx(6.0)
+
+
+def test_masses_of_isotopes_are_kept():
+    atoms = bulk("Cu", a=3.59)
+    atoms.set_masses([4 * atoms.get_masses()[0]])
+    _, heavy = make(atoms, (3, 3, 3))
+    _, light = make(bulk("Cu", a=3.59), (3, 3, 3))
+    assert heavy.max_THz == pytest.approx(light.max_THz / 2)
+
+
+# --- what follows from force constants
+
+
+def test_sum_rules(copper):
+    constants, found = copper
+    assert found.gamma_acoustic_THz < 1e-5
+    assert np.abs(constants.phonon.force_constants.sum(axis=1)).max() < 1e-9
+    assert constants.drift_eV_per_A2 < 1e-9
+    assert constants.edge_ratio < 1e-4  # EMT reaches 4.5 Å or so, the supercell 6.3 Å
+
+
+def test_bands_of_fcc(copper):
+    _, found = copper
+    assert found.bands.tick_labels == ("Γ", "X", "U|K", "Γ", "L", "W", "X")
+    x = next(p for p in found.bands.points if p.label == "X")
+    assert x.frequencies_THz[0] == pytest.approx(x.frequencies_THz[1], abs=1e-6)
+    assert found.bands.ticks[1] == pytest.approx(1 / 3.59)
+
+
+def test_path_is_that_of_the_cell_as_given(copper):
+    """Another choice of primitive vectors gives the same bands."""
+    atoms = bulk("Cu", a=3.59)
+    atoms.set_cell(np.array([[1, 1, 0], [0, 1, 0], [0, 0, 1]]) @ atoms.cell.array)
+    _, found = make(atoms, np.linalg.inv([[1, 1, 0], [0, 1, 0], [0, 0, 1]]).round() * 5)
+    for got, want in zip(found.bands.points, copper[1].bands.points, strict=True):
+        np.testing.assert_allclose(got.frequencies_THz, want.frequencies_THz, atol=1e-4)
+
+
+def test_density_counts_every_mode(copper):
+    _, found = copper
+    dos = found.dos
+    assert np.trapezoid(dos.total, dos.frequencies_THz) == pytest.approx(3, abs=0.05)
+    np.testing.assert_allclose(dos.projected["Cu"], dos.total, atol=0.02 * dos.total.max())
+
+
+def test_thermal_sums(copper):
+    """Against sums over the modes of the mesh, written out."""
+    constants, found = copper
+    mesh, thermal = found.raw.mesh, found.thermal
+    energy = mesh.frequencies * EV_PER_THZ
+    real = mesh.frequencies > ZERO_THZ
+    assert thermal.n_modes == 3 * 8**3 and thermal.n_acoustic == 3
+    assert thermal.n_imaginary == thermal.n_near_zero == 0
+    weights = np.broadcast_to(mesh.weights[:, None], energy.shape)[real] / mesh.weights.sum()
+    per_mole = _Nav / joule / 1e3
+    zero_point = 0.5 * (weights @ energy[real]) * per_mole
+    assert thermal.zero_point_kJ_per_mol == pytest.approx(zero_point, rel=1e-5)
+    at = thermal.temperatures_K.tolist().index(300.0)
+    x = energy[real] / (kB * 300.0)
+    free = zero_point + kB * 300 * (weights @ np.log(1 - np.exp(-x))) * per_mole
+    heat = kB * (weights @ (x**2 * np.exp(x) / np.expm1(x) ** 2)) * per_mole * 1e3
+    assert thermal.free_energy_kJ_per_mol[at] == pytest.approx(free, rel=1e-5)
+    assert thermal.heat_capacity_J_per_K_mol[at] == pytest.approx(heat, rel=1e-5)
+    slope = np.gradient(thermal.free_energy_kJ_per_mol, thermal.temperatures_K)[at] * -1e3
+    assert thermal.entropy_J_per_K_mol[at] == pytest.approx(slope, rel=0.05)
+
+
+def test_imaginary_modes_are_counted_and_named(bcc):
+    constants, found = bcc
+    worst = found.imaginary[0]
+    assert (worst.label, worst.band) == ("N", 0)
+    assert worst.frequency_THz == pytest.approx(-1.141, abs=0.01)
+    np.testing.assert_allclose(np.linalg.norm(worst.eigenvector), 1.0)
+    assert "(N), band 0: 1.141i THz, mostly atom 0" in str(worst)
+    again = constants.phonon.run_qpoints([worst.q]).frequencies[0]
+    assert again.min() == pytest.approx(worst.frequency_THz)
+    direction = np.abs(worst.eigenvector[0].real)  # transverse: along [1 -1 0] for q along [1 1 0]
+    assert np.sort(direction) == pytest.approx([0, 0.5**0.5, 0.5**0.5], abs=1e-6)
+    mesh = found.raw.mesh
+    counted = (mesh.weights[:, None] * (mesh.frequencies < -ZERO_THZ)).sum()
+    assert found.thermal.n_imaginary == counted > 0
+    assert f"{counted} imaginary" in found.thermal.remark()
+    report = phonon_report("bcc Cu", bulk("Cu", "bcc", a=2.86), constants, found)
+    text = to_markdown(report)
+    assert report.verdict.startswith("UNSTABLE") and "(N), band 0: 1.141i THz" in text
+    assert f"skipped: 3 translations at Γ, {counted} imaginary" in text
+
+
+def test_energy_falls_along_an_imaginary_mode(bcc):
+    """The curvature along the mode at N, frozen into a doubled cell, is its frequency squared."""
+    _, found = bcc
+    worst = found.imaginary[0]
+    atoms = bulk("Cu", "bcc", a=2.86) * np.where(np.abs(worst.q) > 0.1, 2, 1)
+    cells = np.linalg.solve(bulk("Cu", "bcc", a=2.86).cell.T, atoms.positions.T).T.round()
+    signs = np.cos(2 * np.pi * cells @ worst.q)
+    energies = []
+    for step in (-0.02, 0.0, 0.02):
+        moved = atoms.copy()
+        moved.positions += step * np.outer(signs, worst.eigenvector[0].real)
+        moved.calc = EMT()
+        energies.append(moved.get_potential_energy() / len(atoms))
+    curvature = (energies[0] - 2 * energies[1] + energies[2]) / 0.02**2
+    angular = np.sqrt(abs(curvature) / atoms.get_masses()[0])
+    assert curvature < 0
+    assert angular * 15.6333 == pytest.approx(-worst.frequency_THz, rel=0.01)
+
+
+def test_mesh_numbers():
+    cell = bulk("Pd", a=3.95).cell.array
+    assert len(set(mesh_numbers(cell, [True] * 3))) == 1
+    assert mesh_numbers(np.diag([4.0, 8.0, 20.0]), [True, True, False]) == (11, 6, 1)
+
+
+def test_small_supercells_are_remarked(copper):
+    constants, _ = make(bulk("Cu", a=3.59), (2, 2, 2))
+    small = remarks(constants, 4.5)
+    assert "SMALL: half its shortest lattice vector is 2.54 Å" in small[0] and "4.5 Å" in small[0]
+    assert "edge of the supercell" in small[1]
+    assert remarks(copper[0], 4.5) == []
+
+
+# --- minimum
+
+
+def test_crystal_is_relaxed():
+    strained = bulk("Cu", a=3.5)
+    found = relax_crystal(StressEMT(), strained, 1e-4, 1e-3)
+    assert found.converged and found.smax_GPa < 1e-3
+    assert found.atoms.get_volume() * 4 == pytest.approx(3.5902**3, rel=1e-3)
+    assert np.array_equal(strained.cell.array, bulk("Cu", a=3.5).cell.array)
+    fmax, smax = check_minimum(StressEMT(), found.atoms, 1e-3, 0.01)
+    assert fmax < 1e-3 and smax == pytest.approx(found.smax_GPa, abs=1e-6)
+
+
+def test_structures_that_are_no_minimum_are_refused():
+    rattled = bulk("Cu", cubic=True, a=3.59)
+    rattled.positions[0, 0] += 0.1
+    with pytest.raises(InputError, match="Cu4 is not at a minimum: the largest force is .*Relax"):
+        check_minimum(StressEMT(), rattled, 1e-3)
+    with pytest.raises(InputError, match="Cu is under stress: .* GPa, but must be at most 0.01"):
+        check_minimum(StressEMT(), bulk("Cu", a=3.5), 1e-3, 0.01)
+    check_minimum(EMTEngine(), bulk("Cu", a=3.5), 1e-3)
+
+
+# --- refusals
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"supercell": (2, 2)}, r"supercell is \[2, 2\], but must be 3 repeats or 9"),
+        ({"supercell": (2, 2, 0)}, "positive determinant"),
+        ({"supercell": (2, 2.5, 1)}, "whole numbers"),
+        ({"supercell": (-2, -2, 1)}, "positive determinant"),
+        ({"primitive": "F"}, "primitive is 'F', but must be 'auto' or 'P'"),
+        ({"radius_angstrom": 0.0}, "radius_angstrom is 0.0"),
+    ],
+)
+def test_bad_arguments_are_refused(keywords, message):
+    with pytest.raises(InputError, match=message):
+        build_phonopy(bulk("Cu", a=3.59), **keywords)
+
+
+def test_vacuum_is_not_repeated():
+    with pytest.raises(InputError, match="cell vector 3 holds vacuum and must not be repeated"):
+        build_phonopy(slab_of_copper(), (2, 2, 2))
+
+
+def test_molecules_are_refused():
+    with pytest.raises(InputError, match="repeats along no cell vector .* ase.vibrations"):
+        build_phonopy(Atoms("CO", [[0, 0, 0], [0, 0, 1.1]]))
+
+
+@pytest.mark.parametrize("displacement", [0.0, -0.01, 0.5])
+def test_bad_displacements_are_refused(displacement):
+    atoms = bulk("Cu", a=3.59)
+    with pytest.raises(InputError, match="displacement"):
+        force_constants(EMTEngine(), atoms, build_phonopy(atoms, (2, 2, 2)), displacement)
+
+
+def test_unknown_elements_are_named(random_potential):
+    atoms = bulk("Ag", a=4.1)
+    with pytest.raises(UnknownElementError, match="contains Ag, but the potential"):
+        force_constants(random_potential("smooth"), atoms, build_phonopy(atoms, (2, 2, 2)))
+
+
+def test_forces_that_are_not_finite_are_refused():
+    class Broken:
+        def evaluate(self, structures):
+            return SimpleNamespace(forces=[np.full((len(a), 3), np.nan) for a in structures])
+
+    atoms = bulk("Cu", a=3.59)
+    with pytest.raises(EvaluationError, match="displaced supercell 0 of 1: forces are not finite"):
+        force_constants(Broken(), atoms, build_phonopy(atoms, (2, 2, 2)))
+
+
+# --- files and figures
+
+
+def test_phonopy_reads_its_files(copper, tmp_path):
+    constants, found = copper
+    write_phonopy_files(constants, found, tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == set(FILES)
+    from_forces = phonopy.load(tmp_path / "phonopy_params.yaml", primitive_matrix="P")
+    from_constants = phonopy.load(
+        tmp_path / "phonopy_params.yaml",
+        primitive_matrix="P",
+        force_constants_filename=tmp_path / "force_constants.hdf5",
+    )
+    want = constants.phonon.run_qpoints([[0.5, 0, 0.5]]).frequencies
+    for loaded in (from_forces, from_constants):
+        got = loaded.run_qpoints([[0.5, 0, 0.5]]).frequencies
+        np.testing.assert_allclose(got, want, atol=1e-5)
+    dos = np.loadtxt(tmp_path / "total_dos.dat")
+    assert np.trapezoid(dos[:, 1], dos[:, 0]) == pytest.approx(3, abs=0.05)
+
+
+def test_publishing_is_all_or_nothing(tmp_path):
+    with publishing(tmp_path / "new" / "run") as directory:
+        (directory / "a").write_text("1")
+        assert not (tmp_path / "new" / "run").exists()
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["run"]
+    for target in (tmp_path / "new" / "run", tmp_path / "other" / "run"):
+        with pytest.raises(RuntimeError), publishing(target) as directory:
+            (directory / "a").write_text("2")
+            raise RuntimeError
+    assert (tmp_path / "new" / "run" / "a").read_text() == "1"
+    assert not (tmp_path / "other").exists()
+
+
+def test_figures(copper, bcc, tmp_path):
+    for name, (_, found) in {"fcc": copper, "bcc": bcc}.items():
+        figure = bands_and_dos(found, name)
+        bands, dos = figure.axes[:2]
+        assert [t.get_text() for t in bands.get_xticklabels()] == list(found.bands.tick_labels)
+        assert sum(line.get_color() == BLUE for line in bands.lines) == 3 * len(
+            found.bands.distances
+        )
+        assert ("UNSTABLE: 1.14i THz" in dos.get_title()) == (name == "bcc")
+        assert (bands.get_ylim()[0] < -1) == (name == "bcc")
+        png, pdf = save_both(figure, tmp_path / f"{name}.png")
+        assert imread(png).std() > 0.05 and pdf.read_bytes().startswith(b"%PDF")
+    figure = thermal_properties(bcc[1].thermal, 1)
+    assert "modes left out" in figure.axes[1].get_title()
+
+
+def test_report_is_json(copper):
+    atoms = bulk("Cu", a=3.59)
+    values = json.loads(to_json(phonon_report("Cu", atoms, *copper)))
+    assert values["verdict"].startswith("Stable") and values["imaginary_modes"] == 0
+    assert values["special_points"][1]["label"] == "X"
+    assert values["thermal_modes"]["skipped_acoustic"] == 3
