@@ -32,7 +32,6 @@ def phonon_report(
         found: what follows from them.
         notes: remarks on how the structure was made.
     """
-    n_atoms = len(constants.phonon.primitive)
     verdict = (
         f"Stable: no imaginary mode on path and mesh; highest frequency {found.max_THz:.3f} THz."
     )
@@ -46,12 +45,11 @@ def phonon_report(
         notes = [*notes, *(f"Imaginary: {mode}" for mode in listed)]
         if len(found.imaginary) > len(listed):
             notes.append(f"{len(found.imaginary)} imaginary modes in all: see report.json.")
-    named = "; ".join(
-        f"{p.label} {' '.join(f'{f:.2f}' for f in p.frequencies_THz)}"
-        for p in found.bands.points
-        if n_atoms <= 2
-    )
-    if named:
+    if len(constants.phonon.primitive) <= 2:
+        named = "; ".join(
+            f"{p.label} {' '.join(f'{f:z.2f}' for f in p.frequencies_THz)}"
+            for p in found.bands.points
+        )
         notes = [*notes, f"Frequencies in THz at {named}."]
     return Report(
         title=title,

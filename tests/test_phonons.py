@@ -35,26 +35,11 @@ from nemp_sim.phonons import (
 from nemp_sim.plots import BLUE
 from nemp_sim.report import to_json, to_markdown
 
-from .engines import EMTEngine
+from .engines import EMTEngine, StressEMT
 
 EV_PER_THZ = _hplanck * 1e12 * joule
 HESSIAN = 1e-4  # eV/Å²
 SAME = 1e-9
-
-
-class StressEMT(EMTEngine):
-    """EMT with stress."""
-
-    def evaluate(self, structures, forces=True, stress=False):
-        result = super().evaluate(structures)
-        if stress:
-            values = []
-            for atoms in structures:
-                copy = atoms.copy()
-                copy.calc = EMT()
-                values.append(copy.get_stress())
-            result.stress = np.array(values)
-        return result
 
 
 def make(atoms, supercell=None, mesh=(8, 8, 8), **keywords):
