@@ -13,7 +13,9 @@ from nemp_sim.phonons import SYMPREC_ANGSTROM, ForceConstants, boxed
 from nemp_sim.relax import largest_force
 from nemp_sim.report import Quantity, Report
 
-NAMED_IMAGINARY = 10  # imaginary modes listed in report.md; all are in report.json
+NAMED_IMAGINARY = (
+    10  # imaginary modes listed in report.md, named points first; all are in report.json
+)
 
 
 def phonon_report(
@@ -41,7 +43,7 @@ def phonon_report(
             f"of path and mesh; the worst: {found.imaginary[0]}. The structure is no minimum, and "
             "thermal properties without these modes are not those of a crystal."
         )
-        listed = found.imaginary[:NAMED_IMAGINARY]
+        listed = sorted(found.imaginary, key=lambda mode: not mode.label)[:NAMED_IMAGINARY]
         notes = [*notes, *(f"Imaginary: {mode}" for mode in listed)]
         if len(found.imaginary) > len(listed):
             notes.append(f"{len(found.imaginary)} imaginary modes in all: see report.json.")

@@ -166,13 +166,13 @@ def run(settings: Settings, engine: StressEngine | None = None) -> Result:
     temperatures = np.arange(0.0, settings.t_max + 0.5 * settings.t_step, settings.t_step)
     found = spectra(constants, settings.mesh, temperatures)
     notes += remarks(constants, getattr(engine, "cutoff_angstrom", None))
-    title = f"Phonons: {atoms.get_chemical_formula()} ({settings.structure})"
+    title = f"Phonons: {_formula(atoms)} ({settings.structure})"
     report = phonon_report(title, atoms, constants, found, (*notes, f"Optimiser steps: {steps}."))
     report = replace(report, provenance=provenance(engine, settings, time.perf_counter() - started))
     with publishing(settings.directory) as directory:
         write_phonopy_files(constants, found, directory)
         write(directory / "structure.extxyz", atoms, format="extxyz")
-        label = f"{atoms.get_chemical_formula()}, {_potential_name(report)}"
+        label = f"{_formula(atoms)}, {_potential_name(report)}"
         save_both(bands_and_dos(found, label), directory / "bands.png")
         n_atoms = len(phonon.primitive)
         figure = thermal_properties(found.thermal, n_atoms, label)
@@ -249,6 +249,10 @@ def minimise(
     if start.constraints:
         notes.append("Constraints of the file were not used: every atom vibrates.")
     return atoms, notes, steps
+
+
+def _formula(atoms: Atoms) -> str:
+    return atoms.get_chemical_formula(mode="metal", empirical=True)
 
 
 def _potential_name(report: Report) -> str:
