@@ -119,17 +119,23 @@ def check_minimum(
 ) -> tuple[float, float | None]:
     """Largest force (eV/Å) and stress component (GPa) of ``atoms``, refused above the limits.
 
+    Energy, forces and stress are attached to ``atoms``.
+
     Args:
         engine: evaluates forces, and stress where ``smax_GPa`` is given.
         atoms: the structure.
         fmax_eV_per_A: largest force allowed.
-        smax_GPa: largest stress component allowed; None: not looked at (slabs, given volume).
+        smax_GPa: largest stress component allowed (infinity: any); None: not looked at (slabs).
 
     Raises:
         InputError: a force or a stress above its limit.
     """
     wanted = {} if smax_GPa is None else {"stress": True}
     result = engine.evaluate([atoms], **wanted)
+    stress = {} if smax_GPa is None else {"stress": result.stress[0]}
+    atoms.calc = SinglePointCalculator(
+        atoms, energy=float(result.energy[0]), forces=np.asarray(result.forces[0]), **stress
+    )
     fmax = largest_force(np.asarray(result.forces[0]))
     if not fmax <= fmax_eV_per_A:
         raise InputError(

@@ -154,8 +154,8 @@ def _setting(atoms: Atoms, constants: ForceConstants, found: Spectra) -> tuple[Q
             6,
         ),
         Quantity("mesh", "Mesh of wave vectors", " ".join(map(str, found.mesh_numbers))),
-        Quantity("fmax_eV_per_A", "Largest force of the relaxed structure", fmax, "eV/Å", 6),
-        Quantity("smax_GPa", "Largest stress of the relaxed structure", smax, "GPa", 5),
+        Quantity("fmax_eV_per_A", "Largest force of the structure", fmax, "eV/Å", 6),
+        Quantity("smax_GPa", "Largest stress of the structure", smax, "GPa", 5),
     )
 
 

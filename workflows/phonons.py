@@ -238,14 +238,16 @@ def minimise(
     elif wanted == "positions":
         together = relax(engine, [atoms], settings.fmax, settings.steps)
         atoms, steps = together.structures[0], together.optimizer_steps
-    limit = settings.smax if wanted == "cell" else None
-    check_minimum(engine, atoms, settings.fmax, limit)
+    limit = settings.smax if wanted == "cell" else np.inf if is_bulk else None
+    _, smax = check_minimum(engine, atoms, settings.fmax, limit)
     done = {
         "cell": "Positions and cell were relaxed.",
         "positions": "Positions were relaxed in the given cell.",
         "none": "Nothing was relaxed: cell and positions are as given.",
     }
     notes = [done[wanted]]
+    if is_bulk and smax > settings.smax:
+        notes.append(f"The cell is under stress: largest component {smax:.2f} GPa.")
     if start.constraints:
         notes.append("Constraints of the file were not used: every atom vibrates.")
     return atoms, notes, steps

@@ -81,6 +81,9 @@ def test_given_volume_is_kept(settings, copper):
     result = run(settings(structure=copper, potential="emt", relax="none"), StressEMT())
     assert result.atoms.get_volume() == pytest.approx(3.5**3)
     assert "Nothing was relaxed" in result.report.notes[0]
+    assert "The cell is under stress: largest component 1" in result.report.notes[1]
+    smax = next(q.value for q in result.report.quantities if q.key == "smax_GPa")
+    assert smax == pytest.approx(float(result.report.notes[1].split()[-2]), abs=0.01)
 
 
 def test_slab(settings, tmp_path):
