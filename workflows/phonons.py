@@ -45,6 +45,7 @@ from nemp_sim.relax import relax
 from nemp_sim.report import Report, provenance, write_report
 
 POTENTIALS = {"Pd": "pdh.pt", "PdH": "pdh.pt", "Ag": "agpd.pt", "AgPd": "agpd.pt"}
+HEADS = {"Ag": "liquid", "AgPd": "liquid"}  # fitted to displaced atoms: docs/phonons.md
 RELAX = ("auto", "cell", "positions", "none")
 
 
@@ -55,7 +56,7 @@ class Settings:
     Attributes:
         structure: name of a built-in crystal (Pd, Ag, PdH, AgPd) or a file (its last frame).
         potential: path or name of a potential; None: that of the built-in crystal.
-        head: read-out of the potential; None: its first.
+        head: read-out of the potential; None: that of the built-in crystal, or the first.
         relax: "cell" (positions and cell), "positions", "none", or "auto": the cell of bulk, the
             positions of slabs.
         fmax: largest force allowed on an atom, eV/Å.
@@ -157,8 +158,10 @@ def run(settings: Settings, engine: StressEngine | None = None) -> Result:
     started = time.perf_counter()
     start = read_structure(settings.structure)
     if engine is None:
-        name = settings.potential or POTENTIALS[settings.structure]
-        engine = load_potential(name, settings.device, settings.dtype, settings.head)
+        name, head = settings.potential, settings.head
+        if name is None:
+            name, head = POTENTIALS[settings.structure], head or HEADS.get(settings.structure)
+        engine = load_potential(name, settings.device, settings.dtype, head)
     atoms, notes, steps = minimise(settings, engine, start)
     supercell = settings.supercell
     phonon = build_phonopy(atoms, supercell, settings.primitive, settings.radius)
