@@ -49,7 +49,7 @@ def bands_and_dos(spectra: Spectra, title: str = "") -> Figure:
     energy.set_ylabel("Energy (meV)", fontsize=FONT_POINTS)
     if title:
         left.set_title(title, fontsize=FONT_POINTS)
-    if spectra.imaginary:
+    if spectra.unstable:
         worst = abs(spectra.imaginary[0].frequency_THz)
         right.set_title(f"UNSTABLE: {worst:.2f}i THz", color=VERMILLION, fontsize=FONT_POINTS)
     return figure

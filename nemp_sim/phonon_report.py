@@ -37,12 +37,20 @@ def phonon_report(
     verdict = (
         f"Stable: no imaginary mode on path and mesh; highest frequency {found.max_THz:.3f} THz."
     )
-    if found.imaginary:
+    if found.unstable:
         verdict = (
             f"UNSTABLE: imaginary modes at {len({str(m.q) for m in found.imaginary})} wave vectors "
             f"of path and mesh; the worst: {found.imaginary[0]}. The structure is no minimum, and "
             "thermal properties without these modes are not those of a crystal."
         )
+    elif found.imaginary:
+        worst = abs(found.imaginary[0].frequency_THz)
+        verdict = (
+            f"Stable: but for {len(found.imaginary)} acoustic modes next to Γ, up to {worst:.3f}i "
+            "THz, at wave vectors that only a larger supercell can judge, "
+            f"no imaginary mode; highest frequency {found.max_THz:.3f} THz."
+        )
+    if found.imaginary:
         listed = sorted(found.imaginary, key=lambda mode: not mode.label)[:NAMED_IMAGINARY]
         notes = [*notes, *(f"Imaginary: {mode}" for mode in listed)]
         if len(found.imaginary) > len(listed):

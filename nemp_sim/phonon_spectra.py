@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import seekpath
 from ase.cell import Cell
+from ase.geometry import complete_cell, minkowski_reduce
 from phonopy import Phonopy
 from phonopy.phonon.band_structure import BandStructure
 from phonopy.phonon.dos import ProjectedDos, TotalDos
@@ -19,6 +20,7 @@ from phonopy.phonon.thermal_properties import ThermalProperties
 from nemp_sim.config import require
 from nemp_sim.phonons import SYMPREC_ANGSTROM, ForceConstants
 
+SMALL_THZ = 0.3  # acoustic modes next to Γ may be imaginary up to this by interpolation
 ZERO_THZ = 0.01  # frequencies closer to zero are zero; below minus this they are imaginary
 Q_SPACING_PER_ANGSTROM = 0.004  # between points of the band path, without 2π
 MESH_LENGTH_ANGSTROM = 45.0
@@ -34,6 +36,10 @@ class ImaginaryMode:
         band: its place among the bands at q, counted from 0, lowest frequency first.
         frequency_THz: negative: minus the size of the imaginary frequency.
         eigenvector: (n, 3) complex, mass-weighted displacement of each primitive atom.
+        interpolated: a small imaginary frequency (below ``SMALL_THZ``) nearer to Γ than half the
+            shortest wave vector that fits into the supercell, where the interpolation breaks the
+            rotational sum rule, as in the flexural branch of slabs. This supercell cannot tell
+            it from buckling at long wavelengths.
     """
 
     q: np.ndarray
@@ -41,6 +47,7 @@ class ImaginaryMode:
     band: int
     frequency_THz: float
     eigenvector: np.ndarray
+    interpolated: bool
 
     def __str__(self) -> str:
         """For reports: where, which, how much, and who moves."""
@@ -162,6 +169,11 @@ class Spectra:
     max_THz: float
     raw: "Raw"
 
+    @property
+    def unstable(self) -> bool:
+        """Whether an imaginary mode is more than small and interpolated next to Γ."""
+        return any(not mode.interpolated for mode in self.imaginary)
+
 
 @dataclass(frozen=True)
 class Raw:
@@ -202,7 +214,7 @@ def spectra(
     )
     projected = phonon.run_projected_dos()
     frequencies = projected.frequency_points
-    imaginary = _imaginary_modes(phonon, raw_bands, full, bands.points)
+    imaginary = _imaginary_modes(constants, raw_bands, full, bands.points)
     reduced = phonon.run_mesh(numbers, is_gamma_center=True)
     total = phonon.run_total_dos(
         freq_min=frequencies[0],
@@ -309,27 +321,42 @@ def _bands(
 
 
 def _imaginary_modes(
-    phonon: Phonopy, raw: BandStructure, mesh: Mesh, points: Sequence[SpecialPoint]
+    constants: ForceConstants, raw: BandStructure, mesh: Mesh, points: Sequence[SpecialPoint]
 ) -> tuple[ImaginaryMode, ...]:
     """Imaginary modes of path and mesh, one wave vector of each star, the most unstable first."""
+    phonon, periodic = constants.phonon, constants.periodic
     rotations = np.array(phonon.primitive_symmetry.pointgroup_operations)
     names = {_star(p.q, rotations): p.label for p in points}
+    reciprocal = np.linalg.inv(phonon.primitive.cell)  # columns, 1/Å
+    fitting = np.linalg.inv(phonon.supercell.cell).T[periodic]
+    shortest = np.linalg.norm(_reduced(fitting), axis=1).min()
     groups = [*zip(raw.qpoints, raw.frequencies, raw.eigenvectors, strict=True)]
     groups.append((mesh.qpoints, mesh.frequencies, mesh.eigenvectors))
     found: dict[tuple[tuple[float, ...], int], ImaginaryMode] = {}
     for qpoints, frequencies, vectors in groups:
         for i in np.flatnonzero((frequencies < -ZERO_THZ).any(axis=1)):
-            star = _star(np.asarray(qpoints[i]), rotations)
+            q = np.asarray(qpoints[i])
+            star = _star(q, rotations)
+            near = np.linalg.norm(reciprocal @ (q - np.rint(q))) < shortest / 2
             for band in np.flatnonzero(frequencies[i] < -ZERO_THZ):
                 mode = ImaginaryMode(
-                    q=np.round(qpoints[i], 8) + 0.0,
+                    q=np.round(q, 8) + 0.0,
                     label=names.get(star, ""),
                     band=int(band),
                     frequency_THz=float(frequencies[i, band]),
                     eigenvector=np.array(vectors[i][:, band]).reshape(-1, 3),
+                    interpolated=bool(near and frequencies[i, band] > -SMALL_THZ),
                 )
                 found.setdefault((star, int(band)), mode)
     return tuple(sorted(found.values(), key=lambda mode: mode.frequency_THz))
+
+
+def _reduced(vectors: np.ndarray) -> np.ndarray:
+    """The shortest vectors of the lattice of one to three vectors (m, 3)."""
+    cell = np.zeros((3, 3))
+    cell[: len(vectors)] = vectors
+    pbc = np.arange(3) < len(vectors)
+    return minkowski_reduce(complete_cell(cell), pbc=pbc)[0][: len(vectors)]
 
 
 def _star(q: np.ndarray, rotations: np.ndarray) -> tuple[float, ...]:

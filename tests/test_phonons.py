@@ -33,6 +33,7 @@ from nemp_sim.phonons import (
     to_ase,
 )
 from nemp_sim.plots import BLUE
+from nemp_sim.relax import relax
 from nemp_sim.report import to_json, to_markdown
 
 from .engines import EMTEngine, StressEMT
@@ -264,6 +265,7 @@ def test_imaginary_modes_are_counted_and_named(bcc):
     constants, found = bcc
     worst = found.imaginary[0]
     assert (worst.label, worst.band) == ("N", 0)
+    assert found.unstable and not worst.interpolated
     assert worst.frequency_THz == pytest.approx(-1.141, abs=0.01)
     np.testing.assert_allclose(np.linalg.norm(worst.eigenvector), 1.0)
     assert "(N), band 0: 1.141i THz, mostly atom 0" in str(worst)
@@ -312,6 +314,19 @@ def test_small_supercells_are_remarked(copper):
     assert "SMALL: half its shortest lattice vector is 2.54 Å" in small[0] and "4.5 Å" in small[0]
     assert "edge of the supercell" in small[1]
     assert remarks(copper[0], 4.5) == []
+
+
+def test_flexural_modes_next_to_gamma_are_no_instability():
+    """Tiny, and absent at the wave vectors that fit into the supercell."""
+    slab = fcc111("Al", (1, 1, 3), a=3.99, vacuum=6.0)
+    slab = relax(EMTEngine(), [slab], 1e-4, 100).structures[0]
+    constants, found = make(slab, (3, 3, 1), (24, 24, 1))
+    fitting = [[i / 3, j / 3, 0] for i in range(3) for j in range(3)]
+    assert constants.phonon.run_qpoints(fitting).frequencies.min() > -1e-4
+    assert found.imaginary and not found.unstable
+    assert all(-0.3 < mode.frequency_THz < 0 and mode.interpolated for mode in found.imaginary)
+    verdict = phonon_report("slab", slab, constants, found).verdict
+    assert verdict.startswith("Stable: but for") and "next to Γ" in verdict
 
 
 # --- minimum
