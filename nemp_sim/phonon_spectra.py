@@ -275,7 +275,7 @@ def band_structure(phonon: Phonopy, periodic: Sequence[bool]) -> tuple[BandStruc
         segments,
         with_eigenvectors=True,
         path_connections=joined,
-        labels=[_pretty(name) for name in labels],
+        labels=[_pretty(name).replace("Γ", r"$\Gamma$") for name in labels],  # as phonopy's own
     )
     return raw, _bands(raw, path, named)
 

@@ -421,6 +421,7 @@ def test_phonopy_reads_its_files(copper, tmp_path):
     for loaded in (from_forces, from_constants):
         got = loaded.run_qpoints([[0.5, 0, 0.5]]).frequencies
         np.testing.assert_allclose(got, want, atol=1e-5)
+    assert r"- [ '$\Gamma$', 'X' ]" in (tmp_path / "band.yaml").read_text(encoding="ascii")
     dos = np.loadtxt(tmp_path / "total_dos.dat")
     assert np.trapezoid(dos[:, 1], dos[:, 0]) == pytest.approx(3, abs=0.05)
 
