@@ -28,11 +28,12 @@ def new_figure(size_inch: tuple[float, float] = SINGLE_COLUMN_INCH) -> tuple[Fig
     figure = Figure(figsize=size_inch, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    _style(axes)
+    style_axes(axes)
     return figure, axes
 
 
-def _style(axes: Axes) -> None:
+def style_axes(axes: Axes) -> None:
+    """Ticks inwards and thin frames, as in every figure of the package."""
     axes.tick_params(direction="in", top=True, right=True, labelsize=FONT_POINTS)
     for spine in axes.spines.values():
         spine.set_linewidth(0.8)
@@ -115,7 +116,7 @@ def parity(splits: Mapping[str, Sequence[ErrorPair]]) -> Figure:
     titles = ("Energy relative to lone atoms (eV/atom)", "Force components (eV/Å)")
     for column, title in enumerate(titles):
         axes = figure.add_subplot(1, 2, column + 1)
-        _style(axes)
+        style_axes(axes)
         axes.set_title(title, fontsize=FONT_POINTS)
         ends = [v for pairs in splits.values() for v in (pairs[column].reference,)]
         low, high = min(v.min() for v in ends), max(v.max() for v in ends)
@@ -143,7 +144,7 @@ def reliability_diagram(splits: Mapping[str, Reliability]) -> Figure:
     panels = (("force", "Force on an atom (meV/Å)"), ("energy", "Energy (meV/atom)"))
     for column, (kind, title) in enumerate(panels):
         axes = figure.add_subplot(1, 2, column + 1)
-        _style(axes)
+        style_axes(axes)
         axes.set_title(title, fontsize=FONT_POINTS)
         for name, values in splits.items():
             std = 1e3 * getattr(values, f"{kind}_std")

@@ -17,7 +17,7 @@ import nemp_sim
 from nemp_sim.files import replacing
 from nemp_sim.potential import Potential
 
-PACKAGES = ("torch", "ase", "numpy", "scipy", "vesin")
+PACKAGES = ("torch", "ase", "numpy", "scipy", "vesin", "phonopy", "seekpath")
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,21 @@ class EMTEngine:
         return SimpleNamespace(energy=np.array(energy), forces=tuple(forces))
 
 
+class StressEMT(EMTEngine):
+    """EMT with stress."""
+
+    def evaluate(self, structures, forces=True, stress=False):
+        result = super().evaluate(structures)
+        if stress:
+            values = []
+            for atoms in structures:
+                copy = atoms.copy()
+                copy.calc = EMT()
+                values.append(copy.get_stress())
+            result.stress = np.array(values)
+        return result
+
+
 class UncertainEMT:
     """EMT with known errors: each structure has its own standard deviation, which it predicts."""
 

@@ -1,0 +1,155 @@
+"""Relaxation of crystals, positions and cell, and the test that a structure is at a minimum."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator, all_changes
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.filters import FrechetCellFilter
+from ase.optimize.cellawarebfgs import CellAwareBFGS
+from ase.units import GPa
+
+from nemp_sim.errors import EvaluationError, InputError
+from nemp_sim.potential import Evaluation
+from nemp_sim.relax import largest_force
+
+FMAX_EV_PER_A = 1e-3
+SMAX_GPA = 0.01
+
+
+class StressEngine(Protocol):
+    """What evaluates structures with stress: a Potential, or anything with this method."""
+
+    def evaluate(
+        self, structures: Sequence[Atoms], forces: bool = True, stress: bool = False
+    ) -> Evaluation:
+        """Energies (B,) in eV, B arrays of forces (N, 3) in eV/Å, stresses (B, 6) in eV/Å³."""
+
+
+@dataclass(frozen=True)
+class CellRelaxation:
+    """A crystal relaxed in positions and cell.
+
+    Attributes:
+        atoms: with energy, forces and stress attached.
+        fmax_eV_per_A: largest force on an atom.
+        smax_GPa: largest component of the stress.
+        converged: whether both are below the wanted ones.
+        optimizer_steps: steps of the optimiser.
+    """
+
+    atoms: Atoms
+    fmax_eV_per_A: float
+    smax_GPa: float
+    converged: bool
+    optimizer_steps: int
+
+
+class _OneStructure(Calculator):
+    """An engine as the ASE calculator that ASE's cell filters ask for."""
+
+    implemented_properties: ClassVar[list[str]] = ["energy", "forces", "stress"]
+
+    def __init__(self, engine: StressEngine) -> None:
+        super().__init__()
+        self._engine = engine
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = all_changes,
+    ) -> None:
+        super().calculate(atoms, properties, system_changes)
+        result = self._engine.evaluate([self.atoms], stress=True)
+        values = {"forces": result.forces[0], "stress": result.stress[0]}
+        if not all(np.isfinite(v).all() for v in (result.energy, *values.values())):
+            raise EvaluationError(
+                f"{self.atoms.get_chemical_formula()}: energy, forces or stress are not finite. "
+                "Check for overlapping atoms or a wrong length unit."
+            )
+        self.results = {"energy": float(result.energy[0]), **values}
+
+
+def relax_crystal(
+    engine: StressEngine,
+    atoms: Atoms,
+    fmax_eV_per_A: float = FMAX_EV_PER_A,
+    smax_GPa: float = SMAX_GPA,
+    steps: int = 500,
+) -> CellRelaxation:
+    """Relax positions and all six strains of a crystal together.
+
+    By ASE's FrechetCellFilter and CellAwareBFGS with the stress of the engine; one structure, so
+    nothing to batch.
+
+    Args:
+        engine: evaluates energy, forces and stress.
+        atoms: periodic along three axes; left as it is.
+        fmax_eV_per_A: largest force left on an atom.
+        smax_GPa: largest component of the stress left.
+        steps: most optimiser steps.
+
+    Raises:
+        EvaluationError: results that are not finite.
+    """
+    moved = atoms.copy()
+    moved.set_constraint()
+    moved.calc = _OneStructure(engine)
+    optimizer = CellAwareBFGS(FrechetCellFilter(moved, exp_cell_factor=1.0), logfile=None)
+    converged = optimizer.run(fmax=fmax_eV_per_A, smax=smax_GPa * GPa, steps=steps)
+    moved.calc = SinglePointCalculator(moved, **moved.calc.results)
+    return CellRelaxation(
+        atoms=moved,
+        fmax_eV_per_A=largest_force(moved.get_forces()),
+        smax_GPa=float(np.abs(moved.get_stress()).max() / GPa),
+        converged=bool(converged),
+        optimizer_steps=optimizer.nsteps,
+    )
+
+
+def check_minimum(
+    engine: StressEngine,
+    atoms: Atoms,
+    fmax_eV_per_A: float,
+    smax_GPa: float | None = None,
+) -> tuple[float, float | None]:
+    """Largest force (eV/Å) and stress component (GPa) of ``atoms``, refused above the limits.
+
+    Energy, forces and stress are attached to ``atoms``.
+
+    Args:
+        engine: evaluates forces, and stress where ``smax_GPa`` is given.
+        atoms: the structure.
+        fmax_eV_per_A: largest force allowed.
+        smax_GPa: largest stress component allowed (infinity: any); None: not looked at (slabs).
+
+    Raises:
+        InputError: a force or a stress above its limit.
+    """
+    wanted = {} if smax_GPa is None else {"stress": True}
+    result = engine.evaluate([atoms], **wanted)
+    stress = {} if smax_GPa is None else {"stress": result.stress[0]}
+    atoms.calc = SinglePointCalculator(
+        atoms, energy=float(result.energy[0]), forces=np.asarray(result.forces[0]), **stress
+    )
+    fmax = largest_force(np.asarray(result.forces[0]))
+    if not fmax <= fmax_eV_per_A:
+        raise InputError(
+            f"structure {atoms.get_chemical_formula()} is not at a minimum: the largest force is "
+            f"{fmax:.2g} eV/Å, but must be at most {fmax_eV_per_A:.2g} eV/Å. Relax it first (leave "
+            "--relax on, more --steps), or allow a larger --fmax."
+        )
+    if smax_GPa is None:
+        return fmax, None
+    smax = float(np.abs(result.stress[0]).max() / GPa)
+    if not smax <= smax_GPa:
+        raise InputError(
+            f"structure {atoms.get_chemical_formula()} is under stress: the largest component is "
+            f"{smax:.2g} GPa, but must be at most {smax_GPa:.2g} GPa. Relax its cell (--relax "
+            "cell), or say that the volume is given with --relax positions or --relax none."
+        )
+    return fmax, smax

@@ -1,0 +1,69 @@
+"""Phonons in the files that phonopy's own tools and its friends read."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from phonopy.file_IO import write_force_constants_to_hdf5, write_FORCE_SETS
+
+from nemp_sim.phonon_spectra import Spectra
+from nemp_sim.phonons import ForceConstants
+
+FILES = {
+    "phonopy_params.yaml": 'cells, displacements, forces: `phonopy.load("phonopy_params.yaml")`',
+    "FORCE_SETS": "displacements (Å) and forces (eV/Å)",
+    "force_constants.hdf5": "force constants, eV/Å², rows of the primitive cell's atoms",
+    "band.yaml": "bands along the path, THz: `phonopy-bandplot band.yaml`",
+    "mesh.yaml": "frequencies (THz) on the irreducible mesh",
+    "total_dos.dat": "frequency (THz), modes per THz and primitive cell",
+    "projected_dos.dat": "the same for each atom of the primitive cell",
+    "thermal_properties.yaml": "free energy, entropy, heat capacity: `phonopy-propplot`",
+}
+
+
+@contextmanager
+def publishing(directory: Path) -> Iterator[Path]:
+    """Yield a temporary directory; its files move to ``directory`` when the block succeeds.
+
+    Nothing is left, and ``directory`` is as it was, when the block fails.
+    """
+    made = [p for p in (directory.parent, *directory.parent.parents) if not p.exists()]
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    complete = False
+    try:
+        yield temporary
+        directory.mkdir(exist_ok=True)
+        for path in sorted(temporary.iterdir()):
+            os.replace(path, directory / path.name)
+        complete = True
+    finally:
+        shutil.rmtree(temporary)
+        for parent in made if not complete else ():
+            if not any(parent.iterdir()):
+                parent.rmdir()
+
+
+def write_phonopy_files(constants: ForceConstants, spectra: Spectra, directory: Path) -> None:
+    """Write every file of ``FILES`` into an existing directory.
+
+    Use within ``publishing``, so that no reader sees a partial set.
+    """
+    phonon, raw = constants.phonon, spectra.raw
+    phonon.save(directory / "phonopy_params.yaml", settings={"force_constants": False})
+    write_FORCE_SETS(phonon.dataset, directory / "FORCE_SETS")
+    compact = len(phonon.force_constants) != len(phonon.supercell)
+    write_force_constants_to_hdf5(
+        phonon.force_constants,
+        filename=str(directory / "force_constants.hdf5"),
+        p2s_map=phonon.primitive.p2s_map if compact else None,
+        physical_unit="eV/angstrom^2",
+    )
+    raw.bands.write_yaml(filename=directory / "band.yaml")
+    raw.mesh.write_yaml(directory / "mesh.yaml")
+    raw.total_dos.write(directory / "total_dos.dat")
+    raw.projected_dos.write(directory / "projected_dos.dat")
+    raw.thermal.write_yaml(directory / "thermal_properties.yaml")

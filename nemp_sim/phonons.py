@@ -1,0 +1,291 @@
+"""Harmonic force constants from finite displacements: all of them in one batched model call.
+
+An atom i of the supercell is moved by u along one direction; the forces on all atoms j give
+
+    Φ_{jβ,iα} = ∂²E / ∂r_{jβ} ∂r_{iα} ≈ −F_{jβ}(u_{iα}) / u_{iα}.
+
+phonopy chooses the fewest displacements that the symmetry of the crystal allows, solves for Φ, and
+builds the dynamical matrix of every wave vector q from it: A. Togo, L. Chaput, T. Tadano and
+I. Tanaka, J. Phys.: Condens. Matter 35, 353001 (2023), 10.1088/1361-648X/acd831. At the wave
+vectors that fit into the supercell the result is exact; others are interpolated, which is good
+once the force constants have died away at the edge of the supercell (``edge_ratio``).
+
+Units are phonopy's: Å, eV/Å, eV/Å², amu, THz.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from ase import Atoms
+from ase.geometry import complete_cell, minkowski_reduce
+from phonopy import Phonopy
+from phonopy.structure.atoms import PhonopyAtoms
+from phonopy.structure.cells import guess_primitive_matrix
+
+from nemp_sim.config import require
+from nemp_sim.errors import EvaluationError, InputError
+from nemp_sim.relax import Engine
+
+DISPLACEMENT_ANGSTROM = 0.01
+RADIUS_ANGSTROM = 5.5
+VACUUM_ANGSTROM = 6.0  # a wider gap along a cell vector makes a slab of a "bulk" cell
+SYMPREC_ANGSTROM = 1e-4  # largest deviation from a symmetry that is still one
+SYMMETRISE_LEVEL = 3  # rounds of translation and permutation symmetry
+
+
+@dataclass(frozen=True)
+class ForceConstants:
+    """A crystal with its force constants.
+
+    Attributes:
+        phonon: phonopy's object: cells, displacements, forces, force constants (n_primitive,
+            n_supercell, 3, 3) in eV/Å², made to obey Φ_ij = Φ_jiᵀ and Σ_j Φ_ij = 0.
+        periodic: (3,) which cell vectors repeat the structure; False: vacuum.
+        n_displacements: displaced supercells evaluated.
+        model_calls: engine calls: one.
+        drift_eV_per_A2: largest |Σ_j Φ_ij| before it was made zero: the noise of the forces.
+        reach_angstrom: half the shortest lattice vector of the supercell: force constants between
+            atoms further apart than this mix with those of periodic images.
+        edge_ratio: largest force constant at 0.9 · reach or beyond over the largest of all.
+    """
+
+    phonon: Phonopy
+    periodic: np.ndarray
+    n_displacements: int
+    model_calls: int
+    drift_eV_per_A2: float
+    reach_angstrom: float
+    edge_ratio: float
+
+
+def periodic_axes(atoms: Atoms) -> np.ndarray:
+    """Which cell vectors repeat the structure, (3,): periodic ones without a vacuum along them."""
+    cell, periodic = complete_cell(atoms.cell.array), atoms.pbc.copy()
+    fractions = np.linalg.solve(cell.T, atoms.positions.T) % 1.0
+    for axis in np.flatnonzero(periodic):
+        ordered = np.sort(fractions[axis])
+        gap = np.diff(ordered, append=ordered[0] + 1.0).max()
+        lone = len(atoms) == 1 or gap > 1.0 - 1e-9
+        height = heights(cell)[axis]
+        if not lone and gap * height > VACUUM_ANGSTROM:
+            periodic[axis] = False
+        elif lone and height > VACUUM_ANGSTROM:
+            periodic[axis] = False
+    return periodic
+
+
+def heights(cell: np.ndarray) -> np.ndarray:
+    """Distances (3,) in Å between the opposite faces of a cell (3, 3)."""
+    return 1.0 / np.linalg.norm(np.linalg.inv(cell), axis=0)
+
+
+def half_shortest_vector(cell: np.ndarray, periodic: Sequence[bool]) -> float:
+    """Half the shortest lattice vector along the periodic axes, Å."""
+    reduced, _ = minkowski_reduce(cell, pbc=periodic)
+    return float(np.linalg.norm(reduced[list(periodic)], axis=1).min() / 2)
+
+
+def choose_supercell(atoms: Atoms, radius_angstrom: float = RADIUS_ANGSTROM) -> np.ndarray:
+    """The smallest even-handed repeats n_a, n_b, n_c as a diagonal matrix (3, 3).
+
+    Repeats are raised along the thinnest direction until half the shortest lattice vector is at
+    least the radius; directions of equal height are raised together, so symmetry is kept.
+
+    Args:
+        atoms: bulk or slab; vacuum is not repeated.
+        radius_angstrom: wanted half of the shortest lattice vector, Å.
+
+    Raises:
+        InputError: a radius that is not positive.
+    """
+    require(radius_angstrom > 0, "radius_angstrom", radius_angstrom, "positive (Å)")
+    periodic = periodic_axes(atoms)
+    cell = complete_cell(atoms.cell.array)
+    height = heights(cell)
+    repeats = np.ones(3, dtype=int)
+    while half_shortest_vector(repeats[:, None] * cell, periodic) < radius_angstrom:
+        wanted = (height * (repeats + 1))[periodic].min()
+        raised = np.floor(wanted / height + 1e-6).astype(int)
+        repeats = np.where(periodic, np.maximum(repeats, raised), 1)
+    return np.diag(repeats)
+
+
+def supercell_matrix(given: Sequence[int] | Sequence[Sequence[int]] | np.ndarray) -> np.ndarray:
+    """Three repeats or nine numbers (row by row) as a matrix (3, 3).
+
+    Raises:
+        InputError: anything else, or a matrix whose determinant is not positive.
+    """
+    values = np.asarray(given)
+    wanted = "3 repeats or 9 whole numbers (a matrix row by row) with a positive determinant"
+    whole = values.size in (3, 9) and np.array_equal(values, np.round(values))
+    require(whole, "supercell", np.asarray(given).tolist(), wanted)
+    matrix = np.diag(values.ravel()) if values.size == 3 else values.reshape(3, 3)
+    good = np.linalg.det(matrix) > 0.5 and (values.size == 9 or values.min() > 0)
+    require(bool(good), "supercell", np.asarray(given).tolist(), wanted)
+    return matrix.astype(int)
+
+
+def boxed(atoms: Atoms) -> Atoms:
+    """A copy in a cell of rank 3, with the atoms in the middle of its vacuum.
+
+    phonopy wraps atoms into the cell, which would tear a slab that lies across the boundary.
+
+    Raises:
+        InputError: no periodic axis at all.
+    """
+    periodic = periodic_axes(atoms)
+    if not periodic.any():
+        raise InputError(
+            f"structure {atoms.get_chemical_formula()} repeats along no cell vector (pbc "
+            f"{atoms.pbc.tolist()}), but phonons need a crystal or a slab. Set atoms.pbc and "
+            "atoms.cell; the modes of a molecule are those of ase.vibrations."
+        )
+    copy = atoms.copy()
+    copy.set_constraint()
+    copy.calc = None
+    for axis in np.flatnonzero(~periodic):
+        if atoms.pbc[axis]:
+            fractions = copy.get_scaled_positions(wrap=True)
+            ordered = np.sort(fractions[:, axis])
+            gaps = np.diff(ordered, append=ordered[0] + 1.0)
+            start = ordered[(gaps.argmax() + 1) % len(ordered)]
+            fractions[:, axis] = (fractions[:, axis] - start + 1e-9) % 1.0
+            copy.set_scaled_positions(fractions)
+        copy.center(vacuum=VACUUM_ANGSTROM, axis=int(axis))
+    return copy
+
+
+def build_phonopy(
+    atoms: Atoms,
+    supercell: Sequence[int] | Sequence[Sequence[int]] | np.ndarray | None = None,
+    primitive: str | None = None,
+    radius_angstrom: float = RADIUS_ANGSTROM,
+) -> Phonopy:
+    """Object of phonopy for a crystal or a slab, without displacements.
+
+    Args:
+        atoms: bulk or slab; masses set on it are kept.
+        supercell: three repeats or a matrix; None chooses one from ``radius_angstrom``.
+        primitive: "auto" (found by symmetry) or "P" (the cell as given); None: "auto" for bulk,
+            "P" for slabs.
+        radius_angstrom: half the shortest lattice vector of a chosen supercell, Å.
+
+    Raises:
+        InputError: no crystal, or a supercell or primitive cell that cannot be.
+    """
+    cell = boxed(atoms)
+    periodic = periodic_axes(atoms)
+    if primitive is None:
+        primitive = "auto" if periodic.all() else "P"
+    require(primitive in ("auto", "P"), "primitive", primitive, "'auto' or 'P'")
+    given = choose_supercell(atoms, radius_angstrom) if supercell is None else supercell
+    matrix = supercell_matrix(given)
+    vacuum = ~periodic
+    kept = np.eye(3, dtype=int)
+    if not np.array_equal(matrix[vacuum], kept[vacuum]) or matrix[:, vacuum].sum() != vacuum.sum():
+        raise InputError(
+            f"supercell is {matrix.tolist()}, but cell vector {1 + int(vacuum.argmax())} holds "
+            "vacuum and must not be repeated. Give 1 there, as in '3 3 1'."
+        )
+    unit = PhonopyAtoms(
+        symbols=cell.get_chemical_symbols(),
+        cell=cell.cell.array,
+        scaled_positions=cell.get_scaled_positions(),
+        masses=cell.get_masses(),
+    )
+    transform: str | np.ndarray = "P"
+    if primitive == "auto":
+        transform = guess_primitive_matrix(unit, symprec=SYMPREC_ANGSTROM)
+    return Phonopy(unit, matrix, primitive_matrix=transform, symprec=SYMPREC_ANGSTROM)
+
+
+def to_ase(cell: PhonopyAtoms, pbc: Sequence[bool] | bool = True) -> Atoms:
+    """Atoms of phonopy as those of ASE."""
+    return Atoms(
+        cell.symbols, positions=cell.positions, cell=cell.cell, pbc=pbc, masses=cell.masses
+    )
+
+
+def force_constants(
+    engine: Engine,
+    atoms: Atoms,
+    phonon: Phonopy,
+    displacement_angstrom: float = DISPLACEMENT_ANGSTROM,
+    full: bool = False,
+) -> ForceConstants:
+    """Displace, evaluate all displaced supercells in one call, solve for the force constants.
+
+    Args:
+        engine: evaluates all structures at once.
+        atoms: what ``phonon`` was built from; its pbc hold for the supercells.
+        phonon: from ``build_phonopy``; filled in place.
+        displacement_angstrom: length of the displacements, Å.
+        full: keep the rows of all supercell atoms, not of the primitive cell alone.
+
+    Raises:
+        InputError: a displacement out of its range, or an element unknown to the engine.
+        EvaluationError: forces that are not finite.
+    """
+    sensible = 0 < displacement_angstrom <= 0.2
+    require(sensible, "displacement", displacement_angstrom, "above 0 and at most 0.2 (Å)")
+    phonon.generate_displacements(distance=displacement_angstrom)
+    displaced = [to_ase(cell, atoms.pbc) for cell in phonon.supercells_with_displacements]
+    forces = np.array(engine.evaluate(displaced).forces)
+    for index, values in enumerate(forces):
+        if not np.isfinite(values).all():
+            raise EvaluationError(
+                f"displaced supercell {index} of {len(forces)}: forces are not finite. Check the "
+                "structure for overlapping atoms or a wrong length unit."
+            )
+    phonon.forces = forces
+    phonon.produce_force_constants(calculate_full_force_constants=full)
+    drift = float(np.abs(phonon.force_constants.sum(axis=1)).max())
+    phonon.symmetrize_force_constants(level=SYMMETRISE_LEVEL)
+    periodic = periodic_axes(atoms)
+    reach = half_shortest_vector(phonon.supercell.cell, periodic)
+    return ForceConstants(
+        phonon=phonon,
+        periodic=periodic,
+        n_displacements=len(displaced),
+        model_calls=1,
+        drift_eV_per_A2=drift,
+        reach_angstrom=reach,
+        edge_ratio=_edge_ratio(phonon, periodic, reach),
+    )
+
+
+def _edge_ratio(phonon: Phonopy, periodic: np.ndarray, reach_angstrom: float) -> float:
+    """Largest force constant at the edge of the supercell over the largest of all."""
+    rows = phonon.primitive.p2s_map
+    constants = phonon.force_constants
+    if len(constants) == len(phonon.supercell):
+        constants = constants[rows]
+    supercell = to_ase(phonon.supercell, periodic)
+    distances = np.array(
+        [supercell.get_distances(i, range(len(supercell)), mic=True) for i in rows]
+    )  # (n_primitive, n_supercell)
+    size = np.abs(constants).max(axis=(2, 3))
+    edge = size[distances >= 0.9 * reach_angstrom]
+    return float(edge.max() / size.max()) if edge.size else 0.0
+
+
+def remarks(constants: ForceConstants, cutoff_angstrom: float | None) -> list[str]:
+    """What a reader must know of the supercell, in sentences."""
+    found = []
+    reach = constants.reach_angstrom
+    if cutoff_angstrom is not None and reach < cutoff_angstrom:
+        found.append(
+            f"The supercell is SMALL: half its shortest lattice vector is {reach:.2f} Å, less than "
+            f"the cutoff of the potential, {cutoff_angstrom} Å. Only wave vectors that fit into "
+            "the supercell are exact. Give a larger --supercell or --radius."
+        )
+    if constants.edge_ratio > 0.02:
+        found.append(
+            f"Force constants at the edge of the supercell are still "
+            f"{100 * constants.edge_ratio:.1f} % of the largest: frequencies between the wave "
+            "vectors that fit into the supercell are interpolated roughly. A larger --supercell "
+            "shows how much that matters."
+        )
+    return found
