@@ -7,9 +7,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from nemp_sim.data import Frame
-from nemp_sim.potential import Potential
-
-VOIGT_ROWS, VOIGT_COLUMNS = (0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1)
+from nemp_sim.potential import VOIGT, Potential
 
 
 @dataclass(frozen=True)
@@ -117,8 +115,9 @@ def _row(predictions: Predictions, head: str, kind: str, chosen: list[int]) -> E
     energy = energy_errors(predictions)[chosen]
     energy = 1e3 * energy / [len(f.atoms) for f in frames]
     force = 1e3 * np.concatenate([e.ravel() for e in force_errors(predictions, chosen)])
+    rows, columns = zip(*VOIGT, strict=True)
     stress = [
-        1e3 * (predictions.stress[k] - predictions.frames[k].stress[VOIGT_ROWS, VOIGT_COLUMNS])
+        1e3 * (predictions.stress[k] - predictions.frames[k].stress[rows, columns])
         for k in chosen
         if k in predictions.stress
     ]
@@ -126,11 +125,11 @@ def _row(predictions: Predictions, head: str, kind: str, chosen: list[int]) -> E
         head=head,
         config_type=kind,
         n_frames=len(chosen),
-        energy_rmse_meV_per_atom=_rms(energy),
+        energy_rmse_meV_per_atom=rms(energy),
         energy_mae_meV_per_atom=float(np.abs(energy).mean()),
-        force_rmse_meV_per_A=_rms(force),
+        force_rmse_meV_per_A=rms(force),
         force_mae_meV_per_A=float(np.abs(force).mean()),
-        stress_rmse_meV_per_A3=_rms(np.concatenate(stress)) if stress else None,
+        stress_rmse_meV_per_A3=rms(np.concatenate(stress)) if stress else None,
     )
 
 
@@ -161,7 +160,7 @@ class ErrorPair:
     @property
     def rmse_meV(self) -> float:  # noqa: N802 (a unit in a name)
         """Root mean square of the difference, in 1/1000 of the unit of the values."""
-        return 1e3 * _rms(self.predicted - self.reference)
+        return 1e3 * rms(self.predicted - self.reference)
 
 
 def error_pairs(predictions: Predictions) -> tuple[ErrorPair, ErrorPair]:
@@ -194,22 +193,22 @@ class Reliability:
     @property
     def force_spearman(self) -> float:
         """Rank correlation of predicted and true force errors over atoms."""
-        return _spearman(self.force_std, self.force_error)
+        return rank_correlation(self.force_std, self.force_error)
 
     @property
     def energy_spearman(self) -> float:
         """Rank correlation of predicted and true energy errors over frames."""
-        return _spearman(self.energy_std, self.energy_error)
+        return rank_correlation(self.energy_std, self.energy_error)
 
     @property
     def force_ratio(self) -> float:
         """Root mean square true error over root mean square predicted one; one if calibrated."""
-        return _rms(self.force_error) / max(_rms(self.force_std), 1e-300)
+        return rms(self.force_error) / max(rms(self.force_std), 1e-300)
 
     @property
     def energy_ratio(self) -> float:
         """Likewise for energies per atom."""
-        return _rms(self.energy_error) / max(_rms(self.energy_std), 1e-300)
+        return rms(self.energy_error) / max(rms(self.energy_std), 1e-300)
 
 
 def reliability(predictions: Predictions) -> Reliability | None:
@@ -232,11 +231,13 @@ def reliability(predictions: Predictions) -> Reliability | None:
     )
 
 
-def _spearman(a: np.ndarray, b: np.ndarray) -> float:
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman's, of fewer than three values or equal ones not-a-number."""
     if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return float("nan")
     return float(spearmanr(a, b).statistic)
 
 
-def _rms(values: np.ndarray) -> float:
+def rms(values: np.ndarray) -> float:
+    """Root mean square."""
     return float(np.sqrt((values**2).mean()))

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from ase import Atoms
+from ase.stress import voigt_6_to_full_3x3_stress
 
 from nemp_sim.errors import EvaluationError, InputError, IPIProtocolError, ServerGoneError
 from nemp_sim.ipi_guard import (
@@ -29,7 +30,6 @@ from nemp_sim.potential import Evaluation, has_stress
 from nemp_sim.units import HARTREE_EV
 
 SKIN_ANGSTROM = 0.5
-VOIGT_3X3 = np.array([[0, 5, 4], [5, 1, 3], [4, 3, 2]])  # of xx yy zz yz xz xy
 Extras = Callable[[Evaluation, int], dict[str, Any]]
 
 logger = logging.getLogger(__name__)
@@ -141,7 +141,7 @@ class BeadEvaluator:
         energy, forces = float(result.energy[index]), np.asarray(result.forces[index])
         virial = np.zeros((3, 3))
         if stress:
-            virial = -atoms.get_volume() * np.asarray(result.stress[index])[VOIGT_3X3]
+            virial = -atoms.get_volume() * voigt_6_to_full_3x3_stress(result.stress[index])
         finite = np.isfinite(forces).all(axis=1)
         if not finite.all() or not np.isfinite(energy) or not np.isfinite(virial).all():
             raise EvaluationError(

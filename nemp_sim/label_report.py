@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
-from scipy.stats import spearmanr
 
+from nemp_sim.accuracy import rank_correlation, rms
 from nemp_sim.report import Quantity, Report
 
 FILES = {
@@ -61,31 +61,26 @@ def check_labels(frames: Sequence[Atoms]) -> LabelCheck:
     stds = [a.arrays["nemp_forces_std"] for a in frames]
     error_norms = [np.linalg.norm(values, axis=1) for values in errors]
     std_norms = [np.linalg.norm(values, axis=1) for values in stds]
-    predicted = _rms(np.concatenate(stds))
+    predicted = rms(np.concatenate(stds))
     return LabelCheck(
         n_structures=len(frames),
-        energy_rmse_meV_per_atom=_rms(energy),
+        energy_rmse_meV_per_atom=rms(energy),
         energy_shift_meV_per_atom=float(energy.mean()),
         energy_rmse_about_shift_meV_per_atom=float(energy.std()),
-        force_rmse_meV_per_A=1e3 * _rms(np.concatenate(errors)),
+        force_rmse_meV_per_A=1e3 * rms(np.concatenate(errors)),
         max_force_error_eV_per_A=float(np.concatenate(error_norms).max()),
         max_force_label_eV_per_A=max(
             float(np.linalg.norm(a.arrays["REF_forces"], axis=1).max()) for a in frames
         ),
-        error_over_std=_rms(np.concatenate(errors)) / predicted if predicted else None,
+        error_over_std=rms(np.concatenate(errors)) / predicted if predicted else None,
         spearman_structures=_spearman([x.max() for x in std_norms], [x.max() for x in error_norms]),
         spearman_atoms=_spearman(np.concatenate(std_norms), np.concatenate(error_norms)),
     )
 
 
 def _spearman(a: Sequence[float], b: Sequence[float]) -> float | None:
-    if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
-        return None
-    return float(spearmanr(a, b).statistic)
-
-
-def _rms(values: np.ndarray) -> float:
-    return float(np.sqrt((values**2).mean()))
+    value = rank_correlation(a, b)
+    return None if np.isnan(value) else value
 
 
 def label_report(

@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from nemp_sim.accuracy import ErrorPair, Reliability
+from nemp_sim.accuracy import ErrorPair, Reliability, rms
 from nemp_sim.files import replacing
 from nemp_sim.neb import NEBResult
 
@@ -155,7 +155,7 @@ def reliability_diagram(splits: Mapping[str, Reliability]) -> Figure:
             cloud = {"s": 4, "color": colour, "alpha": 0.15, "linewidths": 0}
             axes.scatter(std[::every], error[::every], **cloud)
             bins = np.array_split(np.argsort(std), min(10, max(1, len(std) // 5)))
-            x, y = ([_rms(v[b]) for b in bins] for v in (std, error))
+            x, y = ([rms(v[b]) for b in bins] for v in (std, error))
             axes.plot(x, y, "o-", color=colour, ms=5, lw=1.2, label=f"{name}: Spearman {rank:.2f}")
         every_std = 1e3 * np.concatenate([getattr(v, f"{kind}_std") for v in splits.values()])
         every_error = 1e3 * np.concatenate([getattr(v, f"{kind}_error") for v in splits.values()])
@@ -170,7 +170,3 @@ def reliability_diagram(splits: Mapping[str, Reliability]) -> Figure:
         axes.set_ylabel("true error", fontsize=FONT_POINTS)
         axes.legend(fontsize=FONT_POINTS - 1.5, frameon=False, loc="upper left")
     return figure
-
-
-def _rms(values: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(values**2)))

@@ -50,8 +50,9 @@ def initial_model(
     Raises:
         InputError: elements in the data that [model] elements leaves out.
     """
-    listed = options.get("elements", sorted(splits.elements()))
-    missing = sorted(splits.elements() - set(listed))
+    held = splits.elements()
+    listed = options.get("elements", sorted(held))
+    missing = sorted(held - set(listed))
     if missing:
         raise InputError(f"[model] elements is {listed}, but the frames also hold {missing}.")
     components = np.concatenate([f.forces.ravel() for f in splits.train])

@@ -1,7 +1,7 @@
 """Labelled frames as tensors on the training device, and batches of them that are all alike.
 
 Frames of any size lie one behind the other. A batch is a gather into tensors of a fixed size, so
-that a whole training step can be one CUDA graph: batches are dealt by size (``FrameTable.batches``)
+that a whole training step can be one CUDA graph: batches are dealt by size (``Batches``)
 such that their atoms and edges add up to nearly the same number, and the small rest is padding.
 """
 

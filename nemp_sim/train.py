@@ -202,7 +202,7 @@ def finish(
     heads |= {
         head: {
             "level_of_theory": data.level_of_theory,
-            "elements": [e for e in model.config.symbols if e in splits.elements(head)],
+            "elements": sorted(splits.elements(head), key=model.config.symbols.index),
             "lone_atom_energies_known": list(references[head].known),
         }
         for head, data in job.heads.items()
