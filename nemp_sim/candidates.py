@@ -12,6 +12,7 @@ from ase.io import read
 
 from nemp_sim.config import require
 from nemp_sim.errors import EvaluationError, InputError
+from nemp_sim.files import read_with_ase
 from nemp_sim.neighbors import check_structure
 from nemp_sim.potential import Evaluation
 from nemp_sim.selection import closest_contact
@@ -81,8 +82,18 @@ def read_candidates(path: Path, config_type: str | None = None) -> list[Candidat
         InputError: a missing or unreadable file, or a trajectory of i-PI, whose cell and units
             ASE does not read.
     """
-    if not path.is_file():
-        raise InputError(f"candidates: {str(path)!r}: no such file. Check the path.")
+    if path.is_file():
+        _refuse_ipi(path)
+    frames = read_with_ase(path, "candidates", ":")
+    return [
+        Candidate(
+            _bare(atoms), path.name, k, config_type or str(atoms.info.get("config_type", path.stem))
+        )
+        for k, atoms in enumerate(frames)
+    ]
+
+
+def _refuse_ipi(path: Path) -> None:
     with path.open("rb") as handle:
         if any(b"# CELL" in handle.readline(400) for _ in range(2)):
             raise InputError(
@@ -90,19 +101,6 @@ def read_candidates(path: Path, config_type: str | None = None) -> list[Candidat
                 "not read. Convert it: import ipi, ase.io; ase.io.write('beads.extxyz', "
                 f"ipi.read_trajectory({str(path)!r}))"
             )
-    try:
-        frames = read(path, ":")
-    except Exception as error:  # ASE's readers raise anything
-        raise InputError(
-            f"candidates: ASE cannot read {str(path)!r} ({type(error).__name__}: {error}). Give a "
-            "structure file of a format that ASE knows (extxyz, POSCAR, cif, traj …)."
-        ) from error
-    return [
-        Candidate(
-            _bare(atoms), path.name, k, config_type or str(atoms.info.get("config_type", path.stem))
-        )
-        for k, atoms in enumerate(frames)
-    ]
 
 
 def displaced(

@@ -33,6 +33,28 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+def read_with_ase(path: Path, name: str, index: int | str = -1) -> Atoms | list[Atoms]:
+    """A structure of a file of any format that ASE reads, or all of them (``index`` ":").
+
+    Args:
+        path: the file.
+        name: the argument that error messages name.
+        index: which structure, as for ``ase.io.read``.
+
+    Raises:
+        InputError: no such file, or an unreadable one.
+    """
+    if not path.is_file():
+        raise InputError(f"{name} is {str(path)!r}, but there is no such file. Check the path.")
+    try:
+        return ase.io.read(path, index)
+    except Exception as error:  # ASE's readers raise anything
+        raise InputError(
+            f"{name}: ASE cannot read {str(path)!r} ({type(error).__name__}: {error}). Give a "
+            "structure file of a format that ASE knows (extxyz, POSCAR, cif, traj …)."
+        ) from error
+
+
 def read_structure(path: str | Path, name: str = "template") -> Atoms:
     """The last structure of a file that ASE reads.
 

@@ -14,14 +14,14 @@ from typing import Annotated
 
 import typer
 from ase import Atoms
-from ase.io import read, write
+from ase.io import write
 from rich.console import Console
 
 from nemp_sim.checkpoint import load_potential
 from nemp_sim.config import require
 from nemp_sim.ends import check_ends
 from nemp_sim.errors import InputError, NempError
-from nemp_sim.files import replacing
+from nemp_sim.files import read_with_ase, replacing
 from nemp_sim.neb import BandSettings, NEBResult, remarks, run_neb
 from nemp_sim.plots import neb_profile, save_png
 from nemp_sim.relax import Engine, Relaxation, Step, relax
@@ -206,7 +206,7 @@ def prepare(settings: Settings) -> Job:
             f"{settings.lattice_constant_angstrom} Å; {held} atoms of the lowest layers are held."
         )
         return Job("H from fcc to hcp on Pd(111)", ends, ("fcc", "hcp"), (note,))
-    ends = _read_end("initial", settings.initial), _read_end("final", settings.final)
+    ends = read_with_ase(settings.initial, "initial"), read_with_ase(settings.final, "final")
     title = f"{settings.initial.name} to {settings.final.name}"
     layers = settings.fixed_layers
     if any(atoms.constraints for atoms in ends):
@@ -220,19 +220,6 @@ def prepare(settings: Settings) -> Job:
     held = len(initial.constraints[0].index)
     note = f"The files hold no constraints: the lowest {layers} layers are held ({held} atoms)."
     return Job(title, (initial, final), notes=(note,))
-
-
-def _read_end(name: str, path: Path) -> Atoms:
-    if not path.is_file():
-        raise InputError(f"{name} is {str(path)!r}, but there is no such file. Check the path.")
-    try:
-        atoms = read(path, index=-1)
-    except Exception as error:  # ASE's readers raise anything
-        raise InputError(
-            f"{name}: ASE cannot read {str(path)!r} ({type(error).__name__}: {error}). Give a "
-            "structure file of a format that ASE knows (extxyz, POSCAR, cif, traj …)."
-        ) from error
-    return atoms
 
 
 def _report(settings: Settings, job: Job, ends: Relaxation, band: NEBResult) -> Report:

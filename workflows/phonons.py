@@ -14,11 +14,12 @@ import numpy as np
 import typer
 from ase import Atoms
 from ase.build import bulk
-from ase.io import read, write
+from ase.io import write
 
 from nemp_sim.checkpoint import load_potential
 from nemp_sim.config import require
 from nemp_sim.errors import InputError, NempError
+from nemp_sim.files import read_with_ase
 from nemp_sim.minimum import (
     FMAX_EV_PER_A,
     SMAX_GPA,
@@ -206,14 +207,7 @@ def read_structure(structure: str) -> Atoms:
             f"structure is {structure!r}, but that is neither a built-in crystal "
             f"({', '.join(POTENTIALS)}) nor a file. Check the path."
         )
-    try:
-        atoms = read(path, index=-1)
-    except Exception as error:  # ASE's readers raise anything
-        raise InputError(
-            f"structure: ASE cannot read {structure!r} ({type(error).__name__}: {error}). Give a "
-            "structure file of a format that ASE knows (extxyz, POSCAR, cif, traj …)."
-        ) from error
-    return atoms
+    return read_with_ase(path, "structure")
 
 
 def minimise(
