@@ -75,7 +75,15 @@ class Report:
 def versions() -> dict[str, str]:
     """Version of Python, of this package and of those that its numbers depend on."""
     found = {"python": platform.python_version(), "nemp_sim": nemp_sim.__version__}
-    return found | {name: importlib.metadata.version(name) for name in PACKAGES}
+    return found | {name: _installed_version(name) for name in PACKAGES}
+
+
+def _installed_version(package: str) -> str:
+    """Version of a package; a report is never lost because one is missing."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def device_name(device: torch.device) -> str:
