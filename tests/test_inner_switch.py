@@ -9,7 +9,7 @@ from ase.data import covalent_radii
 
 from nemp_sim.config import ModelConfig
 from nemp_sim.data import Frame
-from nemp_sim.model import INNER_START, inner_switch
+from nemp_sim.model import INNER_SWITCH, inner_switch
 from nemp_sim.start import shortest_distances
 from tests.conftest import make_potential, make_slab
 
@@ -31,9 +31,10 @@ def dimer(distance):
 def test_switch_is_smooth_and_monotone():
     d = torch.linspace(0.5, 2.0, 301, dtype=torch.float64)
     s = inner_switch(d, torch.full_like(d, RADIUS))
-    assert (s[d <= INNER_START * RADIUS] == 0).all() and (s[d >= RADIUS] == 1).all()
+    off, whole = (fraction * RADIUS for fraction in INNER_SWITCH)
+    assert (s[d <= off] == 0).all() and (s[d >= whole] == 1).all()
     assert (s.diff() >= 0).all()
-    between = torch.linspace(1.2, 1.39, 7, dtype=torch.float64, requires_grad=True)
+    between = torch.linspace(0.92, 1.18, 7, dtype=torch.float64, requires_grad=True)
     radius = torch.full_like(between, RADIUS).detach()
     assert torch.autograd.gradgradcheck(lambda x: inner_switch(x, radius), between)
     curvature = s.diff().diff() / 0.005**2
@@ -48,7 +49,7 @@ def test_no_radius_is_no_switch():
 def test_repulsion_alone_is_left_below_the_radius(switched):
     with_switch, _ = switched
     reference = with_switch.reference_energies_eV
-    for distance in (0.5, 0.9, INNER_START * RADIUS - 1e-6):
+    for distance in (0.5, 0.8, INNER_SWITCH[0] * RADIUS - 1e-6):
         energy = with_switch.evaluate([dimer(distance)]).energy[0]
         pair = torch.tensor([with_switch.elements.index("O") * 4 + with_switch.elements.index("H")])
         d = torch.tensor([distance], dtype=torch.float64)
