@@ -318,7 +318,7 @@ class TrainConfig:
             where it runs out before the epochs do. 0: no limit.
         batch_size: frames in a step, of all processes together.
         optimizer: "muon" (Muon for matrices, Adam for the rest) or "adam".
-        learning_rate: largest rate.
+        learning_rate: largest rate. Muon above 0.01 makes rough functions (docs/accuracy.md).
         final_learning_rate: rate at the last step; cosine decay between them.
         warmup_steps: steps of linear increase from zero.
         energy_weight: w_E at the start of the run.
@@ -350,11 +350,11 @@ class TrainConfig:
     time_limit_s: float = 0.0
     batch_size: int = 5
     optimizer: Literal["muon", "adam"] = "muon"
-    learning_rate: float = 1e-2
+    learning_rate: float = 3e-3
     final_learning_rate: float = 1e-5
     warmup_steps: int = 100
     energy_weight: float = 10.0
-    final_energy_weight: float = 1000.0
+    final_energy_weight: float = 100.0
     amsgrad: bool = False
     force_weight: float = 1.0
     stress_weight: float = 0.0

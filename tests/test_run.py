@@ -52,8 +52,8 @@ def test_time_limit_ends_the_run_at_the_final_rate(folder, clock):
     assert falling == sorted(falling, reverse=True)
     weights = [float(row["energy_weight"]) for row in log]
     shares = [float(row["seconds"]) / 60 for row in log]
-    for share, weight in zip(shares, weights, strict=True):  # 10 · 100^share, said a little later
-        assert math.log(weight / 10) / math.log(100) == pytest.approx(share, abs=0.06)
+    for share, weight in zip(shares, weights, strict=True):  # 10 · 10^share, said a little later
+        assert math.log(weight / 10) / math.log(10) == pytest.approx(share, abs=0.06)
 
 
 def test_time_enough_changes_nothing(folder, clock):
