@@ -207,7 +207,8 @@ def _xyz(start: Start) -> str:
 
 def input_xml(start: Start, dynamics: Dynamics, mode: str = "unix") -> ElementTree.Element:
     """The <simulation> element of i-PI's input."""
-    root = ElementTree.Element("simulation", verbosity="medium")
+    # threads of i-PI 3.3 that write files share the momenta with each other: see docs/pimd.md
+    root = ElementTree.Element("simulation", verbosity="medium", threading="False")
     root.append(_output(start, dynamics))
     _add(root, "total_steps", dynamics.steps)
     _add(_add(root, "prng"), "seed", dynamics.seed)

@@ -23,6 +23,8 @@ from nemp_sim.pathintegral import PREFIX, Dynamics, Start
 from nemp_sim.pathintegral_files import read_properties
 from nemp_sim.units import HARTREE_EV
 
+CONSERVED_LIMIT_MEV_PER_PS = 5.0  # for each atom; k_B T at 300 K is 26 meV
+JUMP_FACTOR, JUMP_SMALLEST_EV = 25.0, 0.02  # over the median change between two lines
 DRIFT_LIMIT = 4.0  # halves of a run that differ by more standard errors are no equilibrium
 
 
@@ -46,6 +48,8 @@ class Thermodynamics:
         volume_A3: likewise.
         density_g_per_cm3: likewise.
         conserved_meV_per_ps: slope of the conserved quantity for each atom that moves.
+        jump_eV: largest change of the conserved quantity between two lines.
+        jump_step: the step after it.
         drift: difference of the halves of the run in the total energy, in standard errors.
         series: time (ps) and energies (eV) used, for the figure.
     """
@@ -64,6 +68,8 @@ class Thermodynamics:
     volume_A3: Average | None
     density_g_per_cm3: Average | None
     conserved_meV_per_ps: float
+    jump_eV: float
+    jump_step: int
     drift: float
     series: Mapping[str, np.ndarray]
 
@@ -85,6 +91,18 @@ class Thermodynamics:
             found.append(
                 f"P = {self.beads}: the temperature of the dynamics is {got:.1f} ± {error:.1f} K "
                 f"instead of {self.temperature_K:g} K: a shorter time step, or a longer run."
+            )
+        usual = np.median(np.abs(np.diff(self.series["conserved_eV"]))) if self.jump_step else 0.0
+        if abs(self.jump_eV) > max(JUMP_FACTOR * usual, JUMP_SMALLEST_EV):
+            found.append(
+                f"P = {self.beads}: the conserved quantity jumps by {self.jump_eV:+.2f} eV before "
+                f"step {self.jump_step} (time.png): the forces were wrong there, or beads reached "
+                "distances that the potential was not trained on."
+            )
+        if abs(self.conserved_meV_per_ps) > CONSERVED_LIMIT_MEV_PER_PS:
+            found.append(
+                f"P = {self.beads}: the conserved quantity drifts by "
+                f"{self.conserved_meV_per_ps:.1f} meV/ps for each atom. Give a shorter --timestep."
             )
         return found
 
@@ -111,6 +129,8 @@ def thermodynamics(
     moving = {s: sum(start.labels[i] == s for i in start.free) for s in start.species()}
     total = potential + sum(moving[s] * series for s, series in centroid.items())
     time_ps = used["time"]
+    steps = np.diff(used["conserved"])
+    jump = int(np.abs(steps).argmax()) if count > 1 else None
     slope = np.polyfit(time_ps, used["conserved"], 1)[0] if count > 2 else 0.0
     given = {n: block_average(used[n]) for n in ("pressure_cv", "volume", "density") if n in used}
     return Thermodynamics(
@@ -128,6 +148,8 @@ def thermodynamics(
         volume_A3=given.get("volume"),
         density_g_per_cm3=given.get("density"),
         conserved_meV_per_ps=float(1e3 * slope / len(start.free)),
+        jump_eV=0.0 if jump is None else float(steps[jump]),
+        jump_step=0 if jump is None else int(used["step"][jump + 1]),
         drift=drift(total),
         series={"time_ps": time_ps, "energy_eV": total, "conserved_eV": used["conserved"]},
     )

@@ -36,7 +36,7 @@ def bead_convergence(runs: Sequence[Thermodynamics]) -> Figure:
         axes.errorbar(beads, means, errors, fmt="o-", **style)
     classical = 1.5e3 * kB * runs[0].temperature_K
     axes.axhline(classical, color=GREY, linewidth=0.8, linestyle=DASHED, zorder=0)
-    text = {"xytext": (-4, 3), "textcoords": "offset points", "ha": "right", "va": "bottom"}
+    text = {"xytext": (-4, -3), "textcoords": "offset points", "ha": "right", "va": "top"}
     where = {"xycoords": ("axes fraction", "data"), "color": GREY, "fontsize": FONT_POINTS - 1}
     axes.annotate("classical", (1.0, classical), **text, **where)
     axes.set_xscale("log", base=2)
@@ -105,6 +105,9 @@ def surface_density(density: SurfaceDensity) -> Figure:
     inside = (places @ np.linalg.inv(density.in_plane)).reshape(-1, 2)
     shown = ((inside > -0.02) & (inside < 1.02)).all(axis=1)
     left.plot(*places.reshape(-1, 2)[shown].T, "o", mfc="none", mec=GREY, ms=11, label="top layer")
+    corner = np.array([[0, 0], [1, 0], [0, 1], [1, 1]]) @ density.in_plane
+    left.set_xlim(corner[:, 0].min() - 0.5, corner[:, 0].max() + 0.5)
+    left.set_ylim(corner[:, 1].min() - 0.5, corner[:, 1].max() + 0.5)
     left.set_aspect("equal")
     left.set_xlabel("x (Å)", fontsize=FONT_POINTS)
     left.set_ylabel("y (Å)", fontsize=FONT_POINTS)

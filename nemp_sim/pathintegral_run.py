@@ -143,7 +143,8 @@ def steps_done(directory: Path) -> int:
 def fingerprint(start: Start, dynamics: Dynamics) -> dict[str, object]:
     """What must agree for a simulation to be continued: all but its length."""
     atoms = start.atoms
-    arrays = (atoms.numbers, atoms.get_masses(), atoms.cell.array.round(8), np.array(start.fixed))
+    arrays = [atoms.numbers, atoms.get_masses(), np.array(start.fixed)]
+    arrays += [values.round(6) for values in (atoms.cell.array, atoms.positions)]
     digest = hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays))
     settings = plain(replace(dynamics, steps=1, batch_size=1))
     return {"structure_sha256": digest.hexdigest(), "dynamics": settings}
@@ -187,7 +188,9 @@ def _continued(restart: Path, dynamics: Dynamics, mode: str) -> tuple[Path, int,
     root.find("total_steps").text = str(dynamics.steps)
     socket = root.find("ffsocket")
     socket.set("mode", mode)
-    socket.find("batch_size").text = str(dynamics.batch_size)
+    size = socket.find("batch_size")  # i-PI leaves out what has its default value
+    size = ElementTree.SubElement(socket, "batch_size") if size is None else size
+    size.text = str(dynamics.batch_size)
     node = root.find("system/beads/q")
     numbers = np.array(node.text.strip(" []\n").split(","), dtype=np.float64)
     beads = numbers.reshape(dynamics.beads, -1, 3) * BOHR_ANGSTROM

@@ -16,9 +16,9 @@ from nemp_sim.pathintegral_files import Frames
 from nemp_sim.surfaces import MIN_VACUUM_ANGSTROM, layers_from_below
 
 PAIR_REACH_ANGSTROM = 6.0
-PAIR_BINS = 300
+PAIR_BINS = 120
 PAIR_BEADS = 8  # of a frame that enter the pair distances; its beads are nearly copies
-MAP_BINS = 48  # along each in-plane vector
+MAP_BINS = 40  # along each in-plane vector
 HEIGHT_BIN_ANGSTROM = 0.04
 BOND_FACTOR = 1.25  # of the sum of covalent radii
 LIGHT_AMU = 20.0  # lighter atoms are adsorbates, heavier ones the slab
@@ -150,10 +150,10 @@ def _pairs(start: Start, cells: np.ndarray, beads: np.ndarray) -> dict[str, Pair
     for name in names:
         per_atom = counts[name].mean(axis=0) / n_first
         n_others = (labels == name).sum() - (name == first)
-        if n_others == 0 and not start.atoms.pbc.any():
+        if n_others == 0:  # only its own images
             continue
         rdf = None
-        if start.atoms.pbc.all() and n_others:
+        if start.atoms.pbc.all():
             density = n_others / np.abs(np.linalg.det(cells)).mean()
             rdf = per_atom / (shells * density)
         bond = block_average(np.array(bonds[name])) if bonds[name] else None
