@@ -33,6 +33,33 @@ CHECKPOINT_STEPS = 200
 
 
 @dataclass(frozen=True)
+class Umbrella:
+    """A harmonic bias ½ κ (e · r̄ − s₀)² on the centroid of one atom.
+
+    Attributes:
+        atom: its index.
+        direction: the unit vector e, in i-PI's frame.
+        centre_angstrom: s₀.
+        spring_eV_per_A2: κ.
+    """
+
+    atom: int
+    direction: tuple[float, float, float]
+    centre_angstrom: float
+    spring_eV_per_A2: float
+
+    def forcefield(self) -> ElementTree.Element:
+        """The <ffdirect> of ``nemp_sim.ipi_umbrella``."""
+        values = vars(self) | dict(zip("xyz", self.direction, strict=True))
+        pairs = [f"{name}: {value}" for name, value in values.items() if name != "direction"]
+        element = ElementTree.Element("ffdirect", name="umbrella")
+        _add(element, "pes", "custom")
+        _add(element, "pes_path", Path(__file__).with_name("ipi_umbrella.py"))
+        _add(element, "parameters", "{" + ", ".join(pairs) + "}")
+        return element
+
+
+@dataclass(frozen=True)
 class Dynamics:
     """One simulation of i-PI.
 
@@ -55,6 +82,7 @@ class Dynamics:
         fix_com: hold the centre of mass; only where no atom is held.
         seed: of i-PI's random numbers.
         batch_size: beads of one request.
+        umbrella: bias on the centroid of an atom.
     """
 
     beads: int = 16
@@ -72,6 +100,7 @@ class Dynamics:
     fix_com: bool = True
     seed: int = 1
     batch_size: int = 16
+    umbrella: Umbrella | None = None
 
     def __post_init__(self) -> None:
         """Refuse values out of their range."""
@@ -215,7 +244,7 @@ def input_xml(start: Start, dynamics: Dynamics, mode: str = "unix") -> ElementTr
     socket = _add(root, "ffsocket", name=FORCEFIELD, mode=mode, pbc="False")
     _add(socket, "address", ADDRESS)
     _add(socket, "batch_size", dynamics.batch_size)
-    _add(socket, "latency", 1e-4)
+    _add(socket, "latency", 1e-3)  # shorter waits split the beads into more batches
     system = _add(root, "system")
     initialize = _add(system, "initialize", nbeads=str(dynamics.beads))
     _add(initialize, "file", "init.xyz", mode="xyz")
@@ -225,6 +254,9 @@ def input_xml(start: Start, dynamics: Dynamics, mode: str = "unix") -> ElementTr
     _add(_add(system, "forces"), "force", forcefield=FORCEFIELD)
     ensemble = _add(system, "ensemble")
     _add(ensemble, "temperature", dynamics.temperature_K, units="kelvin")
+    if dynamics.umbrella is not None:
+        root.insert(list(root).index(socket) + 1, dynamics.umbrella.forcefield())
+        _add(_add(ensemble, "bias"), "force", forcefield="umbrella", nbeads="1")
     if dynamics.ensemble == "npt":
         _add(ensemble, "pressure", dynamics.pressure_MPa, units="megapascal")
     motion = _add(system, "motion", mode="dynamics")
@@ -297,6 +329,8 @@ def properties(start: Start, dynamics: Dynamics) -> list[str]:
         wanted += [f"{name}({species})" for name in names]
     if start.atoms.pbc.all():
         wanted += ["volume{angstrom3}", "density{g/cm3}", "pressure_cv{megapascal}"]
+    if dynamics.umbrella is not None:
+        wanted.append(f"atom_x{{angstrom}}({dynamics.umbrella.atom})")
     if dynamics.heat_capacity:
         wanted.append("sc_op_scaledcoords" if high_order else "scaledcoords")
     return wanted
