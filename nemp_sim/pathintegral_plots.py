@@ -7,6 +7,7 @@ from ase.units import kB
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from nemp_sim.free_energy import Profile
 from nemp_sim.pathintegral_averages import Thermodynamics
 from nemp_sim.pathintegral_dynamics import CentroidDynamics
 from nemp_sim.pathintegral_structure import PairDistances, SurfaceDensity
@@ -134,4 +135,22 @@ def spectrum(found: CentroidDynamics) -> Figure:
     axes.set_xlabel("Wavenumber (cm$^{-1}$)", fontsize=FONT_POINTS)
     axes.set_ylabel("Modes per atom and 1000 cm$^{-1}$", fontsize=FONT_POINTS)
     axes.legend(fontsize=FONT_POINTS - 1, frameon=False)
+    return figure
+
+
+def free_energy_profiles(profiles: Mapping[int, Profile]) -> Figure:
+    """Free energy along the line for each number of beads, with the barriers in the legend."""
+    figure, axes = new_figure()
+    for colour, (beads, profile) in zip(ELEMENT_COLOURS, profiles.items(), strict=False):
+        barrier = profile.barrier_eV
+        kind = "classical" if beads == 1 else f"{beads} beads"
+        label = f"{kind}: {barrier.mean:.3f} ± {barrier.error:.3f} eV"
+        style = {"color": colour, "linewidth": 1.5, "label": label}
+        axes.plot(profile.path_A, profile.free_energy_eV, **style)
+    axes.axhline(0.0, color=GREY, linewidth=0.8, linestyle=DASHED, zorder=0)
+    top = max(p.free_energy_eV.max() for p in profiles.values())
+    axes.set_ylim(top=1.35 * top)
+    axes.set_xlabel("Centroid along the line (Å)", fontsize=FONT_POINTS)
+    axes.set_ylabel("Free energy (eV)", fontsize=FONT_POINTS)
+    axes.legend(fontsize=FONT_POINTS - 1.5, frameon=False, loc="upper center")
     return figure

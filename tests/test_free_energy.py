@@ -52,14 +52,13 @@ def test_windows_far_apart_show_in_the_gap(rng):
         umbrella_integration(windows[:2], 300.0)
 
 
-@pytest.mark.parametrize("beads", [1, 4])
-def test_umbrella_acts_on_the_centroid(tmp_path, beads):
+def test_umbrella_acts_on_the_centroid(tmp_path):
     """⟨s̄⟩ = κ s₀/(κ + k) and variance k_B T/(κ + k) in a harmonic well, whatever P."""
     direction = np.array([3.0, 4.0, 0.0]) / 5
     umbrella = Umbrella(1, tuple(direction.tolist()), 0.5, 40.0)
     dynamics = Dynamics(
-        beads=beads, steps=700, timestep_fs=1.0, tau_fs=10, every=2, fix_com=False,
-        batch_size=beads, umbrella=umbrella,
+        beads=4, steps=500, timestep_fs=1.0, tau_fs=10, every=2, fix_com=False,
+        batch_size=4, umbrella=umbrella,
     )  # fmt: skip
     simulate(HarmonicEngine(), prepare_start(Atoms("H2", np.zeros((2, 3)))), dynamics, tmp_path)
     rows = read_properties(tmp_path / "run.out")

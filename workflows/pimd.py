@@ -8,8 +8,7 @@ isotope. Stopped with Ctrl-C, the same command goes on; with more --steps it mak
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -19,7 +18,6 @@ import typer
 from ase import Atoms
 from ase.io import write
 from ase.units import kB
-from rich.console import Console
 
 from nemp_sim.checkpoint import load_potential
 from nemp_sim.config import require
@@ -41,8 +39,9 @@ from nemp_sim.pathintegral_averages import (
 )
 from nemp_sim.pathintegral_dynamics import centroid_dynamics
 from nemp_sim.pathintegral_report import Findings, IsotopeChange, pimd_report, write_findings
-from nemp_sim.pathintegral_run import Helper, Progress, simulate
+from nemp_sim.pathintegral_run import Helper, simulate
 from nemp_sim.pathintegral_structure import structure_averages
+from nemp_sim.pathintegral_terminal import Show, progress, whole_numbers, words
 from nemp_sim.relax import relax
 from nemp_sim.report import Report, provenance, write_report
 from nemp_sim.systems import POTENTIALS, build_system
@@ -182,9 +181,6 @@ class Result:
     report: Report
 
 
-Show = Callable[[str, Progress], None]
-
-
 def run(settings: Settings, engine: BeadEngine | None = None, show: Show | None = None) -> Result:
     """Simulate with each number of beads and each mass, average, write the files.
 
@@ -282,39 +278,6 @@ def _start_structure(settings: Settings, engine: BeadEngine) -> tuple[Atoms, lis
     return (read_with_ase(path, "start") if built_in else atoms), notes  # the same when it goes on
 
 
-@contextmanager
-def progress() -> Iterator[Show]:
-    """A line on the terminal that follows the run; silent where stderr is no terminal."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda label, step: None
-        return
-    with console.status("starting") as status:
-
-        def show(label: str, at: Progress) -> None:
-            left = "" if at.seconds_left is None else f", {at.seconds_left:.0f} s left"
-            status.update(
-                f"{label}: step {at.step} of {at.steps}{left}; {at.temperature_K:.0f} K, potential "
-                f"{at.potential_eV:.3f} eV, conserved {1e3 * at.conserved_eV:+.1f} meV"
-            )
-
-        yield show
-
-
-def _words(text: str | None) -> tuple[str, ...] | None:
-    """Entries of an option such as "1,4,16" or "1 4 16"."""
-    return None if text is None else tuple(text.replace(",", " ").split())
-
-
-def _numbers(name: str, text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(word) for word in _words(text))
-    except ValueError:
-        raise InputError(
-            f"{name} is {text!r}, but must be whole numbers, as in --{name} 1,4,16."
-        ) from None
-
-
 DEFAULT = Settings()
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -358,8 +321,8 @@ def main(  # noqa: PLR0913 (one argument for each option)
     """Read the options, run, say how it went: exit code 0, 2 (error), 130 (interrupted)."""
     options = dict(locals())
     try:
-        options["beads"] = _numbers("beads", beads)
-        options |= {"isotope": _words(isotope), "device": _words(device)}
+        options["beads"] = whole_numbers("beads", beads)
+        options |= {"isotope": words(isotope), "device": words(device)}
         with progress() as show:
             result = run(Settings(**options), show=show)
     except (NempError, OSError) as error:
