@@ -235,7 +235,16 @@ def _xyz(start: Start) -> str:
 
 
 def input_xml(start: Start, dynamics: Dynamics, mode: str = "unix") -> ElementTree.Element:
-    """The <simulation> element of i-PI's input."""
+    """The <simulation> element of i-PI's input.
+
+    Raises:
+        InputError: constant pressure of what has vacuum or held atoms.
+    """
+    if dynamics.ensemble == "npt" and (start.fixed or not start.atoms.pbc.all()):
+        raise InputError(
+            f"ensemble is 'npt', but pbc is {start.atoms.pbc.tolist()} and {len(start.fixed)} "
+            "atoms are held: pressure needs three periodic axes and atoms that all move. Use nvt."
+        )
     # threads of i-PI 3.3 that write files share the momenta with each other: see docs/pimd.md
     root = ElementTree.Element("simulation", verbosity="medium", threading="False")
     root.append(_output(start, dynamics))

@@ -286,7 +286,13 @@ def test_a_molecule_gets_a_box_and_masses_their_labels():
     for node in root.iter():
         if node.tag in ("tau", "timestep", "temperature", "velocities", "masses", "pressure"):
             assert node.get("units"), node.tag
-    assert input_xml(start, Dynamics(ensemble="npt")).find(".//barostat/thermostat") is not None
+    water.set_cell([8, 8, 8])
+    with pytest.raises(InputError, match="'npt', but pbc is .False, False, False."):
+        input_xml(prepare_start(water), Dynamics(ensemble="npt"))
+    water.pbc = True
+    npt = input_xml(prepare_start(water), Dynamics(ensemble="npt"))
+    assert npt.find(".//barostat/thermostat") is not None
+    assert npt.find(".//pressure").get("units") == "megapascal"
     gentle = input_xml(start, Dynamics(ensemble="trpmd")).find(".//thermostat")
     assert gentle.find("pile_lambda").text.strip() == "0.5"
 
