@@ -106,8 +106,7 @@ def simulate(
     directory.mkdir(parents=True, exist_ok=True)
     _claim(directory, start, dynamics)
     done, template = 0, start.atoms
-    restart = _restart_file(directory)
-    if restart is None:
+    if (restart := _restart_file(directory)) is None:
         trim(directory, PREFIX, -1)
         path = write_input(start, dynamics, directory, mode)
     else:
