@@ -196,6 +196,9 @@ def ipi(  # noqa: PLR0913 (options of a command)
     max_step_angstrom: Annotated[
         float, typer.Option(help="Farthest that an atom moves between frames, Å.")
     ] = 2.0,
+    committee_forces: Annotated[
+        bool, typer.Option("--committee-forces", help="Forces of the ensemble's members in extras.")
+    ] = False,
 ) -> None:
     """Compute forces for i-PI (3.3 or newer), all beads of a request in one call.
 
@@ -214,6 +217,7 @@ def ipi(  # noqa: PLR0913 (options of a command)
         read_structure(template),
         tolerance_angstrom=tolerance_angstrom,
         max_step_angstrom=max_step_angstrom,
+        committee_forces=committee_forces,
     )
     client = run_client(evaluator, server, deadline_s, reconnect=reconnect)
     print(f"i-PI said EXIT: {client.n_frames} frames in {client.n_requests} requests answered")

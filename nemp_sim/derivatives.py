@@ -24,6 +24,8 @@ class Derivatives:
         forces_std: (N, 3) float64, eV/Å, likewise; None where not asked for.
         energy_deviations: (B, M) float64, eV, of the energies of the M members from ``energy``;
             None where the network has none.
+        force_deviations: (N, M, 3) float64, eV/Å, likewise; None where ``forces_std`` is.
+        virial_deviations: (B, M, 3, 3) float64, eV, likewise; None without stress.
     """
 
     atomic_energies: Tensor
@@ -34,6 +36,8 @@ class Derivatives:
     energy_std: Tensor | None = None
     forces_std: Tensor | None = None
     energy_deviations: Tensor | None = None
+    force_deviations: Tensor | None = None
+    virial_deviations: Tensor | None = None
 
 
 def differentiate(
@@ -88,14 +92,14 @@ def differentiate_members(
         moved, inputs = _movable(graph, stress)
         atomic, features = model.forward_features(moved, code)
         deviations = (features @ readout.members.T).double()  # (N, M)
-        spread = None
+        spread, each = None, ()
         if forces_std:
             n_members = deviations.shape[1]
-            each = torch.eye(n_members, dtype=deviations.dtype, device=deviations.device)
-            (spread,) = torch.autograd.grad(
-                deviations.sum(0), inputs[:1], each, is_grads_batched=True, retain_graph=True
-            )  # (M, N, 3)
-            spread = spread.square().mean(0).sqrt() * readout.force_calibration
+            unit = torch.eye(n_members, dtype=deviations.dtype, device=deviations.device)
+            each = torch.autograd.grad(
+                deviations.sum(0), inputs, unit, is_grads_batched=True, retain_graph=True
+            )  # (M, N, 3) and, for stress, (M, B, 3, 3)
+            spread = each[0].square().mean(0).sqrt() * readout.force_calibration
         gradient = ()
         if forces or stress:
             gradient = torch.autograd.grad(atomic.sum(), inputs)
@@ -110,6 +114,8 @@ def differentiate_members(
         energy_std=of_energy.square().mean(1).sqrt(),
         forces_std=spread,
         energy_deviations=of_energy,
+        force_deviations=-each[0].transpose(0, 1) if forces_std else None,
+        virial_deviations=each[1].transpose(0, 1) if forces_std and stress else None,
     )
 
 

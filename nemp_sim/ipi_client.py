@@ -17,6 +17,7 @@ import numpy as np
 from ase import Atoms
 from ase.stress import voigt_6_to_full_3x3_stress
 
+from nemp_sim.config import require
 from nemp_sim.errors import EvaluationError, InputError, IPIProtocolError, ServerGoneError
 from nemp_sim.ipi_guard import (
     FIRST_FRAME_TOLERANCE_ANGSTROM,
@@ -24,7 +25,7 @@ from nemp_sim.ipi_guard import (
     FrameGuard,
 )
 from nemp_sim.ipi_server import Server
-from nemp_sim.ipi_wire import Frame, Reply, Wire
+from nemp_sim.ipi_wire import Frame, Reply, Wire, reply_in_atomic_units
 from nemp_sim.neighbors import NeighborLists
 from nemp_sim.potential import Evaluation, has_stress
 from nemp_sim.units import HARTREE_EV
@@ -46,6 +47,7 @@ class BeadEngine(Protocol):
         forces: bool = True,
         stress: bool = False,
         neighbors: NeighborLists | None = None,
+        uncertainty: bool = False,
     ) -> Evaluation:
         """Energies in eV, forces in eV/Å and stresses in eV/Å³ of all structures."""
 
@@ -65,6 +67,22 @@ def uncertainty_extras(evaluation: Evaluation, index: int) -> dict[str, Any]:
     return extras
 
 
+def committee_extras(evaluation: Evaluation, index: int, atoms: Atoms) -> dict[str, Any]:
+    """Forces (3N each) and virials (3, 3) of the members of the ensemble, in atomic units."""
+    forces = evaluation.forces_members[index]
+    virials = np.zeros((len(forces), 3, 3))
+    if evaluation.stress_members is not None:
+        members = evaluation.stress_members[index]
+        virials = [-atoms.get_volume() * voigt_6_to_full_3x3_stress(s) for s in members]
+    in_atomic_units = [
+        reply_in_atomic_units(Reply(0.0, f, v)) for f, v in zip(forces, virials, strict=True)
+    ]
+    return {
+        "committee_force": [f.ravel().tolist() for _, f, _ in in_atomic_units],
+        "committee_virial": [v.tolist() for *_, v in in_atomic_units],
+    }
+
+
 class BeadEvaluator:
     """Frames in, replies out: one engine call for all frames of a request.
 
@@ -80,6 +98,7 @@ class BeadEvaluator:
         tolerance_angstrom: float = FIRST_FRAME_TOLERANCE_ANGSTROM,
         max_step_angstrom: float = LARGEST_STEP_ANGSTROM,
         extras: Extras = uncertainty_extras,
+        committee_forces: bool = False,
     ) -> None:
         """Take the engine and the structure whose beads will come.
 
@@ -89,10 +108,17 @@ class BeadEvaluator:
             tolerance_angstrom: farthest that an atom of the first frames may be from the template.
             max_step_angstrom: farthest that an atom may move between frames; ``inf``: no limit.
             extras: what to tell i-PI beside the numbers, as JSON; never under the key "raw".
+            committee_forces: also tell forces and virials of the members of the ensemble read-out;
+                costs a backward pass for each of them.
 
         Raises:
-            InputError: an empty template or a tolerance that is not positive.
+            InputError: an empty template, a tolerance that is not positive, or forces of members of
+                an engine without any.
         """
+        n_members = getattr(engine, "n_members", 0)
+        wanted = "left out: the potential has no ensemble read-out"
+        require(bool(n_members) or not committee_forces, "committee_forces", True, wanted)
+        self._options = {"uncertainty": True} if committee_forces else {}
         self._engine = engine
         self._template = Atoms(
             template.numbers, template.positions, cell=template.cell, pbc=template.pbc
@@ -133,7 +159,9 @@ class BeadEvaluator:
             for f in distinct
         ]
         stress = has_stress(beads[0])
-        result = self._engine.evaluate(beads, forces=True, stress=stress, neighbors=self._neighbors)
+        result = self._engine.evaluate(
+            beads, forces=True, stress=stress, neighbors=self._neighbors, **self._options
+        )
         replies = [self._reply(result, k, beads[k], stress) for k in range(len(beads))]
         return replies + replies[-1:] * (len(frames) - len(distinct))
 
@@ -155,6 +183,8 @@ class BeadEvaluator:
                 f"{atoms.positions.shape} is wanted. Check the engine."
             )
         extras = self._extras(result, index)
+        if self._options:
+            extras |= committee_extras(result, index, atoms)
         if "raw" in extras:
             raise InputError("the extras have the key 'raw', which i-PI refuses. Rename it.")
         text = json.dumps(extras, ensure_ascii=False) if extras else ""

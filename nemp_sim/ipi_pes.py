@@ -34,6 +34,7 @@ class NEMPDriver(Dummy_driver):
         head: str | None = None,
         tolerance_angstrom: float = FIRST_FRAME_TOLERANCE_ANGSTROM,
         max_step_angstrom: float = LARGEST_STEP_ANGSTROM,
+        committee_forces: bool = False,
         **options: Any,  # noqa: ANN401 (i-PI adds verbose, verbosity …)
     ) -> None:
         """Load the potential and the template.
@@ -46,6 +47,7 @@ class NEMPDriver(Dummy_driver):
             head: read-out to use; None: the first one.
             tolerance_angstrom: farthest that an atom of the first frames may be from the template.
             max_step_angstrom: farthest that an atom may move between frames.
+            committee_forces: also tell forces and virials of the members of the ensemble.
             options: passed on to i-PI's base class.
         """
         self._evaluator = BeadEvaluator(
@@ -53,6 +55,7 @@ class NEMPDriver(Dummy_driver):
             read_structure(template),
             tolerance_angstrom=tolerance_angstrom,
             max_step_angstrom=max_step_angstrom,
+            committee_forces=committee_forces,
         )
         super().__init__(**options)
 

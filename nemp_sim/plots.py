@@ -21,6 +21,7 @@ SINGLE_COLUMN_INCH = (4.2, 3.1)
 FONT_POINTS = 9.5
 # Okabe and Ito's colours, told apart with every kind of colour vision.
 BLACK, BLUE, VERMILLION, GREY = "#000000", "#0072B2", "#D55E00", "#7F7F7F"
+ELEMENT_COLOURS = (BLUE, VERMILLION, "#009E73", "#CC79A7", "#E69F00")
 
 
 def new_figure(size_inch: tuple[float, float] = SINGLE_COLUMN_INCH) -> tuple[Figure, Axes]:

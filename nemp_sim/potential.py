@@ -37,6 +37,9 @@ class Evaluation:
         forces_std: B arrays (N_b, 3), eV/Å, of the forces; None where not asked for.
         energy_members: (B, M) eV, energies of the M members of the ensemble, whose mean is
             ``energy`` and whose standard deviation is ``energy_std``; None likewise.
+        forces_members: B arrays (M, N_b, 3), eV/Å, forces of the members; None where ``forces`` or
+            ``forces_std`` is.
+        stress_members: (B, M, 6), eV/Å³, of the members; None likewise and without ``stress``.
     """
 
     energy: np.ndarray
@@ -47,6 +50,8 @@ class Evaluation:
     energies_std: tuple[np.ndarray, ...] | None = None
     forces_std: tuple[np.ndarray, ...] | None = None
     energy_members: np.ndarray | None = None
+    forces_members: tuple[np.ndarray, ...] | None = None
+    stress_members: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -341,12 +346,20 @@ def _join(
     def by_structure(name: str, *shape: int) -> tuple[np.ndarray, ...]:
         return tuple(np.split(joined(name, *shape), cuts)) if sizes else ()
 
-    voigt = None
-    if stress:
-        virial = joined("virial", 3, 3)
+    def in_voigt(virial: np.ndarray) -> np.ndarray:
         volumes = np.array([atoms.get_volume() for atoms in structures])
-        voigt = np.stack([virial[:, a, b] for a, b in VOIGT], axis=1) / volumes[:, None]
+        components = np.stack([virial[..., a, b] for a, b in VOIGT], axis=-1)
+        return components / volumes.reshape(-1, *[1] * (components.ndim - 1))
+
     has_spread = forces_std is not None
+    members = None
+    if forces_std and forces:
+        changes = by_structure("force_deviations", 0, 3)  # each (N, M, 3)
+        mean = by_structure("forces", 3)
+        members = tuple(
+            (f[:, None] + d).transpose(1, 0, 2) for f, d in zip(mean, changes, strict=True)
+        )
+    voigt = in_voigt(joined("virial", 3, 3)) if stress else None
     energy = joined("energy")
     evaluation = Evaluation(
         energy=energy,
@@ -357,6 +370,12 @@ def _join(
         energies_std=by_structure("atomic_std") if has_spread else None,
         forces_std=by_structure("forces_std", 3) if forces_std else None,
         energy_members=energy[:, None] + joined("energy_deviations", 0) if has_spread else None,
+        forces_members=members,
+        stress_members=(
+            voigt[:, None] + in_voigt(joined("virial_deviations", 0, 3, 3))
+            if forces_std and stress
+            else None
+        ),
     )
     _refuse_not_a_number(structures, evaluation)
     return evaluation

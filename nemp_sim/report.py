@@ -17,7 +17,7 @@ import nemp_sim
 from nemp_sim.files import replacing
 from nemp_sim.potential import Potential
 
-PACKAGES = ("torch", "ase", "numpy", "scipy", "vesin", "phonopy", "seekpath")
+PACKAGES = ("torch", "ase", "numpy", "scipy", "vesin", "ipi", "phonopy", "seekpath")
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Quantity:
         value: number, truth value or text; None where there is none.
         unit: unit of ``value``; empty for a pure number.
         digits: decimals shown in report.md.
+        error: standard error of ``value``, same unit; in report.json under ``key``_error.
     """
 
     key: str
@@ -37,6 +38,7 @@ class Quantity:
     value: float | int | bool | str | None
     unit: str = ""
     digits: int = 3
+    error: float | None = None
 
     def text(self) -> str:
         """The value as report.md shows it."""
@@ -45,7 +47,8 @@ class Quantity:
         if isinstance(self.value, bool | np.bool_):
             return "yes" if self.value else "no"
         if isinstance(self.value, float | np.floating):
-            return f"{self.value:.{self.digits}f}"
+            error = "" if self.error is None else f" ± {self.error:.{self.digits}f}"
+            return f"{self.value:.{self.digits}f}{error}"
         return str(self.value)
 
 
@@ -130,6 +133,7 @@ def to_json(report: Report) -> str:
     """The report as a JSON object: every quantity by its key, then data and provenance."""
     values = {"title": report.title, "verdict": report.verdict}
     values |= {q.key: q.value for q in report.quantities}
+    values |= {f"{q.key}_error": q.error for q in report.quantities if q.error is not None}
     values |= {"notes": report.notes, "files": report.files, **report.data, **report.provenance}
     return json.dumps(plain(values), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 

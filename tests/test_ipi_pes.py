@@ -15,10 +15,11 @@ from nemp_sim.checkpoint import load_potential, save_potential
 from nemp_sim.cli import app
 from nemp_sim.errors import InputError
 from nemp_sim.files import read_structure
+from nemp_sim.ipi_client import BeadEvaluator
 from nemp_sim.surfaces import adsorb, fcc111_slab
 
 from .conftest import make_potential
-from .ipi_server import ENVIRONMENT, ROOT, RealServer, private_directory
+from .ipi_server import ENVIRONMENT, ROOT, HarmonicEngine, RealServer, private_directory
 
 pytest.importorskip("ipi", reason="i-PI is not installed")
 MODULE = ROOT / "nemp_sim" / "ipi_pes.py"
@@ -73,9 +74,33 @@ def test_driver_refuses_what_the_client_refuses(files, driver):
         driver(crystal.cell.array.T, crystal.positions)
 
 
-def direct(path, name="ff"):
+def test_forces_of_the_committee_are_those_of_its_members(files, driver):
+    """In atomic units; their means are the forces and the virial."""
+    from ipi.pes import load_pes
+
+    path, crystal = files
+    options = {"device": "cpu", "committee_forces": True}
+    driver = load_pes("custom", str(MODULE))(f"{path}/p.pt", f"{path}/init.extxyz", **options)
+    _, forces, virial, extras = driver(crystal.cell.array.T / Bohr, crystal.positions / Bohr)
+    told = json.loads(extras)
+    every = np.array(told["committee_force"])
+    assert every.shape == (3, 12) and np.ptp(every, axis=0).max() > 1e-6
+    np.testing.assert_allclose(every.mean(0), forces.ravel(), atol=1e-12)
+    np.testing.assert_allclose(np.mean(told["committee_virial"], axis=0), virial, atol=1e-12)
+    expected = load_potential(path / "p.pt", "cpu").evaluate([crystal], uncertainty=True)
+    members = expected.forces_members[0].reshape(3, 12)
+    np.testing.assert_allclose(every * Hartree / Bohr, members, atol=1e-10)
+
+
+def test_forces_of_members_need_an_ensemble(files):
+    with pytest.raises(InputError, match="no ensemble read-out"):
+        BeadEvaluator(HarmonicEngine(), files[1], committee_forces=True)
+
+
+def direct(path, name="ff", more=""):
     return f"""<ffdirect name='{name}'><pes>custom</pes><pes_path>{MODULE}</pes_path><parameters>
-    {{potential: {path}/p.pt, template: {path}/init.extxyz, device: cpu}}</parameters></ffdirect>"""
+    {{potential: {path}/p.pt, template: {path}/init.extxyz, device: cpu{more}}}</parameters>
+    </ffdirect>"""
 
 
 @pytest.fixture(scope="module")
@@ -89,13 +114,16 @@ def direct_energies(files):
     return energies
 
 
-def test_committee_takes_the_members_from_the_extras(files, direct_energies):
-    """The mean of committee_pot is the energy, of every step."""
+@pytest.mark.parametrize("more", ["", ", committee_forces: True"])
+def test_committee_takes_the_members_from_the_extras(files, direct_energies, more):
+    """The mean of committee_pot is the energy, that of committee_force the force."""
     path, crystal = files
-    (path / "committee").mkdir()
-    forcefield = f"""<ffcommittee name='ff'>{direct(path, "member")}<weights>[1.0]</weights>
+    (path / f"committee{bool(more)}").mkdir()
+    forcefield = f"""<ffcommittee name='ff'>{direct(path, "member", more)}<weights>[1.0]</weights>
     <parse_json>True</parse_json></ffcommittee>"""
-    with RealServer(path / "committee", crystal, forcefield, beads=2, steps=2) as server:
+    with RealServer(
+        path / f"committee{bool(more)}", crystal, forcefield, beads=2, steps=2
+    ) as server:
         got = server.energies()
     assert np.abs(direct_energies - got).max() < 2e-8 * np.abs(got).max()
 

@@ -33,6 +33,7 @@ def report(random_potential):
         verdict="Barrier 0.123 eV.",
         quantities=(
             Quantity("barrier_eV", "Barrier", np.float64(0.12345), "eV"),
+            Quantity("kinetic_meV", "Kinetic energy", 151.234, "meV", 1, error=0.54),
             Quantity("force_eV_per_A", "Largest force", 0.01234, "eV/Å", 4),
             Quantity("steps", "Steps", 12),
             Quantity("converged", "Converged", True),
@@ -48,6 +49,8 @@ def report(random_potential):
 def test_json_holds_every_quantity_by_its_key(report):
     values = json.loads(to_json(report))
     assert values["barrier_eV"] == 0.12345
+    assert values["kinetic_meV"] == 151.234 and values["kinetic_meV_error"] == 0.54
+    assert "barrier_eV_error" not in values
     assert values["steps"] == 12 and values["converged"] is True and values["missing_K"] is None
     assert values["energies_eV"] == [0.0, 0.1]
     assert values["notes"] == ["Mind the gap."]
@@ -58,6 +61,7 @@ def test_json_holds_every_quantity_by_its_key(report):
 def test_markdown_shows_each_number_with_its_unit(report):
     text = to_markdown(report)
     assert text.startswith("# A run\n\n**Barrier 0.123 eV.**\n")
+    assert "| Kinetic energy | 151.2 ± 0.5 | meV |" in text
     for row in (
         "| Barrier | 0.123 | eV |",
         "| Largest force | 0.0123 | eV/Å |",

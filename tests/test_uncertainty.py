@@ -120,9 +120,9 @@ def test_mean_square_does_not_depend_on_the_number_of_members(rng, n_members):
 # --- spreads against an explicit ensemble
 
 
-def explicit_ensemble(potential, batch):
+def explicit_ensemble(potential, batch, **options):
     members = potential.readout.members.numpy()
-    return [with_last_layer(potential, member).evaluate(batch) for member in members]
+    return [with_last_layer(potential, member).evaluate(batch, **options) for member in members]
 
 
 def test_spreads_are_those_of_an_explicit_ensemble(uncertain, structures):
@@ -142,6 +142,18 @@ def test_spreads_are_those_of_an_explicit_ensemble(uncertain, structures):
         np.testing.assert_allclose(atomic.std(0), got.energies_std[k], **EXPLICIT)
         np.testing.assert_allclose(forces.mean(0), got.forces[k], **EXPLICIT)
         np.testing.assert_allclose(factor * forces.std(0), got.forces_std[k], **EXPLICIT)
+        np.testing.assert_allclose(forces, got.forces_members[k], **EXPLICIT)
+    assert got.stress_members is None
+
+
+def test_stresses_of_members_are_those_of_an_explicit_ensemble(uncertain, water, tilted):
+    got = uncertain.evaluate([water, tilted], stress=True, uncertainty=True)
+    every = explicit_ensemble(uncertain, [water, tilted], stress=True)
+    stress = np.stack([e.stress for e in every], axis=1)
+    np.testing.assert_allclose(stress, got.stress_members, **EXPLICIT)
+    np.testing.assert_allclose(stress.mean(1), got.stress, **EXPLICIT)
+    assert np.ptp(stress, axis=1).max() > 1e-6
+    assert uncertain.evaluate([water], stress=True).stress_members is None
 
 
 def test_batch_of_spreads_equals_single(uncertain, structures):

@@ -1,0 +1,128 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from ase.io import read
+from ase.units import kB
+from typer.testing import CliRunner
+
+from nemp_sim.errors import InputError
+from nemp_sim.pathintegral_files import last_row
+from nemp_sim.systems import build_system, water_box
+from tests.engines import EMTEngine
+from tests.ipi_server import ENVIRONMENT, ROOT
+from workflows.pimd import Settings, app, run
+
+pytest.importorskip("ipi", reason="i-PI is not installed")
+
+
+class BeadEMT(EMTEngine):
+    """EMT for beads, by the members of a bead engine."""
+
+    cutoff_angstrom = 5.0
+
+    def evaluate(self, structures, forces=True, stress=False, neighbors=None):
+        result = super().evaluate(structures)
+        result.stress = np.zeros((len(structures), 6))
+        result.energy_std = result.energy_members = None
+        return result
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """Function that makes settings with changes."""
+    small = {"steps": 12, "equilibration": 2, "every": 1, "frames_every": 2, "out": tmp_path}
+    return lambda **changes: Settings(**small | changes)
+
+
+def test_surface_run_writes_everything_and_becomes_longer(settings):
+    engine = BeadEMT()
+    result = run(settings(beads=(3,), isotope=("H", "D")), engine)
+    assert result.directory.name == "pimd-h-pd111"
+    assert {p.name for p in result.directory.iterdir()} == {
+        *("beads-3", "beads-3-1.3830amu", "beads-3-2.0141amu", "start.extxyz", "beads.extxyz"),
+        *("time.png", "pairs.png", "surface-H.png", "report.json", "report.md"),
+    }
+    assert max(engine.batches) == 3
+    start = read(result.directory / "start.extxyz")
+    beads = read(result.directory / "beads.extxyz", ":")
+    assert len(beads) == 3 and len(start.constraints[0].index) == 4
+    for atoms in beads:
+        np.testing.assert_allclose(atoms.cell, start.cell, atol=1e-6)
+        np.testing.assert_allclose(atoms.positions[:4], start.positions[:4], atol=2e-4)
+        assert np.abs(atoms.positions - start.positions).max() < 0.5
+    isotope = result.findings.isotope
+    assert isotope.masses_amu[[0, -1]] == pytest.approx([1.00794, 2.0141])
+    classical = -1.5 * kB * 300 * np.log(2.0141 / 1.00794)
+    assert isotope.classical_eV == pytest.approx(classical) and len(isotope.kinetic_eV) == 3
+    labels = (result.directory / "beads-3-2.0141amu" / "init.xyz").read_text().split()
+    assert labels.count("D") == 1
+    values = json.loads((result.directory / "report.json").read_text(encoding="utf-8"))
+    assert values["free_energy_H_D_meV"] == pytest.approx(1e3 * isotope.change_eV.mean)
+    assert values["n_samples"] == 10 and values["beads"] == [3] and values["n_frames"] == 5
+    assert values["kinetic_cv_H_meV"] > 0 and "kinetic_cv_H_meV_error" in values
+    assert 0.3 < values["height_H_A"] < 2.2
+    calls = len(engine.batches)
+    again = run(settings(beads=(3,), isotope=("H",), steps=16), engine)
+    assert 4 <= len(engine.batches) - calls <= 7
+    assert again.findings.runs[0].n_samples == 14
+    with pytest.raises(InputError, match="another simulation .temperature_K 300.0 → 200.0"):
+        run(settings(beads=(3,), isotope=("H",), steps=16, temperature=200.0), engine)
+
+
+def test_interrupted_command_says_so_and_goes_on(tmp_path):
+    """With a potential file, one helper client, and Ctrl-C."""
+    command = [sys.executable, str(ROOT / "workflows" / "pimd.py"), "--system", "methanol"]
+    command += ["--beads", "2", "--equilibration", "2", "--every", "1", "--frames-every", "1"]
+    command += ["--device", "cpu,cpu", "--out", str(tmp_path), "--steps"]
+    options = {"env": ENVIRONMENT, "stderr": subprocess.PIPE, "text": True}
+    written = tmp_path / "pimd-methanol" / "beads-2" / "run.out"
+    with subprocess.Popen([*command, "100000"], **options) as process:
+        end = time.monotonic() + 60
+        while time.monotonic() < end and not (last_row(written) or [0])[0] > 10:
+            time.sleep(0.1)
+        os.kill(process.pid, signal.SIGINT)
+        said = process.stderr.read()
+    assert process.returncode == 130 and "the same command goes on" in said, said
+    last = int(last_row(written)[0])
+    options["stdout"] = subprocess.PIPE
+    done = subprocess.run([*command, str(last + 10)], **options, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (
+        "Kinetic energy of H" in done.stdout and "start is that of the earlier run" in done.stdout
+    )
+    helper = (written.parent / "client-1.log").read_text()
+    assert "frames in" in helper or not helper.strip(), helper
+
+
+def test_built_in_systems():
+    water = water_box(4, 12.44)
+    assert len(water) == 192 and water.pbc.all()
+    distances = water.get_all_distances(mic=True)
+    assert distances[np.triu_indices(192, 1)].min() > 0.8
+    co = build_system("co-pd111")
+    assert co.get_distance(12, 13) == pytest.approx(1.18) and co.symbols[12] == "C"
+    assert len(build_system("h-pd111", 2).constraints[0].index) == 8
+
+
+def test_unusable_settings_are_refused(tmp_path):
+    for values, message in (
+        ({"beads": ()}, "beads is"),
+        ({"equilibration": 1000}, "equilibration is 1000.*below 1000"),
+        ({"isotope": ("H", "He")}, "isotope is"),
+        ({"system": "co-pd111"}, "potential is not given.*h-pd111, water, methanol"),
+        ({"name": "a/b"}, "name is 'a/b'"),
+        ({"mode": "inet"}, "mode is 'inet'"),
+        ({"thermostat": "gle"}, "gle_file is None"),
+    ):
+        with pytest.raises(InputError, match=message):
+            Settings(**values)
+    result = CliRunner().invoke(app, ["--beads", "four"])
+    assert result.exit_code == 2 and "as in --beads 1,4,16" in result.output
+    result = CliRunner().invoke(app, ["--system", "nothing.xyz", "--potential", "pdh.pt"])
+    assert result.exit_code == 2 and "nor a file" in result.output
