@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from phonopy.physical_units import get_physical_units
 
 from nemp_sim.files import replacing
-from nemp_sim.phonon_spectra import ZERO_THZ, Bands, DensityOfStates, Spectra, Thermal
+from nemp_sim.phonon_imaginary import ZERO_THZ
+from nemp_sim.phonon_spectra import Bands, DensityOfStates, Spectra, Thermal
 from nemp_sim.plots import BLACK, BLUE, DPI, FONT_POINTS, GREY, VERMILLION, style_axes
 
 ELEMENT_COLOURS = (BLUE, VERMILLION, "#009E73", "#CC79A7", "#E69F00")  # Okabe and Ito

@@ -13,6 +13,7 @@ once the force constants have died away at the edge of the supercell (``edge_rat
 Units are phonopy's: Å, eV/Å, eV/Å², amu, THz.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -43,7 +44,7 @@ class ForceConstants:
             n_supercell, 3, 3) in eV/Å², made to obey Φ_ij = Φ_jiᵀ and Σ_j Φ_ij = 0.
         periodic: (3,) which cell vectors repeat the structure; False: vacuum.
         n_displacements: displaced supercells evaluated.
-        model_calls: engine calls: one.
+        model_calls: engine calls: one, shared with all that were evaluated together.
         drift_eV_per_A2: largest |Σ_j Φ_ij| before it was made zero: the noise of the forces.
         reach_angstrom: half the shortest lattice vector of the supercell: force constants between
             atoms further apart than this mix with those of periodic images.
@@ -81,7 +82,9 @@ def heights(cell: np.ndarray) -> np.ndarray:
 
 
 def half_shortest_vector(cell: np.ndarray, periodic: Sequence[bool]) -> float:
-    """Half the shortest lattice vector along the periodic axes, Å."""
+    """Half the shortest lattice vector along the periodic axes, Å; infinite without any."""
+    if not any(periodic):
+        return float("inf")
     reduced, _ = minkowski_reduce(cell, pbc=periodic)
     return float(np.linalg.norm(reduced[list(periodic)], axis=1).min() / 2)
 
@@ -128,20 +131,11 @@ def supercell_matrix(given: Sequence[int] | Sequence[Sequence[int]] | np.ndarray
 
 
 def boxed(atoms: Atoms) -> Atoms:
-    """A copy in a cell of rank 3, with the atoms in the middle of its vacuum.
+    """A copy in a cell of rank 3, with the atoms in the middle of its vacuum; any pbc are kept.
 
     phonopy wraps atoms into the cell, which would tear a slab that lies across the boundary.
-
-    Raises:
-        InputError: no periodic axis at all.
     """
     periodic = periodic_axes(atoms)
-    if not periodic.any():
-        raise InputError(
-            f"structure {atoms.get_chemical_formula()} repeats along no cell vector (pbc "
-            f"{atoms.pbc.tolist()}), but phonons need a crystal or a slab. Set atoms.pbc and "
-            "atoms.cell; the modes of a molecule are those of ase.vibrations."
-        )
     copy = atoms.copy()
     copy.set_constraint()
     copy.calc = None
@@ -163,13 +157,13 @@ def build_phonopy(
     primitive: str | None = None,
     radius_angstrom: float = RADIUS_ANGSTROM,
 ) -> Phonopy:
-    """Object of phonopy for a crystal or a slab, without displacements.
+    """Object of phonopy for a crystal, a slab or a molecule in a box, without displacements.
 
     Args:
-        atoms: bulk or slab; masses set on it are kept.
+        atoms: bulk, slab or molecule; masses set on it are kept.
         supercell: three repeats or a matrix; None chooses one from ``radius_angstrom``.
         primitive: "auto" (found by symmetry) or "P" (the cell as given); None: "auto" for bulk,
-            "P" for slabs.
+            "P" for slabs and molecules.
         radius_angstrom: half the shortest lattice vector of a chosen supercell, Å.
 
     Raises:
@@ -198,7 +192,23 @@ def build_phonopy(
     transform: str | np.ndarray = "P"
     if primitive == "auto":
         transform = guess_primitive_matrix(unit, symprec=SYMPREC_ANGSTROM)
-    return Phonopy(unit, matrix, primitive_matrix=transform, symprec=SYMPREC_ANGSTROM)
+    return _matched(unit, matrix, transform)
+
+
+def _matched(unit: PhonopyAtoms, matrix: np.ndarray, transform: str | np.ndarray) -> Phonopy:
+    """Phonopy's object, refused where its supercell has another symmetry than the crystal."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*symmetries of supercell and primitive")
+        phonon = Phonopy(unit, matrix, primitive_matrix=transform, symprec=SYMPREC_ANGSTROM)
+    crystal = len(phonon.primitive_symmetry.pointgroup_operations)
+    repeated = len(phonon.symmetry.pointgroup_operations)
+    if crystal != repeated:
+        raise InputError(
+            f"supercell is {matrix.tolist()}, which has {repeated} point symmetries where the "
+            f"primitive cell has {crystal}: sums over symmetric wave vectors would be wrong. Use "
+            "equal repeats along equivalent cell vectors, or leave --supercell out."
+        )
+    return phonon
 
 
 def to_ase(cell: PhonopyAtoms, pbc: Sequence[bool] | bool = True) -> Atoms:
@@ -208,6 +218,22 @@ def to_ase(cell: PhonopyAtoms, pbc: Sequence[bool] | bool = True) -> Atoms:
     )
 
 
+def phonopy_like(phonon: Phonopy, atoms: Atoms) -> Phonopy:
+    """Object of phonopy for the atoms of ``phonon`` in another geometry, cut up in the same way.
+
+    Args:
+        phonon: from ``build_phonopy``.
+        atoms: in the order of the unit cell of ``phonon``, in its box.
+    """
+    unit = PhonopyAtoms(
+        symbols=atoms.get_chemical_symbols(),
+        cell=atoms.cell.array,
+        scaled_positions=atoms.get_scaled_positions(),
+        masses=phonon.unitcell.masses,
+    )
+    return _matched(unit, phonon.supercell_matrix, phonon.primitive_matrix)
+
+
 def force_constants(
     engine: Engine,
     atoms: Atoms,
@@ -215,31 +241,53 @@ def force_constants(
     displacement_angstrom: float = DISPLACEMENT_ANGSTROM,
     full: bool = False,
 ) -> ForceConstants:
+    """Force constants of one crystal: see ``force_constants_together``."""
+    return force_constants_together(engine, [atoms], [phonon], [displacement_angstrom], full)[0]
+
+
+def force_constants_together(
+    engine: Engine,
+    structures: Sequence[Atoms],
+    phonons: Sequence[Phonopy],
+    displacements_angstrom: Sequence[float],
+    full: bool = False,
+) -> tuple[ForceConstants, ...]:
     """Displace, evaluate all displaced supercells in one call, solve for the force constants.
 
     Args:
         engine: evaluates all structures at once.
-        atoms: what ``phonon`` was built from; its pbc hold for the supercells.
-        phonon: from ``build_phonopy``; filled in place.
-        displacement_angstrom: length of the displacements, Å.
+        structures: what each of ``phonons`` was built from; their pbc hold for the supercells.
+        phonons: from ``build_phonopy``; filled in place.
+        displacements_angstrom: length of the displacements of each, Å.
         full: keep the rows of all supercell atoms, not of the primitive cell alone.
 
     Raises:
         InputError: a displacement out of its range, or an element unknown to the engine.
         EvaluationError: forces that are not finite.
     """
-    sensible = 0 < displacement_angstrom <= 0.2
-    require(sensible, "displacement", displacement_angstrom, "above 0 and at most 0.2 (Å)")
-    phonon.generate_displacements(distance=displacement_angstrom)
-    displaced = [to_ase(cell, atoms.pbc) for cell in phonon.supercells_with_displacements]
-    forces = np.array(engine.evaluate(displaced).forces)
+    displaced: list[list[Atoms]] = []
+    for atoms, phonon, length in zip(structures, phonons, displacements_angstrom, strict=True):
+        require(0 < length <= 0.2, "displacement", length, "above 0 and at most 0.2 (Å)")
+        phonon.generate_displacements(distance=length)
+        cells = phonon.supercells_with_displacements
+        displaced.append([to_ase(cell, atoms.pbc) for cell in cells])
+    forces = list(engine.evaluate([atoms for group in displaced for atoms in group]).forces)
     for index, values in enumerate(forces):
         if not np.isfinite(values).all():
             raise EvaluationError(
                 f"displaced supercell {index} of {len(forces)}: forces are not finite. Check the "
                 "structure for overlapping atoms or a wrong length unit."
             )
-    phonon.forces = forces
+    ends = np.cumsum([len(group) for group in displaced])
+    done = []
+    for atoms, phonon, group, end in zip(structures, phonons, displaced, ends, strict=True):
+        phonon.forces = np.array(forces[end - len(group) : end])
+        done.append(_solve(atoms, phonon, full))
+    return tuple(done)
+
+
+def _solve(atoms: Atoms, phonon: Phonopy, full: bool) -> ForceConstants:
+    """Force constants from the forces that ``phonon`` holds."""
     phonon.produce_force_constants(calculate_full_force_constants=full)
     drift = float(np.abs(phonon.force_constants.sum(axis=1)).max())
     phonon.symmetrize_force_constants(level=SYMMETRISE_LEVEL)
@@ -248,7 +296,7 @@ def force_constants(
     return ForceConstants(
         phonon=phonon,
         periodic=periodic,
-        n_displacements=len(displaced),
+        n_displacements=len(phonon.forces),
         model_calls=1,
         drift_eV_per_A2=drift,
         reach_angstrom=reach,

@@ -10,9 +10,10 @@ from ase.units import _hplanck, _Nav, kB
 from matplotlib.image import imread
 
 from nemp_sim.phonon_files import FILES, publishing, write_phonopy_files
+from nemp_sim.phonon_imaginary import ZERO_THZ
 from nemp_sim.phonon_plots import bands_and_dos, save_both, thermal_properties
 from nemp_sim.phonon_report import phonon_report
-from nemp_sim.phonon_spectra import ZERO_THZ, mesh_numbers
+from nemp_sim.phonon_spectra import mesh_numbers
 from nemp_sim.phonons import (
     remarks,
 )

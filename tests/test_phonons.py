@@ -199,11 +199,6 @@ def test_vacuum_is_not_repeated():
         build_phonopy(slab_of_copper(), (2, 2, 2))
 
 
-def test_molecules_are_refused():
-    with pytest.raises(InputError, match="repeats along no cell vector .* ase.vibrations"):
-        build_phonopy(Atoms("CO", [[0, 0, 0], [0, 0, 1.1]]))
-
-
 @pytest.mark.parametrize("displacement", [0.0, -0.01, 0.5])
 def test_bad_displacements_are_refused(displacement):
     atoms = bulk("Cu", a=3.59)
