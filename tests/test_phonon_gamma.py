@@ -51,7 +51,7 @@ def test_molecules_have_the_modes_of_ase(name, pbc, tmp_path):
     assert modes.n_rigid == (5 if name == "N2" else 6)
     assert len(modes.frequencies_THz) + modes.n_rigid == 3 * len(atoms)
     np.testing.assert_allclose(modes.wavenumbers_per_cm * invcm, wanted, rtol=2e-3, atol=1e-4)
-    assert modes.rigid_THz < 0.3 < modes.frequencies_THz.min()
+    assert modes.rigid_THz < 0.6 < modes.frequencies_THz.min()
     assert modes.zero_point_eV == pytest.approx(wanted.sum() / 2, rel=2e-3)
     assert modes.n_imaginary == 0
 
@@ -118,10 +118,9 @@ def test_groups_of_a_slab(oxygen):
     assert groups == {"adsorbate": [3], "layer 1": [2], "layer 2": [1], "layer 3": [0]}
     assert adsorbate_atoms(slab[:3]) == [] and "adsorbate" not in groups_of_slab(slab[:3], [])
     projected = projected_on(found, groups)
-    frequencies = found.dos.frequencies_THz
-    for values in projected.values():
-        assert np.trapezoid(values, frequencies) == pytest.approx(3, abs=0.3)  # coarse mesh
     np.testing.assert_allclose(sum(projected.values()), sum(found.dos.projected.values()))
+    layers = sum(projected[f"layer {i}"] for i in (1, 2, 3))
+    np.testing.assert_allclose(layers, found.dos.projected["Cu"])
     np.testing.assert_allclose(projected["adsorbate"], found.dos.projected["O"])
 
 
