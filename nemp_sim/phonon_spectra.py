@@ -164,7 +164,7 @@ def spectra(
     projected = phonon.run_projected_dos()
     frequencies = projected.frequency_points
     imaginary = imaginary_modes(constants, raw_bands, full, bands.points)
-    reduced = phonon.run_mesh(numbers, is_gamma_center=True)
+    reduced = phonon.run_mesh(numbers, is_gamma_center=True, with_group_velocities=True)
     total = phonon.run_total_dos(
         freq_min=frequencies[0],
         freq_max=frequencies[-1],
@@ -223,6 +223,7 @@ def band_structure(phonon: Phonopy, periodic: Sequence[bool]) -> tuple[BandStruc
     raw = phonon.run_band_structure(
         segments,
         with_eigenvectors=True,
+        with_group_velocities=True,
         path_connections=joined,
         labels=[_pretty(name).replace("Γ", r"$\Gamma$") for name in labels],  # as phonopy's own
     )
