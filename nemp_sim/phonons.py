@@ -189,24 +189,47 @@ def build_phonopy(
         scaled_positions=cell.get_scaled_positions(),
         masses=cell.get_masses(),
     )
-    transform: str | np.ndarray = "P"
+    transform = np.eye(3)
     if primitive == "auto":
         transform = guess_primitive_matrix(unit, symprec=SYMPREC_ANGSTROM)
-    return _matched(unit, matrix, transform)
+    phonon = _unchecked(unit, matrix, transform)
+    if supercell is None and periodic.all() and not _keeps_symmetry(phonon):
+        matrix = _even_supercell(cell.cell.array, transform, radius_angstrom)
+        phonon = _unchecked(unit, matrix, transform)
+    return _checked(phonon)
 
 
-def _matched(unit: PhonopyAtoms, matrix: np.ndarray, transform: str | np.ndarray) -> Phonopy:
-    """Phonopy's object, refused where its supercell has another symmetry than the crystal."""
+def _even_supercell(cell: np.ndarray, transform: np.ndarray, radius_angstrom: float) -> np.ndarray:
+    """As many repeats of the primitive lattice along every vector, which any symmetry keeps."""
+    n = 1
+    while True:
+        matrix = n * transform
+        whole = np.abs(matrix - np.rint(matrix)).max() < 1e-6
+        if whole and half_shortest_vector(matrix.T @ cell, [True] * 3) >= radius_angstrom:
+            return np.rint(matrix).astype(int)
+        n += 1
+
+
+def _unchecked(unit: PhonopyAtoms, matrix: np.ndarray, transform: np.ndarray) -> Phonopy:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*symmetries of supercell and primitive")
-        phonon = Phonopy(unit, matrix, primitive_matrix=transform, symprec=SYMPREC_ANGSTROM)
-    crystal = len(phonon.primitive_symmetry.pointgroup_operations)
-    repeated = len(phonon.symmetry.pointgroup_operations)
-    if crystal != repeated:
+        return Phonopy(unit, matrix, primitive_matrix=transform, symprec=SYMPREC_ANGSTROM)
+
+
+def _keeps_symmetry(phonon: Phonopy) -> bool:
+    crystal, repeated = phonon.primitive_symmetry, phonon.symmetry
+    return len(crystal.pointgroup_operations) == len(repeated.pointgroup_operations)
+
+
+def _checked(phonon: Phonopy) -> Phonopy:
+    """``phonon``, refused where its supercell has another symmetry than the crystal."""
+    if not _keeps_symmetry(phonon):
         raise InputError(
-            f"supercell is {matrix.tolist()}, which has {repeated} point symmetries where the "
-            f"primitive cell has {crystal}: sums over symmetric wave vectors would be wrong. Use "
-            "equal repeats along equivalent cell vectors, or leave --supercell out."
+            f"supercell is {phonon.supercell_matrix.tolist()}, which has "
+            f"{len(phonon.symmetry.pointgroup_operations)} point symmetries where the primitive "
+            f"cell has {len(phonon.primitive_symmetry.pointgroup_operations)}: sums over symmetric "
+            "wave vectors would be wrong. Use equal repeats along equivalent vectors, or leave "
+            "--supercell out."
         )
     return phonon
 
@@ -231,7 +254,7 @@ def phonopy_like(phonon: Phonopy, atoms: Atoms) -> Phonopy:
         scaled_positions=atoms.get_scaled_positions(),
         masses=phonon.unitcell.masses,
     )
-    return _matched(unit, phonon.supercell_matrix, phonon.primitive_matrix)
+    return _checked(_unchecked(unit, phonon.supercell_matrix, phonon.primitive_matrix))
 
 
 def force_constants(

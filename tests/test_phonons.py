@@ -220,3 +220,8 @@ def test_forces_that_are_not_finite_are_refused():
     atoms = bulk("Cu", a=3.59)
     with pytest.raises(EvaluationError, match="displaced supercell 0 of 1: forces are not finite"):
         force_constants(Broken(), atoms, build_phonopy(atoms, (2, 2, 2)))
+
+
+def test_supercells_that_break_the_symmetry_are_refused():
+    with pytest.raises(InputError, match="16 point symmetries where the primitive cell has 48"):
+        build_phonopy(bulk("Cu", a=3.59, cubic=True), (3, 2, 2))
