@@ -106,7 +106,7 @@ def sweep(
     atoms: Atoms,
     lengths_angstrom: Sequence[float] = LENGTHS_ANGSTROM,
     radii_angstrom: Sequence[float] = RADII_ANGSTROM,
-    tolerance_THz: float = TOLERANCE_THZ,  # noqa: N803 (a unit in a name)
+    tolerance_THz: float = TOLERANCE_THZ,
     primitive: str | None = None,
 ) -> Convergence:
     """Try every supercell with every length of displacements in one call.

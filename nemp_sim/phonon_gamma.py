@@ -52,7 +52,7 @@ class GammaModes:
         return int((self.frequencies_THz < -ZERO_THZ).sum())
 
     @property
-    def zero_point_eV(self) -> float:  # noqa: N802 (a unit in a name)
+    def zero_point_eV(self) -> float:
         """Half the sum of the energies of the real modes, eV."""
         real = self.frequencies_THz > ZERO_THZ
         return float(self.frequencies_THz[real].sum() * get_physical_units().THzToEv / 2)

@@ -305,13 +305,13 @@ def force_constants_together(
     done = []
     for atoms, phonon, group, end in zip(structures, phonons, displaced, ends, strict=True):
         phonon.forces = np.array(forces[end - len(group) : end])
-        done.append(_solve(atoms, phonon, full))
+        phonon.produce_force_constants(calculate_full_force_constants=full)
+        done.append(solved(atoms, phonon))
     return tuple(done)
 
 
-def _solve(atoms: Atoms, phonon: Phonopy, full: bool) -> ForceConstants:
-    """Force constants from the forces that ``phonon`` holds."""
-    phonon.produce_force_constants(calculate_full_force_constants=full)
+def solved(atoms: Atoms, phonon: Phonopy) -> ForceConstants:
+    """The force constants that ``phonon`` holds, made to obey the sum rules."""
     drift = float(np.abs(phonon.force_constants.sum(axis=1)).max())
     phonon.symmetrize_force_constants(level=SYMMETRISE_LEVEL)
     periodic = periodic_axes(atoms)
