@@ -156,7 +156,7 @@ def test_a_crystal_that_falls_apart_is_refused():
 
 
 def test_too_few_frames_are_refused():
-    """A slab of low symmetry, and as many forces as there are constants, with noise."""
+    """Noise on a slab without symmetry."""
     slab = fcc111("Cu", (2, 2, 2), a=3.59, vacuum=6.0)
     slab.rattle(0.05, seed=1)
     base = force_constants(EMTEngine(), slab, build_phonopy(slab, (1, 1, 1)))
