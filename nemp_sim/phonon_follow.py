@@ -9,7 +9,8 @@ with the phase φ that makes the displacements longest. The energies of many amp
 signs are one batched call; the lowest is where a relaxation starts.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
@@ -18,14 +19,32 @@ from ase.spacegroup.symmetrize import check_symmetry, refine_symmetry
 from phonopy import Phonopy
 from phonopy.harmonic.dynmat_to_fc import get_commensurate_points
 
-from nemp_sim.errors import EvaluationError
+from nemp_sim.errors import EvaluationError, InputError
+from nemp_sim.minimum import StressEngine
 from nemp_sim.phonon_imaginary import ZERO_THZ, ImaginaryMode
-from nemp_sim.phonons import ForceConstants, to_ase
+from nemp_sim.phonon_minimum import Limits, to_minimum
+from nemp_sim.phonons import ForceConstants, build_phonopy, force_constants, to_ase
 from nemp_sim.relax import Engine
 
 AMPLITUDES_ANGSTROM = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7)
 LARGEST_REPEAT = 12
+MOST_ROUNDS = 5
 SAME_ANGSTROM = 0.02  # a relaxed structure nearer to a symmetry than this is given it
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Where following softest modes again and again ended.
+
+    Attributes:
+        atoms: at their minimum.
+        constants: their force constants.
+        notes: what was done.
+    """
+
+    atoms: Atoms
+    constants: ForceConstants
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -153,3 +172,61 @@ def symmetrised(atoms: Atoms) -> Atoms:
     if check_symmetry(copy, symprec=SAME_ANGSTROM) is not None:
         refine_symmetry(copy, symprec=SAME_ANGSTROM)
     return copy
+
+
+def descend(
+    engine: StressEngine,
+    atoms: Atoms,
+    constants: ForceConstants,
+    limits: Limits,
+    displacement_angstrom: float,
+    say: Callable[[str], None] = lambda text: None,
+) -> Descent:
+    """Follow the softest mode, relax, compute force constants, until no mode is imaginary.
+
+    Supercells reach as far as that of ``constants``.
+
+    Args:
+        engine: evaluates structures.
+        atoms: crystal or slab at a stationary point.
+        constants: its force constants.
+        limits: of the relaxations.
+        displacement_angstrom: of the displaced atoms.
+        say: called with what is being done.
+
+    Raises:
+        InputError: a molecule, or a relaxation that does not end.
+        EvaluationError: a mode along which the energy does not fall.
+    """
+    if not constants.periodic.any():
+        raise InputError(
+            "follow_imaginary is for crystals and slabs, but the structure is a molecule. Leave "
+            "--follow-imaginary out."
+        )
+    notes, reach = [], constants.reach_angstrom - 1e-6
+    for number in range(1, MOST_ROUNDS + 1):
+        followed = along_softest(engine, atoms, constants)
+        if followed is None:
+            break
+        say(f"round {number}: {followed}")
+        before = atoms.get_potential_energy() / len(atoms)
+        atoms = _relaxed(engine, followed.atoms, limits)
+        after = atoms.get_potential_energy() / len(atoms)
+        notes.append(
+            f"Round {number}: {followed}; relaxed to {1e3 * (before - after):.2f} meV/atom below."
+        )
+        phonon = build_phonopy(atoms, radius_angstrom=reach)
+        constants = force_constants(engine, atoms, phonon, displacement_angstrom)
+    if not notes:
+        notes.append("No mode to follow: all are real at the wave vectors that fit.")
+    return Descent(atoms, constants, tuple(notes))
+
+
+def _relaxed(engine: StressEngine, atoms: Atoms, limits: Limits) -> Atoms:
+    """Relaxed and, where that leaves it at a minimum, moved onto its symmetry."""
+    relaxed = to_minimum(engine, atoms, limits).atoms
+    as_it_is = replace(limits, relax="none")
+    try:
+        return to_minimum(engine, symmetrised(relaxed), as_it_is).atoms
+    except InputError:  # the symmetric structure is a saddle beside this minimum
+        return relaxed

@@ -38,7 +38,7 @@ def bands_and_dos(spectra: Spectra, title: str = "") -> Figure:
     right = figure.add_subplot(grid[1], sharey=left)
     for axes in (left, right):
         style_axes(axes)
-    _draw_bands(left, spectra.bands)
+    draw_bands(left, spectra.bands)
     _draw_dos(right, spectra.dos)
     lowest = min(f.min() for f in spectra.bands.frequencies_THz)
     lowest = min(lowest, spectra.imaginary[0].frequency_THz if spectra.imaginary else 0.0)
@@ -56,7 +56,8 @@ def bands_and_dos(spectra: Spectra, title: str = "") -> Figure:
     return figure
 
 
-def _draw_bands(axes: Axes, bands: Bands) -> None:
+def draw_bands(axes: Axes, bands: Bands) -> None:
+    """Frequencies (THz) along the path, imaginary ones in red, with the names of the points."""
     for distance, frequencies in zip(bands.distances, bands.frequencies_THz, strict=True):
         axes.plot(distance, frequencies, color=BLUE, linewidth=1.2)
         imaginary = np.where(frequencies < -ZERO_THZ, frequencies, np.nan)

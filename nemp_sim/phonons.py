@@ -342,6 +342,27 @@ def _edge_ratio(phonon: Phonopy, periodic: np.ndarray, reach_angstrom: float) ->
     return float(edge.max() / size.max()) if edge.size else 0.0
 
 
+def refuse_small(phonon: Phonopy, atoms: Atoms, cutoff_angstrom: float | None) -> None:
+    """Refuse a supercell in which an atom meets periodic images of another within the cutoff.
+
+    Args:
+        phonon: from ``build_phonopy``.
+        atoms: what it was built from.
+        cutoff_angstrom: of the potential; None: not known, nothing is refused.
+
+    Raises:
+        InputError: half the shortest lattice vector is less than the cutoff.
+    """
+    reach = half_shortest_vector(phonon.supercell.cell, periodic_axes(atoms))
+    if cutoff_angstrom is not None and reach < cutoff_angstrom:
+        raise InputError(
+            f"the supercell is too small: half its shortest lattice vector is {reach:.2f} Å, less "
+            f"than the cutoff of the potential, {cutoff_angstrom} Å, so force constants of "
+            "different images add up. Give a larger --supercell or --radius, or allow it with "
+            "--small-supercell: only wave vectors that fit into the supercell are exact then."
+        )
+
+
 def remarks(constants: ForceConstants, cutoff_angstrom: float | None) -> list[str]:
     """What a reader must know of the supercell, in sentences."""
     found = []
