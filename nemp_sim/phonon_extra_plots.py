@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter, NullLocator
 
 from nemp_sim.phonon_anharmonic import VelocitySpectrum
 from nemp_sim.phonon_convergence import Convergence
@@ -86,7 +87,7 @@ def gruneisen_parameters(found: Gruneisen, title: str = "") -> Figure:
     left.set_xlim(left=0)
     _label(left, "Frequency (THz)", "Grüneisen parameter of a mode")
     left.set_title(title, fontsize=FONT_POINTS)
-    kelvin = np.arange(10.0, 1001.0, 10.0)
+    kelvin = np.arange(50.0, 1001.0, 10.0)  # below, the mesh holds too few modes
     right.plot(kelvin, [found.mean(t) for t in kelvin], color=BLUE, linewidth=1.5)
     right.set_xlim(0, 1000)
     _label(right, "Temperature (K)", "Mean Grüneisen parameter")
@@ -151,7 +152,10 @@ def convergence(found: Convergence, title: str = "") -> Figure:
     ticks = [t.displacement_angstrom for t in lengths]
     right.set_xticks(ticks, [f"{x:g}" for x in ticks])
     for each in (left, right):
-        each.minorticks_off()
+        each.xaxis.set_minor_locator(NullLocator())
+        each.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        each.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+        each.yaxis.set_minor_formatter(NullFormatter())
     left.set_title(title, fontsize=FONT_POINTS)
     right.set_title(f"against {against}", fontsize=FONT_POINTS)
     return figure
