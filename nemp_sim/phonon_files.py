@@ -1,5 +1,6 @@
 """Phonons in the files that phonopy's own tools and its friends read."""
 
+import json
 import os
 import shutil
 import tempfile
@@ -30,7 +31,8 @@ FILES = FORCE_FILES | {
 def publishing(directory: Path) -> Iterator[Path]:
     """Yield a temporary directory; its files move to ``directory`` when the block succeeds.
 
-    Nothing is left, and ``directory`` is as it was, when the block fails.
+    Files of an older report there that the new run does not write are removed, so that results of
+    two runs never mix. Nothing is left, and ``directory`` is as it was, when the block fails.
     """
     made = [p for p in (directory.parent, *directory.parent.parents) if not p.exists()]
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -39,14 +41,28 @@ def publishing(directory: Path) -> Iterator[Path]:
     try:
         yield temporary
         directory.mkdir(exist_ok=True)
-        for path in sorted(temporary.iterdir()):
+        written = sorted(temporary.iterdir())
+        outdated = _reported(directory) - {path.name for path in written}
+        for path in written:
             os.replace(path, directory / path.name)
+        for name in outdated:
+            (directory / name).unlink(missing_ok=True)
         complete = True
     finally:
         shutil.rmtree(temporary)
         for parent in made if not complete else ():
             if not any(parent.iterdir()):
                 parent.rmdir()
+
+
+def _reported(directory: Path) -> set[str]:
+    """Files that the report in a directory names, with the PDF of every PNG."""
+    try:
+        report = json.loads((directory / "report.json").read_text(encoding="utf-8"))
+        names = {Path(name).name for name in report["files"]}
+    except (OSError, ValueError, TypeError, KeyError):
+        return set()
+    return names | {str(Path(name).with_suffix(".pdf")) for name in names if name.endswith(".png")}
 
 
 def write_force_files(constants: ForceConstants, directory: Path) -> None:

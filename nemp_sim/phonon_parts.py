@@ -156,6 +156,7 @@ def qha_part(found: QuasiHarmonic, n_atoms: int) -> Part:
         ("qha_expansion_300K_per_MK", f"Linear expansion {kelvin}", 1e6 * expansion, "10⁻⁶/K"),
         ("static_bulk_modulus_GPa", "Bulk modulus, static", found.static_bulk_modulus_GPa, "GPa"),
         ("qha_bulk_modulus_300K_GPa", f"Bulk modulus {kelvin}", found.bulk_modulus_GPa[at], "GPa"),
+        ("qha_misfit_meV", "Misfit of the equation of state, static", found.misfit_meV, "meV"),
         ("qha_cp_300K_J_per_K_mol", f"Heat capacity C_p {kelvin}", heat, "J/(K mol)"),
     )
     return Part(

@@ -12,7 +12,7 @@ from nemp_sim.phonons import ForceConstants, force_constants, phonopy_like, to_a
 from nemp_sim.potential import Potential
 from nemp_sim.report import Quantity
 
-UNCERTAIN_EV_PER_A = 0.3  # a predicted error of forces above this at a minimum is worth a warning
+UNCERTAIN_EV_PER_A = 0.5  # a predicted error of forces above this at a minimum is worth a warning
 
 
 @dataclass(frozen=True)

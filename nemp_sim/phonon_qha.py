@@ -17,7 +17,9 @@ from phonopy import QHAResult, run_qha
 from phonopy.physical_units import get_physical_units
 from phonopy.qha import output
 from phonopy.qha.core import BulkModulus
+from phonopy.qha.eos import get_eos
 
+from nemp_sim.accuracy import rms
 from nemp_sim.config import require
 from nemp_sim.errors import EvaluationError
 from nemp_sim.phonon_imaginary import ZERO_THZ
@@ -50,6 +52,8 @@ class QuasiHarmonic:
         gruneisen: (t,) thermodynamic Grüneisen parameter; not a number at 0 K.
         static_volume_A3: minimum of the static energy alone.
         static_bulk_modulus_GPa: there.
+        misfit_meV: root mean square by which the equation of state misses the static energies of
+            the primitive cell; kT is 26 meV at 300 K.
         dropped_K: lowest temperature whose volume is out of range, or None.
         raw: phonopy's result.
     """
@@ -62,6 +66,7 @@ class QuasiHarmonic:
     gruneisen: np.ndarray
     static_volume_A3: float
     static_bulk_modulus_GPa: float
+    misfit_meV: float
     dropped_K: float | None
     raw: QHAResult
 
@@ -110,6 +115,7 @@ def quasi_harmonic(
         raw = _run(volumes, mesh, kelvin[: count + 1])
     units = get_physical_units()
     static = BulkModulus(volumes.volumes_A3, volumes.energies_eV, eos=EQUATION_OF_STATE)
+    curve = get_eos(EQUATION_OF_STATE)(volumes.volumes_A3, np.array(static.get_parameters()))
     heat = raw.heat_capacity_P.heat_capacities
     return QuasiHarmonic(
         temperatures_K=np.array(raw.temperatures),
@@ -120,6 +126,7 @@ def quasi_harmonic(
         gruneisen=np.where(raw.temperatures > 0, raw.gruneisen_parameters, np.nan),
         static_volume_A3=float(static.equilibrium_volume),
         static_bulk_modulus_GPa=float(static.bulk_modulus) * units.EVAngstromToGPa,
+        misfit_meV=1e3 * rms(curve - volumes.energies_eV),
         dropped_K=dropped,
         raw=raw,
     )

@@ -24,7 +24,8 @@ class SpeedsOfSound:
     Attributes:
         label: end of the direction that starts at Γ.
         q: (3,) that end, in the reciprocal vectors of the primitive cell.
-        km_per_s: (3,) ascending: along axes of symmetry the highest is longitudinal.
+        km_per_s: (3,) ascending: along axes of symmetry the highest is longitudinal. Not a number
+            (last) for a branch that is imaginary next to Γ.
     """
 
     label: str
@@ -33,7 +34,8 @@ class SpeedsOfSound:
 
     def __str__(self) -> str:
         """For reports."""
-        return f"Γ–{self.label} " + " ".join(f"{speed:.2f}" for speed in self.km_per_s)
+        words = ["imaginary" if np.isnan(v) else f"{v:.2f}" for v in self.km_per_s]
+        return f"Γ–{self.label} " + " ".join(words)
 
 
 def speeds_of_sound(constants: ForceConstants, found: Spectra) -> tuple[SpeedsOfSound, ...]:
@@ -54,8 +56,9 @@ def speeds_of_sound(constants: ForceConstants, found: Spectra) -> tuple[SpeedsOf
             result = constants.phonon.run_qpoints(
                 [NEAR_GAMMA * np.asarray(end)], with_group_velocities=True
             )
-            acoustic = np.linalg.norm(result.group_velocities[0][:3], axis=1)
-            speeds = SpeedsOfSound(point.label, point.q, np.sort(acoustic) * KM_PER_S)
+            acoustic = np.linalg.norm(result.group_velocities[0][:3], axis=1) * KM_PER_S
+            acoustic[result.frequencies[0][:3] <= 0] = np.nan
+            speeds = SpeedsOfSound(point.label, point.q, np.sort(acoustic))
             reached.setdefault(point.label, speeds)
     return tuple(reached.values())
 

@@ -67,3 +67,10 @@ def test_speeds_of_modes(copper):
 def test_slabs_have_no_speed_of_sound():
     slab = fcc111("Cu", (1, 1, 2), a=A_CU, vacuum=6.0)
     assert speeds_of_sound(*make(slab, (2, 2, 1), (3, 3, 1))) == ()
+
+
+def test_imaginary_branches_have_no_speed():
+    speeds = speeds_of_sound(*make(bulk("Cu", "bcc", a=2.86), (4, 4, 4), (4, 4, 4)))
+    towards_n = next(s for s in speeds if s.label == "N")
+    assert np.isnan(towards_n.km_per_s).tolist() == [False, False, True]
+    assert str(towards_n).endswith("imaginary")

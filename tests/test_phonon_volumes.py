@@ -67,6 +67,7 @@ def test_bulk_modulus_is_that_of_the_stress(qha):
     want = -(pressures[1] - pressures[0]) / 0.002
     assert qha.static_bulk_modulus_GPa == pytest.approx(want, rel=0.02)
     assert np.all(np.diff(qha.bulk_modulus_GPa) < 0)
+    assert 0 < qha.misfit_meV < 1
 
 
 def test_frequencies_give_the_mode_parameters(volumes):

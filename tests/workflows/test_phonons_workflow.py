@@ -133,9 +133,13 @@ def test_nothing_is_half_written_after_an_error(settings, monkeypatch):
     assert not job.out.exists()
 
 
-def test_an_older_result_survives_an_error(settings):
+def test_an_older_result_is_replaced_and_survives_an_error(settings):
     job = settings()
-    directory = run(job, StressEMT()).directory
+    directory = run(replace(job, gruneisen=True), StressEMT()).directory
+    (directory / "mine.txt").touch()
+    assert (directory / "gruneisen.pdf").exists()
+    assert run(job, StressEMT()).directory == directory
+    assert {p.name for p in directory.iterdir()} == WRITTEN | {"mine.txt"}
     before = (directory / "report.json").read_bytes()
     with pytest.raises(EvaluationError):
         run(job, FailsWhenDisplaced())
