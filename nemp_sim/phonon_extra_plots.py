@@ -11,13 +11,14 @@ from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter, Nul
 from nemp_sim.phonon_anharmonic import VelocitySpectrum
 from nemp_sim.phonon_convergence import Convergence
 from nemp_sim.phonon_gruneisen import Gruneisen
-from nemp_sim.phonon_plots import ELEMENT_COLOURS, draw_bands
+from nemp_sim.phonon_plots import draw_bands
 from nemp_sim.phonon_qha import QuasiHarmonic
 from nemp_sim.phonon_spectra import Bands, Spectra
 from nemp_sim.plots import BLACK, BLUE, FONT_POINTS, GREY, VERMILLION, new_figure, style_axes
 
 SMALL_POINTS = FONT_POINTS - 1.5
 DASHES = (0, (4, 3))
+LAYER_COLOURS = (BLACK, BLUE, "#009E73", "#CC79A7", "#E69F00", GREY)  # Okabe and Ito
 
 
 def _panels(rows: int, columns: int, size_inch: tuple[float, float]) -> tuple[Figure, list[Axes]]:
@@ -53,17 +54,17 @@ def slab_density(
         values = groups["adsorbate"]
         axes[0].fill_between(frequencies, values, color=VERMILLION, alpha=0.25, linewidth=0)
         axes[0].plot(frequencies, values, color=VERMILLION, linewidth=1.2, label=symbol)
-        axes[0].sharex(axes[1])
     for index, (name, values) in enumerate(layers.items()):
         place = " (surface)" if index == 0 else ""
-        colour = ELEMENT_COLOURS[index % len(ELEMENT_COLOURS)] if index else BLACK
+        colour = LAYER_COLOURS[index % len(LAYER_COLOURS)]
         axes[-1].plot(frequencies, values, color=colour, linewidth=1.2, label=name + place)
-    for each in axes:
+    shown = [groups["adsorbate"]] * above + [np.sum(list(layers.values()), axis=0)]
+    for each, density in zip(axes, shown, strict=True):
+        seen = frequencies[density > 2e-3 * density.max()]
+        each.set_xlim(min(0.0, seen[0]), 1.02 * seen[-1])
         each.set_ylim(bottom=0)
         each.legend(fontsize=SMALL_POINTS, frameon=False)
-        each.set_ylabel("DOS (1/THz)", fontsize=FONT_POINTS)
-    axes[-1].set_xlim(min(0.0, frequencies[0]), frequencies[-1])
-    axes[-1].set_xlabel("Frequency (THz)", fontsize=FONT_POINTS)
+        _label(each, "Frequency (THz)", "DOS (1/THz)")
     axes[0].set_title(title, fontsize=FONT_POINTS)
     return figure
 
