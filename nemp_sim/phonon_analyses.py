@@ -37,7 +37,7 @@ from nemp_sim.phonon_spectra import Spectra, band_structure
 from nemp_sim.phonon_surface import adsorbate_atoms, groups_of_slab, projected_on
 from nemp_sim.phonon_velocity import speeds_of_modes, speeds_of_sound
 from nemp_sim.phonon_volumes import at_volumes
-from nemp_sim.phonons import DISPLACEMENT_ANGSTROM, ForceConstants, to_ase
+from nemp_sim.phonons import DISPLACEMENT_ANGSTROM, ForceConstants, fitting_qpoints, to_ase
 from nemp_sim.relax import Engine
 
 
@@ -271,9 +271,9 @@ def _dynamics(
     effective = effective_constants(constants, dynamics)
     results |= {"dynamics": dynamics, "spectrum": spectrum, "effective": effective}
     _, bands = band_structure(effective.constants.phonon, constants.periodic)
-    mesh = found.raw.mesh
-    weights = np.broadcast_to(mesh.weights[:, None], mesh.frequencies.shape)
-    mean = float(np.average(np.maximum(mesh.frequencies, 0.0), weights=weights))
+    phonon = constants.phonon
+    modes = np.maximum(phonon.run_qpoints(fitting_qpoints(phonon)).frequencies, 0.0)
+    mean = float(modes.sum() / (modes.size - 3))
     figure = plots.dynamics(found, bands, spectrum, dynamics.temperature_K, crystal.title)
     figures = {"dynamics.png": (figure, "harmonic bands and DOS beside those of the dynamics")}
     return [drawn(dynamics_part(dynamics, spectrum, effective, mean), figures)]

@@ -60,7 +60,7 @@ def velocity_spectrum(
     length = min(steps, round(1.5 * rate / resolution_THz))  # a Hann window is 1.5 bins wide
     weighted = dynamics.velocities * np.sqrt(dynamics.supercell.get_masses())[:, None]
     frequencies, power = welch(
-        weighted, fs=rate, window="hann", nperseg=length, detrend=False, axis=0
+        weighted, fs=rate, nperseg=length, nfft=4 * length, detrend=False, axis=0
     )
     by_atom = power.sum(axis=(1, 3))  # (m, N)
     modes = 3 * n_atoms / n_cells

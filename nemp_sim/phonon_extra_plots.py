@@ -154,7 +154,8 @@ def convergence(found: Convergence, title: str = "") -> Figure:
     right.set_xticks(ticks, [f"{x:g}" for x in ticks])
     for each in (left, right):
         each.xaxis.set_minor_locator(NullLocator())
-        each.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        low, high = each.get_ylim()
+        each.yaxis.set_major_locator(LogLocator(subs=(1.0,) if high > 300 * low else (1, 2, 5)))
         each.yaxis.set_major_formatter(FormatStrFormatter("%g"))
         each.yaxis.set_minor_formatter(NullFormatter())
     left.set_title(title, fontsize=FONT_POINTS)
@@ -193,7 +194,7 @@ def dynamics(
     )
     right.legend(fontsize=SMALL_POINTS, frameon=False)
     weight = np.cumsum(spectrum.total) / spectrum.total.sum()
-    highest = spectrum.frequencies_THz[int(np.searchsorted(weight, 0.999))]
+    highest = spectrum.frequencies_THz[int(np.searchsorted(weight, 0.99))]
     lowest = min(f.min() for f in (*found.bands.frequencies_THz, *effective.frequencies_THz))
     left.set_ylim(min(0.0, 1.1 * lowest), 1.08 * max(highest, found.max_THz))
     right.set_xlim(left=0)

@@ -17,13 +17,12 @@ import numpy as np
 from ase import Atoms
 from ase.spacegroup.symmetrize import check_symmetry, refine_symmetry
 from phonopy import Phonopy
-from phonopy.harmonic.dynmat_to_fc import get_commensurate_points
 
 from nemp_sim.errors import EvaluationError, InputError
 from nemp_sim.minimum import StressEngine
 from nemp_sim.phonon_imaginary import ZERO_THZ, ImaginaryMode
 from nemp_sim.phonon_minimum import Limits, to_minimum
-from nemp_sim.phonons import ForceConstants, build_phonopy, force_constants, to_ase
+from nemp_sim.phonons import ForceConstants, build_phonopy, fitting_qpoints, force_constants, to_ase
 from nemp_sim.relax import Engine
 
 AMPLITUDES_ANGSTROM = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7)
@@ -77,8 +76,7 @@ class Followed:
 def softest_mode(constants: ForceConstants) -> ImaginaryMode | None:
     """The most unstable mode at wave vectors that fit into the supercell; None: all are real."""
     phonon = constants.phonon
-    ratio = np.linalg.inv(phonon.primitive_matrix) @ phonon.supercell_matrix
-    fitting = get_commensurate_points(np.rint(ratio).astype(int))
+    fitting = fitting_qpoints(phonon)
     found = phonon.run_qpoints(fitting, with_eigenvectors=True)
     index, band = np.unravel_index(found.frequencies.argmin(), found.frequencies.shape)
     frequency = float(found.frequencies[index, band])

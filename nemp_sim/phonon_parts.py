@@ -235,7 +235,7 @@ def dynamics_part(
         dynamics: the trajectory.
         spectrum: of its velocities.
         effective: force constants fitted to it.
-        harmonic_THz: mean harmonic frequency, THz.
+        harmonic_THz: mean of the harmonic modes of its supercell without translations, THz.
     """
     mean = np.trapezoid(spectrum.frequencies_THz * spectrum.total, spectrum.frequencies_THz)
     mean /= np.trapezoid(spectrum.total, spectrum.frequencies_THz)
@@ -243,7 +243,7 @@ def dynamics_part(
     rows = (
         ("md_temperature_K", "Temperature of the dynamics", dynamics.temperature_K, "K"),
         ("md_mean_THz", "Mean frequency, dynamics", mean, "THz"),
-        ("harmonic_mean_THz", "Mean frequency, harmonic", harmonic_THz, "THz"),
+        ("harmonic_mean_THz", "Mean frequency, harmonic, same supercell", harmonic_THz, "THz"),
         ("md_residual", "Part of the forces that no harmonic crystal has", effective.residual, ""),
         ("md_drift_meV_per_atom", "Drift of the total energy", drift, "meV/atom"),
     )

@@ -21,6 +21,7 @@ import numpy as np
 from ase import Atoms
 from ase.geometry import complete_cell, minkowski_reduce
 from phonopy import Phonopy
+from phonopy.harmonic.dynmat_to_fc import get_commensurate_points
 from phonopy.structure.atoms import PhonopyAtoms
 from phonopy.structure.cells import guess_primitive_matrix
 
@@ -255,6 +256,12 @@ def phonopy_like(phonon: Phonopy, atoms: Atoms) -> Phonopy:
         masses=phonon.unitcell.masses,
     )
     return _checked(_unchecked(unit, phonon.supercell_matrix, phonon.primitive_matrix))
+
+
+def fitting_qpoints(phonon: Phonopy) -> np.ndarray:
+    """Wave vectors (n, 3) that fit into the supercell, where frequencies are exact."""
+    ratio = np.linalg.inv(phonon.primitive_matrix) @ phonon.supercell_matrix
+    return get_commensurate_points(np.rint(ratio).astype(int))
 
 
 def force_constants(
