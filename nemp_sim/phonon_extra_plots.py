@@ -58,7 +58,9 @@ def slab_density(
         place = " (surface)" if index == 0 else ""
         colour = LAYER_COLOURS[index % len(LAYER_COLOURS)]
         axes[-1].plot(frequencies, values, color=colour, linewidth=1.2, label=name + place)
-    shown = [groups["adsorbate"]] * above + [np.sum(list(layers.values()), axis=0)]
+    shown = [np.sum(list(layers.values()), axis=0)]
+    if above:
+        shown.insert(0, groups["adsorbate"])
     for each, density in zip(axes, shown, strict=True):
         seen = frequencies[density > 2e-3 * density.max()]
         each.set_xlim(min(0.0, seen[0]), 1.02 * seen[-1])

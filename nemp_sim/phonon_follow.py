@@ -15,13 +15,12 @@ from fractions import Fraction
 
 import numpy as np
 from ase import Atoms
-from ase.spacegroup.symmetrize import check_symmetry, refine_symmetry
 from phonopy import Phonopy
 
 from nemp_sim.errors import EvaluationError, InputError
 from nemp_sim.minimum import StressEngine
 from nemp_sim.phonon_imaginary import ZERO_THZ, ImaginaryMode
-from nemp_sim.phonon_minimum import Limits, to_minimum
+from nemp_sim.phonon_minimum import Limits, symmetrised, to_minimum
 from nemp_sim.phonons import ForceConstants, build_phonopy, fitting_qpoints, force_constants, to_ase
 from nemp_sim.relax import Engine
 
@@ -161,17 +160,6 @@ def _repeats(cell: Atoms, phonon: Phonopy) -> np.ndarray:
     return np.diag(cell.cell.array @ np.linalg.inv(phonon.primitive.cell))
 
 
-def symmetrised(atoms: Atoms) -> Atoms:
-    """A copy moved onto the symmetry that it has within ``SAME_ANGSTROM``.
-
-    What a relaxation leaves is off by its last step, and phonopy would take it for less symmetric.
-    """
-    copy = atoms.copy()
-    if check_symmetry(copy, symprec=SAME_ANGSTROM) is not None:
-        refine_symmetry(copy, symprec=SAME_ANGSTROM)
-    return copy
-
-
 def descend(
     engine: StressEngine,
     atoms: Atoms,
@@ -225,6 +213,6 @@ def _relaxed(engine: StressEngine, atoms: Atoms, limits: Limits) -> Atoms:
     relaxed = to_minimum(engine, atoms, limits).atoms
     as_it_is = replace(limits, relax="none")
     try:
-        return to_minimum(engine, symmetrised(relaxed), as_it_is).atoms
+        return to_minimum(engine, symmetrised(relaxed, SAME_ANGSTROM), as_it_is).atoms
     except InputError:  # the symmetric structure is a saddle beside this minimum
         return relaxed

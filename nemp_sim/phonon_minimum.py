@@ -4,11 +4,12 @@ from dataclasses import astuple, dataclass
 
 import numpy as np
 from ase import Atoms
+from ase.spacegroup.symmetrize import check_symmetry, refine_symmetry
 
 from nemp_sim.config import require
 from nemp_sim.errors import InputError
 from nemp_sim.minimum import FMAX_EV_PER_A, SMAX_GPA, StressEngine, check_minimum, relax_crystal
-from nemp_sim.phonons import boxed, periodic_axes
+from nemp_sim.phonons import SYMPREC_ANGSTROM, boxed, periodic_axes
 from nemp_sim.relax import relax
 
 RELAX = ("auto", "cell", "positions", "none")
@@ -48,7 +49,10 @@ class Minimum:
 
 
 def to_minimum(engine: StressEngine, start: Atoms, limits: Limits) -> Minimum:
-    """Relax as wanted and check the result.
+    """Relax as wanted, move crystals and slabs onto their symmetry, and check the result.
+
+    What a relaxation leaves is off by its last step. phonopy, with its default tolerance, would not
+    find the symmetry again that the files were made with.
 
     Args:
         engine: evaluates energy, forces and, for bulk, stress.
@@ -77,6 +81,8 @@ def to_minimum(engine: StressEngine, start: Atoms, limits: Limits) -> Minimum:
     elif wanted == "positions":
         together = relax(engine, [atoms], fmax, steps)
         atoms, taken = together.structures[0], together.optimizer_steps
+    if periodic_axes(atoms).any():
+        atoms = symmetrised(atoms, SYMPREC_ANGSTROM)
     limit = smax_allowed if wanted == "cell" else np.inf if is_bulk else None
     _, smax = check_minimum(engine, atoms, fmax, limit)
     done = {
@@ -90,3 +96,11 @@ def to_minimum(engine: StressEngine, start: Atoms, limits: Limits) -> Minimum:
     if start.constraints:
         notes.append("Constraints of the file were not used: every atom vibrates.")
     return Minimum(atoms, tuple(notes), taken)
+
+
+def symmetrised(atoms: Atoms, tolerance_angstrom: float) -> Atoms:
+    """A copy moved onto the symmetry that it has within a tolerance."""
+    copy = atoms.copy()
+    if check_symmetry(copy, symprec=tolerance_angstrom) is not None:
+        refine_symmetry(copy, symprec=tolerance_angstrom)
+    return copy

@@ -22,6 +22,7 @@ from nemp_sim.phonons import SYMPREC_ANGSTROM, ForceConstants
 
 Q_SPACING_PER_ANGSTROM = 0.004  # between points of the band path, without 2π
 MESH_LENGTH_ANGSTROM = 45.0
+GREEK = {"GAMMA": "Γ", "SIGMA": "Σ", "DELTA": "Δ", "LAMBDA": "Λ"}
 
 
 @dataclass(frozen=True)
@@ -225,7 +226,7 @@ def band_structure(phonon: Phonopy, periodic: Sequence[bool]) -> tuple[BandStruc
         with_eigenvectors=True,
         with_group_velocities=True,
         path_connections=joined,
-        labels=[_pretty(name).replace("Γ", r"$\Gamma$") for name in labels],  # as phonopy's own
+        labels=[_plain(_pretty(name)) for name in labels],
     )
     return raw, _bands(raw, path, named)
 
@@ -245,7 +246,16 @@ def _split(path: str) -> list[list[str]]:
 
 
 def _pretty(name: str) -> str:
-    return "Γ" if name in ("GAMMA", "G") else name.replace("_", "")
+    """Greek letters and indices: SIGMA_0 as Σ0, G as Γ."""
+    base, _, index = name.partition("_")
+    return GREEK.get("GAMMA" if name == "G" else base, base) + index
+
+
+def _plain(label: str) -> str:
+    """In ASCII for band.yaml, as phonopy writes it: Greek letters in TeX."""
+    for name, letter in GREEK.items():
+        label = label.replace(letter, f"$\\{name.capitalize()}$")
+    return label
 
 
 def _bands(
