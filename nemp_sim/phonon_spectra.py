@@ -22,6 +22,7 @@ from nemp_sim.phonons import SYMPREC_ANGSTROM, ForceConstants
 
 Q_SPACING_PER_ANGSTROM = 0.004  # between points of the band path, without 2π
 MESH_LENGTH_ANGSTROM = 45.0
+DOS_PITCH_THZ = 0.05  # between points of densities of states, unless there would be too many
 GREEK = {"GAMMA": "Γ", "SIGMA": "Σ", "DELTA": "Δ", "LAMBDA": "Λ"}
 
 
@@ -162,7 +163,10 @@ def spectra(
     full = phonon.run_mesh(
         numbers, is_gamma_center=True, is_mesh_symmetry=False, with_eigenvectors=True
     )
-    projected = phonon.run_projected_dos()
+    width = float(np.ptp(full.frequencies))
+    projected = phonon.run_projected_dos(
+        freq_pitch=min(width / 160, max(DOS_PITCH_THZ, width / 500)) or None
+    )
     frequencies = projected.frequency_points
     imaginary = imaginary_modes(constants, raw_bands, full, bands.points)
     reduced = phonon.run_mesh(numbers, is_gamma_center=True, with_group_velocities=True)
