@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from phonopy.physical_units import get_physical_units
 
 from nemp_sim.files import replacing
-from nemp_sim.phonon_spectra import ZERO_THZ, Bands, DensityOfStates, Spectra, Thermal
+from nemp_sim.phonon_imaginary import ZERO_THZ
+from nemp_sim.phonon_spectra import Bands, DensityOfStates, Spectra, Thermal
 from nemp_sim.plots import (
     BLACK,
     BLUE,
@@ -45,7 +46,7 @@ def bands_and_dos(spectra: Spectra, title: str = "") -> Figure:
     right = figure.add_subplot(grid[1], sharey=left)
     for axes in (left, right):
         style_axes(axes)
-    _draw_bands(left, spectra.bands)
+    draw_bands(left, spectra.bands)
     _draw_dos(right, spectra.dos)
     lowest = min(f.min() for f in spectra.bands.frequencies_THz)
     lowest = min(lowest, spectra.imaginary[0].frequency_THz if spectra.imaginary else 0.0)
@@ -63,7 +64,8 @@ def bands_and_dos(spectra: Spectra, title: str = "") -> Figure:
     return figure
 
 
-def _draw_bands(axes: Axes, bands: Bands) -> None:
+def draw_bands(axes: Axes, bands: Bands) -> None:
+    """Frequencies (THz) along the path, imaginary ones in red, with the names of the points."""
     for distance, frequencies in zip(bands.distances, bands.frequencies_THz, strict=True):
         axes.plot(distance, frequencies, color=BLUE, linewidth=1.2)
         imaginary = np.where(frequencies < -ZERO_THZ, frequencies, np.nan)

@@ -7,7 +7,8 @@ from ase import Atoms
 from ase.spacegroup.symmetrize import check_symmetry
 from ase.units import GPa
 
-from nemp_sim.phonon_files import FILES
+from nemp_sim.phonon_files import FILES, FORCE_FILES
+from nemp_sim.phonon_gamma import GammaModes
 from nemp_sim.phonon_spectra import Spectra
 from nemp_sim.phonons import SYMPREC_ANGSTROM, ForceConstants, boxed
 from nemp_sim.relax import largest_force
@@ -74,6 +75,41 @@ def phonon_report(
             "report.json": "these numbers for programs",
         },
         data=_data(atoms, constants, found),
+    )
+
+
+def molecule_report(title: str, atoms: Atoms, modes: GammaModes) -> Report:
+    """The report of a molecule, whose modes another part lists, without its provenance.
+
+    Args:
+        title: heading.
+        atoms: the molecule, with forces attached where known.
+        modes: at Γ.
+    """
+    lowest, highest = modes.wavenumbers_per_cm[[0, -1]]
+    verdict = (
+        f"Stable: {len(modes.frequencies_THz)} vibrations from {lowest:.1f} to {highest:.1f} cm⁻¹, "
+        f"zero-point energy {modes.zero_point_eV:.4f} eV."
+    )
+    if modes.n_imaginary:
+        verdict = (
+            f"UNSTABLE: {modes.n_imaginary} imaginary modes, the worst {modes.describe(0)}. The "
+            "structure is no minimum."
+        )
+    known = atoms.calc.results if atoms.calc else {}
+    fmax = largest_force(known["forces"]) if "forces" in known else None
+    return Report(
+        title=title,
+        verdict=verdict,
+        quantities=(
+            Quantity("n_atoms", "Atoms", len(atoms)),
+            Quantity("fmax_eV_per_A", "Largest force of the structure", fmax, "eV/Å", 6),
+        ),
+        files={
+            **FORCE_FILES,
+            "structure.extxyz": "the structure that the vibrations are of",
+            "report.json": "these numbers for programs",
+        },
     )
 
 

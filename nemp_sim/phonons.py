@@ -13,6 +13,7 @@ once the force constants have died away at the edge of the supercell (``edge_rat
 Units are phonopy's: Å, eV/Å, eV/Å², amu, THz.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ import numpy as np
 from ase import Atoms
 from ase.geometry import complete_cell, minkowski_reduce
 from phonopy import Phonopy
+from phonopy.harmonic.dynmat_to_fc import get_commensurate_points
 from phonopy.structure.atoms import PhonopyAtoms
 from phonopy.structure.cells import guess_primitive_matrix
 
@@ -43,7 +45,7 @@ class ForceConstants:
             n_supercell, 3, 3) in eV/Å², made to obey Φ_ij = Φ_jiᵀ and Σ_j Φ_ij = 0.
         periodic: (3,) which cell vectors repeat the structure; False: vacuum.
         n_displacements: displaced supercells evaluated.
-        model_calls: engine calls: one.
+        model_calls: engine calls: one, shared with all that were evaluated together.
         drift_eV_per_A2: largest |Σ_j Φ_ij| before it was made zero: the noise of the forces.
         reach_angstrom: half the shortest lattice vector of the supercell: force constants between
             atoms further apart than this mix with those of periodic images.
@@ -81,7 +83,9 @@ def heights(cell: np.ndarray) -> np.ndarray:
 
 
 def half_shortest_vector(cell: np.ndarray, periodic: Sequence[bool]) -> float:
-    """Half the shortest lattice vector along the periodic axes, Å."""
+    """Half the shortest lattice vector along the periodic axes, Å; infinite without any."""
+    if not any(periodic):
+        return float("inf")
     reduced, _ = minkowski_reduce(cell, pbc=periodic)
     return float(np.linalg.norm(reduced[list(periodic)], axis=1).min() / 2)
 
@@ -128,20 +132,11 @@ def supercell_matrix(given: Sequence[int] | Sequence[Sequence[int]] | np.ndarray
 
 
 def boxed(atoms: Atoms) -> Atoms:
-    """A copy in a cell of rank 3, with the atoms in the middle of its vacuum.
+    """A copy in a cell of rank 3, with the atoms in the middle of its vacuum; any pbc are kept.
 
     phonopy wraps atoms into the cell, which would tear a slab that lies across the boundary.
-
-    Raises:
-        InputError: no periodic axis at all.
     """
     periodic = periodic_axes(atoms)
-    if not periodic.any():
-        raise InputError(
-            f"structure {atoms.get_chemical_formula()} repeats along no cell vector (pbc "
-            f"{atoms.pbc.tolist()}), but phonons need a crystal or a slab. Set atoms.pbc and "
-            "atoms.cell; the modes of a molecule are those of ase.vibrations."
-        )
     copy = atoms.copy()
     copy.set_constraint()
     copy.calc = None
@@ -163,13 +158,13 @@ def build_phonopy(
     primitive: str | None = None,
     radius_angstrom: float = RADIUS_ANGSTROM,
 ) -> Phonopy:
-    """Object of phonopy for a crystal or a slab, without displacements.
+    """Object of phonopy for a crystal, a slab or a molecule in a box, without displacements.
 
     Args:
-        atoms: bulk or slab; masses set on it are kept.
+        atoms: bulk, slab or molecule; masses set on it are kept.
         supercell: three repeats or a matrix; None chooses one from ``radius_angstrom``.
         primitive: "auto" (found by symmetry) or "P" (the cell as given); None: "auto" for bulk,
-            "P" for slabs.
+            "P" for slabs and molecules.
         radius_angstrom: half the shortest lattice vector of a chosen supercell, Å.
 
     Raises:
@@ -195,10 +190,49 @@ def build_phonopy(
         scaled_positions=cell.get_scaled_positions(),
         masses=cell.get_masses(),
     )
-    transform: str | np.ndarray = "P"
+    transform = np.eye(3)
     if primitive == "auto":
         transform = guess_primitive_matrix(unit, symprec=SYMPREC_ANGSTROM)
-    return Phonopy(unit, matrix, primitive_matrix=transform, symprec=SYMPREC_ANGSTROM)
+    phonon = _unchecked(unit, matrix, transform)
+    if supercell is None and periodic.all() and not _keeps_symmetry(phonon):
+        matrix = _even_supercell(cell.cell.array, transform, radius_angstrom)
+        phonon = _unchecked(unit, matrix, transform)
+    return _checked(phonon)
+
+
+def _even_supercell(cell: np.ndarray, transform: np.ndarray, radius_angstrom: float) -> np.ndarray:
+    """As many repeats of the primitive lattice along every vector, which any symmetry keeps."""
+    n = 1
+    while True:
+        matrix = n * transform
+        whole = np.abs(matrix - np.rint(matrix)).max() < 1e-6
+        if whole and half_shortest_vector(matrix.T @ cell, [True] * 3) >= radius_angstrom:
+            return np.rint(matrix).astype(int)
+        n += 1
+
+
+def _unchecked(unit: PhonopyAtoms, matrix: np.ndarray, transform: np.ndarray) -> Phonopy:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*symmetries of supercell and primitive")
+        return Phonopy(unit, matrix, primitive_matrix=transform, symprec=SYMPREC_ANGSTROM)
+
+
+def _keeps_symmetry(phonon: Phonopy) -> bool:
+    crystal, repeated = phonon.primitive_symmetry, phonon.symmetry
+    return len(crystal.pointgroup_operations) == len(repeated.pointgroup_operations)
+
+
+def _checked(phonon: Phonopy) -> Phonopy:
+    """``phonon``, refused where its supercell has another symmetry than the crystal."""
+    if not _keeps_symmetry(phonon):
+        raise InputError(
+            f"supercell is {phonon.supercell_matrix.tolist()}, which has "
+            f"{len(phonon.symmetry.pointgroup_operations)} point symmetries where the primitive "
+            f"cell has {len(phonon.primitive_symmetry.pointgroup_operations)}: sums over symmetric "
+            "wave vectors would be wrong. Use equal repeats along equivalent vectors, or leave "
+            "--supercell out."
+        )
+    return phonon
 
 
 def to_ase(cell: PhonopyAtoms, pbc: Sequence[bool] | bool = True) -> Atoms:
@@ -208,6 +242,28 @@ def to_ase(cell: PhonopyAtoms, pbc: Sequence[bool] | bool = True) -> Atoms:
     )
 
 
+def phonopy_like(phonon: Phonopy, atoms: Atoms) -> Phonopy:
+    """Object of phonopy for the atoms of ``phonon`` in another geometry, cut up in the same way.
+
+    Args:
+        phonon: from ``build_phonopy``.
+        atoms: in the order of the unit cell of ``phonon``, in its box.
+    """
+    unit = PhonopyAtoms(
+        symbols=atoms.get_chemical_symbols(),
+        cell=atoms.cell.array,
+        scaled_positions=atoms.get_scaled_positions(),
+        masses=phonon.unitcell.masses,
+    )
+    return _checked(_unchecked(unit, phonon.supercell_matrix, phonon.primitive_matrix))
+
+
+def fitting_qpoints(phonon: Phonopy) -> np.ndarray:
+    """Wave vectors (n, 3) that fit into the supercell, where frequencies are exact."""
+    ratio = np.linalg.inv(phonon.primitive_matrix) @ phonon.supercell_matrix
+    return get_commensurate_points(np.rint(ratio).astype(int))
+
+
 def force_constants(
     engine: Engine,
     atoms: Atoms,
@@ -215,32 +271,54 @@ def force_constants(
     displacement_angstrom: float = DISPLACEMENT_ANGSTROM,
     full: bool = False,
 ) -> ForceConstants:
+    """Force constants of one crystal: see ``force_constants_together``."""
+    return force_constants_together(engine, [atoms], [phonon], [displacement_angstrom], full)[0]
+
+
+def force_constants_together(
+    engine: Engine,
+    structures: Sequence[Atoms],
+    phonons: Sequence[Phonopy],
+    displacements_angstrom: Sequence[float],
+    full: bool = False,
+) -> tuple[ForceConstants, ...]:
     """Displace, evaluate all displaced supercells in one call, solve for the force constants.
 
     Args:
         engine: evaluates all structures at once.
-        atoms: what ``phonon`` was built from; its pbc hold for the supercells.
-        phonon: from ``build_phonopy``; filled in place.
-        displacement_angstrom: length of the displacements, Å.
+        structures: what each of ``phonons`` was built from; their pbc hold for the supercells.
+        phonons: from ``build_phonopy``; filled in place.
+        displacements_angstrom: length of the displacements of each, Å.
         full: keep the rows of all supercell atoms, not of the primitive cell alone.
 
     Raises:
         InputError: a displacement out of its range, or an element unknown to the engine.
         EvaluationError: forces that are not finite.
     """
-    sensible = 0 < displacement_angstrom <= 0.2
-    require(sensible, "displacement", displacement_angstrom, "above 0 and at most 0.2 (Å)")
-    phonon.generate_displacements(distance=displacement_angstrom)
-    displaced = [to_ase(cell, atoms.pbc) for cell in phonon.supercells_with_displacements]
-    forces = np.array(engine.evaluate(displaced).forces)
+    displaced: list[list[Atoms]] = []
+    for atoms, phonon, length in zip(structures, phonons, displacements_angstrom, strict=True):
+        require(0 < length <= 0.2, "displacement", length, "above 0 and at most 0.2 (Å)")
+        phonon.generate_displacements(distance=length)
+        cells = phonon.supercells_with_displacements
+        displaced.append([to_ase(cell, atoms.pbc) for cell in cells])
+    forces = list(engine.evaluate([atoms for group in displaced for atoms in group]).forces)
     for index, values in enumerate(forces):
         if not np.isfinite(values).all():
             raise EvaluationError(
                 f"displaced supercell {index} of {len(forces)}: forces are not finite. Check the "
                 "structure for overlapping atoms or a wrong length unit."
             )
-    phonon.forces = forces
-    phonon.produce_force_constants(calculate_full_force_constants=full)
+    ends = np.cumsum([len(group) for group in displaced])
+    done = []
+    for atoms, phonon, group, end in zip(structures, phonons, displaced, ends, strict=True):
+        phonon.forces = np.array(forces[end - len(group) : end])
+        phonon.produce_force_constants(calculate_full_force_constants=full)
+        done.append(solved(atoms, phonon))
+    return tuple(done)
+
+
+def solved(atoms: Atoms, phonon: Phonopy) -> ForceConstants:
+    """The force constants that ``phonon`` holds, made to obey the sum rules."""
     drift = float(np.abs(phonon.force_constants.sum(axis=1)).max())
     phonon.symmetrize_force_constants(level=SYMMETRISE_LEVEL)
     periodic = periodic_axes(atoms)
@@ -248,7 +326,7 @@ def force_constants(
     return ForceConstants(
         phonon=phonon,
         periodic=periodic,
-        n_displacements=len(displaced),
+        n_displacements=len(phonon.forces),
         model_calls=1,
         drift_eV_per_A2=drift,
         reach_angstrom=reach,
@@ -269,6 +347,27 @@ def _edge_ratio(phonon: Phonopy, periodic: np.ndarray, reach_angstrom: float) ->
     size = np.abs(constants).max(axis=(2, 3))
     edge = size[distances >= 0.9 * reach_angstrom]
     return float(edge.max() / size.max()) if edge.size else 0.0
+
+
+def refuse_small(phonon: Phonopy, atoms: Atoms, cutoff_angstrom: float | None) -> None:
+    """Refuse a supercell in which an atom meets periodic images of another within the cutoff.
+
+    Args:
+        phonon: from ``build_phonopy``.
+        atoms: what it was built from.
+        cutoff_angstrom: of the potential; None: not known, nothing is refused.
+
+    Raises:
+        InputError: half the shortest lattice vector is less than the cutoff.
+    """
+    reach = half_shortest_vector(phonon.supercell.cell, periodic_axes(atoms))
+    if cutoff_angstrom is not None and reach < cutoff_angstrom:
+        raise InputError(
+            f"the supercell is too small: half its shortest lattice vector is {reach:.2f} Å, less "
+            f"than the cutoff of the potential, {cutoff_angstrom} Å, so force constants of "
+            "different images add up. Give a larger --supercell or --radius, or allow it with "
+            "--small-supercell: only wave vectors that fit into the supercell are exact then."
+        )
 
 
 def remarks(constants: ForceConstants, cutoff_angstrom: float | None) -> list[str]:

@@ -10,9 +10,10 @@ from ase.units import _hplanck, _Nav, kB
 from matplotlib.image import imread
 
 from nemp_sim.phonon_files import FILES, publishing, write_phonopy_files
+from nemp_sim.phonon_imaginary import ZERO_THZ
 from nemp_sim.phonon_plots import bands_and_dos, save_both, thermal_properties
 from nemp_sim.phonon_report import phonon_report
-from nemp_sim.phonon_spectra import ZERO_THZ, mesh_numbers
+from nemp_sim.phonon_spectra import _plain, _pretty, mesh_numbers
 from nemp_sim.phonons import (
     remarks,
 )
@@ -134,6 +135,13 @@ def test_energy_falls_along_an_imaginary_mode(bcc):
     angular = np.sqrt(abs(curvature) / atoms.get_masses()[0])
     assert curvature < 0
     assert angular * 15.6333 == pytest.approx(-worst.frequency_THz, rel=0.01)
+
+
+def test_names_of_wave_vectors():
+    assert [_pretty(name) for name in ("GAMMA", "G", "SIGMA_0", "X", "H_2")] == [
+        *("Γ", "Γ", "Σ0", "X", "H2")
+    ]
+    assert _plain("Γ") == r"$\Gamma$" and _plain("Σ0") == r"$\Sigma$0"
 
 
 def test_mesh_numbers():

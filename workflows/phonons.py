@@ -1,75 +1,72 @@
-"""Phonons of a crystal or a slab: bands, density of states, thermal properties, by phonopy.
+"""Phonons of a crystal, a slab or a molecule: bands, density of states, thermal properties.
 
-Without options: bulk Pd with pdh.pt. Also built in: Ag, PdH, AgPd. Your own, from any file that ASE
-reads: python workflows/phonons.py --structure POSCAR --potential my.pt
+Without options: bulk Pd with pdh.pt. Also built in: Ag, PdH, PdD, AgPd, ice-Ih, CH3OH, H-Pd111,
+H2O, CO-Pd111. Your own, from any file that ASE reads: python workflows/phonons.py
+--structure POSCAR --potential my.pt
 """
 
 import sys
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
 from ase import Atoms
-from ase.build import bulk
 from ase.io import write
+from rich.console import Console
 
 from nemp_sim.checkpoint import load_potential
 from nemp_sim.config import require
 from nemp_sim.errors import InputError, NempError
-from nemp_sim.files import read_with_ase
-from nemp_sim.minimum import (
-    FMAX_EV_PER_A,
-    SMAX_GPA,
-    StressEngine,
-    check_minimum,
-    relax_crystal,
-)
-from nemp_sim.phonon_files import publishing, write_phonopy_files
+from nemp_sim.minimum import SMAX_GPA, StressEngine
+from nemp_sim.phonon_analyses import Crystal, Wanted, analyse, drawn
+from nemp_sim.phonon_extra_plots import modes_of_molecule
+from nemp_sim.phonon_files import publishing, write_force_files, write_phonopy_files
+from nemp_sim.phonon_follow import descend
+from nemp_sim.phonon_gamma import gamma_modes
+from nemp_sim.phonon_minimum import RELAX, Limits, to_minimum
+from nemp_sim.phonon_parts import Part, gamma_part, with_parts
 from nemp_sim.phonon_plots import bands_and_dos, save_both, thermal_properties
-from nemp_sim.phonon_report import phonon_report
+from nemp_sim.phonon_precision import precision_of
+from nemp_sim.phonon_report import molecule_report, phonon_report
 from nemp_sim.phonon_spectra import Spectra, spectra
+from nemp_sim.phonon_structures import BUILT_IN, read_structure, with_isotopes
 from nemp_sim.phonons import (
-    DISPLACEMENT_ANGSTROM,
     RADIUS_ANGSTROM,
     ForceConstants,
-    boxed,
     build_phonopy,
     force_constants,
-    periodic_axes,
+    refuse_small,
     remarks,
     supercell_matrix,
 )
-from nemp_sim.relax import relax
 from nemp_sim.report import Report, provenance, write_report
 
-POTENTIALS = {"Pd": "pdh.pt", "PdH": "pdh.pt", "Ag": "agpd.pt", "AgPd": "agpd.pt"}
-HEADS = {"Ag": "liquid", "AgPd": "liquid"}  # fitted to displaced atoms: docs/phonons.md
-RELAX = ("auto", "cell", "positions", "none")
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Everything that fixes a run.
+class Settings(Wanted):
+    """Everything that fixes a run; ``Wanted`` holds what the analyses need.
 
     Attributes:
-        structure: name of a built-in crystal (Pd, Ag, PdH, AgPd) or a file (its last frame).
-        potential: path or name of a potential; None: that of the built-in crystal.
-        head: read-out of the potential; None: that of the built-in crystal, or the first.
-        relax: "cell" (positions and cell), "positions", "none", or "auto": the cell of bulk, the
-            positions of slabs.
-        fmax: largest force allowed on an atom, eV/Å.
+        structure: name of a built-in structure or a file (its last frame).
+        potential: path or name of a potential; None: that of the built-in structure.
+        head: read-out of the potential; None: that of the built-in structure, or the first.
+        isotopes: masses in amu, as in "H=2.014"; None: natural ones, or those of the file.
+        relax: "cell" (positions and cell), "positions", "none", or "auto": that of the built-in
+            structure, else the cell of bulk, the positions of slabs and molecules.
         smax: largest stress component allowed after a relaxed cell, GPa.
-        steps: most optimiser steps.
         supercell: three repeats or nine numbers (a matrix row by row); None: chosen.
-        radius: half the shortest lattice vector of a chosen supercell, Å.
-        displacement: of the atoms, Å.
-        primitive: "auto" or "P"; None: "auto" for bulk, "P" for slabs.
+        radius: half the shortest lattice vector of a chosen supercell, Å; None: 5.5 Å or the cutoff
+            of the potential, whichever is larger.
+        small_supercell: allow half the shortest lattice vector to be less than the cutoff.
+        follow_imaginary: displace along the softest mode, relax, and try again while unstable.
         mesh: three points of the Γ-centred mesh; None: chosen.
-        t_max: highest temperature, K.
-        t_step: between temperatures, K.
         device: "auto", "cpu", "cuda" …
         dtype: "float32" or "float64"; force constants want float64.
         out: directory of all results.
@@ -79,17 +76,14 @@ class Settings:
     structure: str = "Pd"
     potential: str | None = None
     head: str | None = None
+    isotopes: str | None = None
     relax: str = "auto"
-    fmax: float = FMAX_EV_PER_A
     smax: float = SMAX_GPA
-    steps: int = 500
     supercell: tuple[int, ...] | None = None
-    radius: float = RADIUS_ANGSTROM
-    displacement: float = DISPLACEMENT_ANGSTROM
-    primitive: str | None = None
+    radius: float | None = None
+    small_supercell: bool = False
+    follow_imaginary: bool = False
     mesh: tuple[int, ...] | None = None
-    t_max: float = 1000.0
-    t_step: float = 10.0
     device: str = "auto"
     dtype: str | None = "float64"
     out: Path = Path("results")
@@ -97,12 +91,11 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Check what can be checked without files."""
+        super().__post_init__()
         object.__setattr__(self, "out", Path(self.out))
         object.__setattr__(self, "structure", str(self.structure))
-        for name in ("fmax", "smax", "radius", "displacement", "t_step"):
-            require(getattr(self, name) > 0, name, getattr(self, name), "positive")
-        require(self.t_max >= 0, "t_max", self.t_max, "0 K or above")
-        require(self.steps >= 1, "steps", self.steps, "1 or more")
+        require(self.smax > 0, "smax", self.smax, "positive")
+        require(self.radius is None or self.radius > 0, "radius", self.radius, "positive")
         require(self.relax in RELAX, "relax", self.relax, f"one of {', '.join(RELAX)}")
         if self.supercell is not None:
             supercell_matrix(self.supercell)
@@ -110,10 +103,11 @@ class Settings:
         require(good, "mesh", self.mesh, "three whole numbers, 1 or more")
         plain = self.name is None or (self.name and Path(self.name).name == self.name)
         require(bool(plain), "name", self.name, "a plain name, without '/'")
-        if self.structure not in POTENTIALS and self.potential is None:
+        own = [name for name, built in BUILT_IN.items() if built.potential]
+        if self.structure not in own and self.potential is None:
             raise InputError(
                 f"structure is {self.structure!r} and potential is not given, but only "
-                f"{', '.join(POTENTIALS)} have one of their own. Give --potential."
+                f"{', '.join(own)} have one of their own. Give --potential."
             )
 
     @property
@@ -131,167 +125,223 @@ class Result:
         directory: where its files are.
         atoms: the structure at its minimum.
         constants: force constants.
-        spectra: what follows from them.
+        spectra: what follows from them; None for molecules.
         report: what report.json and report.md hold.
+        extras: results of the further analyses by name: see ``phonon_analyses.analyse``.
     """
 
     settings: Settings
     directory: Path
     atoms: Atoms
     constants: ForceConstants
-    spectra: Spectra
+    spectra: Spectra | None
     report: Report
+    extras: dict[str, object] = field(default_factory=dict)
 
 
-def run(settings: Settings, engine: StressEngine | None = None) -> Result:
+def run(
+    settings: Settings, engine: StressEngine | None = None, say: Say = lambda text: None
+) -> Result:
     """Relax, displace, evaluate, write the files: all of them, or none after an error.
 
     Args:
         settings: what to do.
         engine: evaluates the structures; None loads the potential.
+        say: called with what is being done.
 
     Raises:
         PotentialFileError: no such potential.
-        InputError: a structure that cannot be used or is not at a minimum, or an element that the
-            potential does not know.
+        InputError: a structure that cannot be used or is not at a minimum, a supercell that is too
+            small or breaks the symmetry, or an element that the potential does not know.
         EvaluationError: forces that are not finite.
     """
     started = time.perf_counter()
     start = read_structure(settings.structure)
+    if settings.isotopes is not None:
+        start = with_isotopes(start, settings.isotopes)
+    built = BUILT_IN.get(settings.structure)
     if engine is None:
         name, head = settings.potential, settings.head
         if name is None:
-            name, head = POTENTIALS[settings.structure], head or HEADS.get(settings.structure)
+            name, head = built.potential, head or built.head
         engine = load_potential(name, settings.device, settings.dtype, head)
-    atoms, notes, steps = minimise(settings, engine, start)
-    supercell = settings.supercell
-    phonon = build_phonopy(atoms, supercell, settings.primitive, settings.radius)
-    constants = force_constants(engine, atoms, phonon, settings.displacement)
-    temperatures = np.arange(0.0, settings.t_max + 0.5 * settings.t_step, settings.t_step)
-    found = spectra(constants, settings.mesh, temperatures)
-    notes += remarks(constants, getattr(engine, "cutoff_angstrom", None))
-    title = f"Phonons: {_formula(atoms)} ({settings.structure})"
-    report = phonon_report(title, atoms, constants, found, (*notes, f"Optimiser steps: {steps}."))
+    say("relaxing")
+    wanted = built.relax if built and settings.relax == "auto" else settings.relax
+    limits = Limits(wanted, settings.fmax, settings.smax, settings.steps)
+    minimum = to_minimum(engine, start, limits)
+    atoms, notes = minimum.atoms, [*minimum.notes, f"Optimiser steps: {minimum.optimizer_steps}."]
+    say("evaluating displaced supercells")
+    constants = _constants(settings, engine, atoms)
+    if settings.follow_imaginary:
+        descent = descend(engine, atoms, constants, limits, settings.displacement, say)
+        atoms, constants = descent.atoms, descent.constants
+        notes += descent.notes
+    outcome = _crystal if constants.periodic.any() else _molecule
+    report, parts, found, extras = outcome(settings, engine, atoms, constants, notes, say)
+    say("estimating errors")
+    points = [[0.0, 0.0, 0.0]] if found is None else np.concatenate(found.raw.bands.qpoints)
+    parts.append(precision_of(engine, atoms, constants, settings.displacement, np.array(points)))
+    report = with_parts(report, parts)
     report = replace(report, provenance=provenance(engine, settings, time.perf_counter() - started))
+    say("writing files")
     with publishing(settings.directory) as directory:
-        write_phonopy_files(constants, found, directory)
         write(directory / "structure.extxyz", atoms, format="extxyz")
-        label = f"{_formula(atoms)}, {_potential_name(report)}"
-        save_both(bands_and_dos(found, label), directory / "bands.png")
-        n_atoms = len(phonon.primitive)
-        figure = thermal_properties(found.thermal, n_atoms, label)
-        save_both(figure, directory / "thermal.png")
+        for part in parts:
+            part.write(directory)
         write_report(report, directory)
-    return Result(settings, settings.directory, atoms, constants, found, report)
+    return Result(settings, settings.directory, atoms, constants, found, report, extras)
 
 
-def read_structure(structure: str) -> Atoms:
-    """A built-in crystal by its name, or the last frame of a file.
+def _constants(settings: Settings, engine: StressEngine, atoms: Atoms) -> ForceConstants:
+    """Force constants of the supercell that was given or is large enough."""
+    cutoff = getattr(engine, "cutoff_angstrom", None)
+    radius = settings.radius or max(RADIUS_ANGSTROM, cutoff or 0.0)
+    phonon = build_phonopy(atoms, settings.supercell, settings.primitive, radius)
+    if not settings.small_supercell:
+        refuse_small(phonon, atoms, cutoff)
+    return force_constants(engine, atoms, phonon, settings.displacement)
 
-    Pd and Ag are fcc, PdH has the structure of rock salt (H in every octahedral hole), AgPd is
-    L1₁: layers of Ag and Pd in turn along [111]. Lattice constants are starting values.
 
-    Raises:
-        InputError: neither a name nor a file that can be read.
-    """
-    if structure in ("Pd", "Ag"):
-        return bulk(structure, "fcc", a={"Pd": 3.95, "Ag": 4.15}[structure])
-    if structure == "PdH":
-        return bulk("PdH", "rocksalt", a=4.09)
-    if structure == "AgPd":
-        cell = 4.04 * (np.full((3, 3), 0.5) + 0.5 * np.eye(3))
-        return Atoms("AgPd", scaled_positions=[[0, 0, 0], [0.5] * 3], cell=cell, pbc=True)
-    path = Path(structure)
-    if not path.is_file():
+Outcome = tuple[Report, list[Part], Spectra | None, dict[str, object]]
+
+
+def _crystal(
+    settings: Settings,
+    engine: StressEngine,
+    atoms: Atoms,
+    constants: ForceConstants,
+    notes: list[str],
+    say: Say,
+) -> Outcome:
+    """Bands, densities of states, thermal properties, and everything else that is wanted."""
+    say("bands and densities of states")
+    found = spectra(constants, settings.mesh, settings.temperatures_K())
+    notes = [*notes, *remarks(constants, getattr(engine, "cutoff_angstrom", None))]
+    title = f"Phonons: {_formula(atoms)} ({settings.structure})"
+    report = phonon_report(title, atoms, constants, found, notes)
+    label = f"{_formula(atoms)}, {_name_of(engine)}"
+
+    def write_all(directory: Path) -> None:
+        write_phonopy_files(constants, found, directory)
+        save_both(bands_and_dos(found, label), directory / "bands.png")
+        figure = thermal_properties(found.thermal, len(constants.phonon.primitive), label)
+        save_both(figure, directory / "thermal.png")
+
+    crystal = Crystal(engine, atoms, constants, found, label)
+    parts, extras = analyse(crystal, settings, say)
+    return report, [Part(write=write_all), *parts], found, extras
+
+
+def _molecule(
+    settings: Settings,
+    engine: StressEngine,
+    atoms: Atoms,
+    constants: ForceConstants,
+    notes: list[str],
+    say: Say,
+) -> Outcome:
+    """Modes at Γ of a molecule in its box."""
+    unfit = [name for name in ("gruneisen", "qha", "converge", "md") if getattr(settings, name)]
+    if unfit:
         raise InputError(
-            f"structure is {structure!r}, but that is neither a built-in crystal "
-            f"({', '.join(POTENTIALS)}) nor a file. Check the path."
+            f"{unfit[0]} is wanted, but {_formula(atoms)} is a molecule. Leave "
+            f"--{unfit[0]} out; it needs a crystal or a slab."
         )
-    return read_with_ase(path, "structure")
-
-
-def minimise(
-    settings: Settings, engine: StressEngine, start: Atoms
-) -> tuple[Atoms, list[str], int]:
-    """The structure at its minimum, what was done to get there, and the optimiser steps.
-
-    Raises:
-        InputError: not at a minimum afterwards, or a cell that cannot be relaxed.
-    """
-    atoms = boxed(start)
-    is_bulk = bool(periodic_axes(atoms).all())
-    wanted = settings.relax
-    if wanted == "auto":
-        wanted = "cell" if is_bulk else "positions"
-    if wanted == "cell" and not is_bulk:
-        raise InputError(
-            "relax is 'cell', but the structure has vacuum along a cell vector. Use --relax "
-            "positions for slabs."
-        )
-    steps = 0
-    if wanted == "cell":
-        relaxed = relax_crystal(engine, atoms, settings.fmax, settings.smax, settings.steps)
-        atoms, steps = relaxed.atoms, relaxed.optimizer_steps
-    elif wanted == "positions":
-        together = relax(engine, [atoms], settings.fmax, settings.steps)
-        atoms, steps = together.structures[0], together.optimizer_steps
-    limit = settings.smax if wanted == "cell" else np.inf if is_bulk else None
-    _, smax = check_minimum(engine, atoms, settings.fmax, limit)
-    done = {
-        "cell": "Positions and cell were relaxed.",
-        "positions": "Positions were relaxed in the given cell.",
-        "none": "Nothing was relaxed: cell and positions are as given.",
-    }
-    notes = [done[wanted]]
-    if is_bulk and smax > settings.smax:
-        notes.append(f"The cell is under stress: largest component {smax:.2f} GPa.")
-    if start.constraints:
-        notes.append("Constraints of the file were not used: every atom vibrates.")
-    return atoms, notes, steps
+    modes = gamma_modes(constants)
+    report = molecule_report(f"Vibrations: {_formula(atoms)} ({settings.structure})", atoms, modes)
+    report = replace(report, notes=(*notes, *report.notes))
+    label = f"{_formula(atoms)}, {_name_of(engine)}"
+    figures = {"modes.png": (modes_of_molecule(modes.wavenumbers_per_cm, label), "wavenumbers")}
+    files = Part(write=lambda directory: write_force_files(constants, directory))
+    part = drawn(gamma_part(modes, constants, _formula(atoms), "molecule"), figures)
+    return report, [files, part], None, {"modes": modes}
 
 
 def _formula(atoms: Atoms) -> str:
-    return atoms.get_chemical_formula(mode="metal", empirical=True)
+    return atoms.get_chemical_formula(mode="metal", empirical=bool(atoms.pbc.any()))
 
 
-def _potential_name(report: Report) -> str:
-    potential = report.provenance["potential"]
-    several = potential["head"] not in ("", "default")
-    return potential["name"] + (f" ({potential['head']})" if several else "")
+def _name_of(engine: StressEngine) -> str:
+    several = len(getattr(engine, "heads", ())) > 1
+    return getattr(engine, "name", type(engine).__name__) + (f" ({engine.head})" if several else "")
 
 
-def _numbers(name: str, text: str | None) -> tuple[int, ...] | None:
-    """Whole numbers of an option such as "4 4 4" or "4,4,4"."""
+def _numbers(name: str, text: str | None, kind: type = int) -> tuple[float, ...] | None:
+    """Numbers of an option such as "4 4 4" or "4,4,4"."""
     if text is None:
         return None
     try:
-        return tuple(int(word) for word in text.replace(",", " ").split())
+        return tuple(kind(word) for word in text.replace(",", " ").split())
     except ValueError:
+        option = name.replace("_", "-")
+        what = "whole numbers" if kind is int else "numbers"
         raise InputError(
-            f"{name} is {text!r}, but must be whole numbers, as in --{name} '4 4 4'."
+            f"{name} is {text!r}, but must be {what}, as in --{option} '4 4 4'."
         ) from None
 
 
+@contextmanager
+def progress() -> Iterator[Say]:
+    """A line on the terminal that follows the run; silent where stderr is no terminal."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda text: None
+        return
+    with console.status("starting") as status:
+        yield status.update
+
+
 DEFAULT = Settings()
+LISTS = {
+    "supercell": int,
+    "mesh": int,
+    "volume_range": float,
+    "sweep_displacements": float,
+    "sweep_radii": float,
+}
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+def _text(values: tuple[float, ...]) -> str:
+    return " ".join(f"{x:g}" for x in values)
 
 
 @app.command(help=__doc__)
 def main(  # noqa: PLR0913 (one argument for each option)
-    structure: Annotated[str, typer.Option(help="Pd, Ag, PdH, AgPd or a file.")] = "Pd",
+    structure: Annotated[str, typer.Option(help="Built-in name or a file.")] = "Pd",
     potential: Annotated[str | None, typer.Option(help="Path or name.")] = None,
     head: Annotated[str | None, typer.Option(help="Read-out of the potential.")] = None,
+    isotopes: Annotated[str | None, typer.Option(help="Masses, as in H=2.014.")] = None,
     relax: Annotated[str, typer.Option(help="auto, cell, positions or none.")] = DEFAULT.relax,
     fmax: Annotated[float, typer.Option(help="Largest force left, eV/Å.")] = DEFAULT.fmax,
     smax: Annotated[float, typer.Option(help="Largest stress left, GPa.")] = DEFAULT.smax,
     steps: Annotated[int, typer.Option(help="Most optimiser steps.")] = DEFAULT.steps,
     supercell: Annotated[str | None, typer.Option(help="3 repeats or 9 numbers.")] = None,
-    radius: Annotated[float, typer.Option(help="Sets a supercell, Å.")] = DEFAULT.radius,
+    radius: Annotated[float | None, typer.Option(help="Sets a supercell, Å.")] = None,
+    small_supercell: Annotated[bool, typer.Option(help="Allow less than the cutoff.")] = False,
     displacement: Annotated[float, typer.Option(help="Å.")] = DEFAULT.displacement,
     primitive: Annotated[str | None, typer.Option(help="auto or P.")] = None,
     mesh: Annotated[str | None, typer.Option(help="3 points of the mesh.")] = None,
     t_max: Annotated[float, typer.Option(help="Highest temperature, K.")] = DEFAULT.t_max,
     t_step: Annotated[float, typer.Option(help="Temperature step, K.")] = DEFAULT.t_step,
+    follow_imaginary: Annotated[bool, typer.Option(help="Go down from saddles.")] = False,
+    adsorbate: Annotated[str | None, typer.Option(help="Its atoms: 'H' or '12 13'.")] = None,
+    gruneisen: Annotated[bool, typer.Option(help="Grüneisen parameters.")] = False,
+    qha: Annotated[bool, typer.Option(help="Quasi-harmonic approximation.")] = False,
+    volumes: Annotated[int, typer.Option(help="Volumes of --qha.")] = DEFAULT.volumes,
+    volume_range: Annotated[str, typer.Option(help="Their range, %.")] = _text(
+        DEFAULT.volume_range
+    ),
+    converge: Annotated[bool, typer.Option(help="Sweep supercell and displacement.")] = False,
+    sweep_displacements: Annotated[str, typer.Option(help="Å.")] = _text(
+        DEFAULT.sweep_displacements
+    ),
+    sweep_radii: Annotated[str, typer.Option(help="Å.")] = _text(DEFAULT.sweep_radii),
+    tolerance: Annotated[float, typer.Option(help="Of the sweep, THz.")] = DEFAULT.tolerance,
+    md: Annotated[float | None, typer.Option(help="Dynamics at this temperature, K.")] = None,
+    md_ps: Annotated[float, typer.Option(help="Length of the dynamics, ps.")] = DEFAULT.md_ps,
+    md_replicas: Annotated[int, typer.Option(help="Side by side.")] = DEFAULT.md_replicas,
+    seed: Annotated[int, typer.Option(help="Of its random numbers.")] = DEFAULT.seed,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda …")] = DEFAULT.device,
     dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float64",
     out: Annotated[Path, typer.Option(help="Directory of all results.")] = DEFAULT.out,
@@ -300,9 +350,10 @@ def main(  # noqa: PLR0913 (one argument for each option)
     """Read the options, run, and say how it went: exit code 0, or 2 (error)."""
     options = dict(locals())
     try:
-        for option in ("supercell", "mesh"):
-            options[option] = _numbers(option, options[option])
-        result = run(Settings(**options))
+        for option, kind in LISTS.items():
+            options[option] = _numbers(option, options[option], kind)
+        with progress() as say:
+            result = run(Settings(**options), say=say)
     except (NempError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(2) from None

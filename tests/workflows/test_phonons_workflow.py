@@ -1,22 +1,24 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import phonopy
 import pytest
-from ase.build import bulk, fcc111
+from ase.build import add_adsorbate, bulk, fcc111
 from ase.constraints import FixAtoms
 from ase.io import read, write
 from typer.testing import CliRunner
 
+from nemp_sim.checkpoint import shipped_directory
 from nemp_sim.errors import EvaluationError, InputError, PotentialFileError
-from nemp_sim.phonon_files import FILES
+from nemp_sim.phonon_files import FILES, FORCE_FILES
 from tests.engines import StressEMT
-from workflows.phonons import Settings, app, read_structure, run
+from workflows.phonons import Settings, app, run
 
 WRITTEN = {
     *FILES,
     "structure.extxyz",
-    *("bands.png", "bands.pdf", "thermal.png", "thermal.pdf"),
+    *("bands.png", "bands.pdf", "thermal.png", "thermal.pdf", "velocities.png", "velocities.pdf"),
     *("report.json", "report.md"),
 }
 SMALL = {"supercell": (2, 2, 2), "mesh": (6, 6, 6), "t_step": 100.0}
@@ -33,6 +35,13 @@ def copper(tmp_path):
     """File of strained Cu."""
     write(tmp_path / "cu.vasp", bulk("Cu", cubic=True, a=3.5))
     return tmp_path / "cu.vasp"
+
+
+@pytest.fixture
+def shipped_methanol():
+    """A visible skip where the shipped potential is not there yet."""
+    if not (shipped_directory() / "methanol.pt").is_file():
+        pytest.skip("methanol.pt is not shipped")
 
 
 class FailsWhenDisplaced(StressEMT):
@@ -124,9 +133,13 @@ def test_nothing_is_half_written_after_an_error(settings, monkeypatch):
     assert not job.out.exists()
 
 
-def test_an_older_result_survives_an_error(settings):
+def test_an_older_result_is_replaced_and_survives_an_error(settings):
     job = settings()
-    directory = run(job, StressEMT()).directory
+    directory = run(replace(job, gruneisen=True), StressEMT()).directory
+    (directory / "mine.txt").touch()
+    assert (directory / "gruneisen.pdf").exists()
+    assert run(job, StressEMT()).directory == directory
+    assert {p.name for p in directory.iterdir()} == WRITTEN | {"mine.txt"}
     before = (directory / "report.json").read_bytes()
     with pytest.raises(EvaluationError):
         run(job, FailsWhenDisplaced())
@@ -136,8 +149,11 @@ def test_an_older_result_survives_an_error(settings):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"structure": "Xy", "potential": "p.pt"}, "neither a built-in crystal"),
-        ({"structure": "cu.vasp"}, "only Pd, PdH, Ag, AgPd have one of their own"),
+        ({"structure": "Xy", "potential": "p.pt"}, "neither a built-in one"),
+        (
+            {"structure": "cu.vasp"},
+            "only Pd, Ag, PdH, PdD, AgPd, ice-Ih, CH3OH, H-Pd111 have one of",
+        ),
         ({"relax": "volume"}, "relax is 'volume', but must be one of auto, cell"),
         ({"mesh": (4, 4)}, "mesh is"),
         ({"fmax": 0.0}, "fmax is 0.0"),
@@ -150,20 +166,6 @@ def test_bad_settings_are_refused(settings, changes, message):
         run(settings(**changes), StressEMT())
 
 
-def test_unreadable_files_are_refused(tmp_path):
-    (tmp_path / "bad.xyz").write_text("no structure")
-    with pytest.raises(InputError, match="ASE cannot read"):
-        read_structure(str(tmp_path / "bad.xyz"))
-
-
-@pytest.mark.parametrize("name", ["Pd", "Ag", "PdH", "AgPd"])
-def test_built_in_crystals(name):
-    atoms = read_structure(name)
-    assert atoms.get_chemical_formula(empirical=True) in (name, "HPd")
-    neighbours = np.sort(atoms.repeat(4).get_all_distances(mic=True)[0])[1]
-    assert 2.0 < neighbours < 3.0
-
-
 def test_missing_potential(settings):
     with pytest.raises(PotentialFileError):
         run(settings(potential="absent.pt"))
@@ -172,6 +174,10 @@ def test_missing_potential(settings):
 def test_command_line(pdh, tmp_path):
     options = ("--potential", pdh, "--supercell", "2 2 2", "--mesh", "4,4,4", "--out", tmp_path)
     result = invoke(*options, "--name", "test", "--device", "cpu")
+    assert result.exit_code == 2 and "the supercell is too small" in result.output
+    assert "or allow it with --small-supercell" in result.output
+    assert not (tmp_path / "phonons-test").exists()
+    result = invoke(*options, "--name", "test", "--device", "cpu", "--small-supercell")
     assert result.exit_code == 0, result.output
     assert "Stable" in result.output and "SMALL: half its shortest" in result.output
     assert {p.name for p in (tmp_path / "phonons-test").iterdir()} == WRITTEN
@@ -183,3 +189,86 @@ def test_command_line_errors(tmp_path):
     result = invoke("--structure", tmp_path / "none.cif", "--potential", "pdh.pt")
     assert result.exit_code == 2 and "nor a file" in result.output
     assert not (tmp_path / "out").exists()
+
+
+# --- further analyses
+
+
+def test_volumes_sweep_and_dynamics(settings):
+    analyses = {"gruneisen": True, "qha": True, "volumes": 5, "converge": True, "md": 50.0}
+    short = {"md_ps": 0.5, "md_replicas": 2, "sweep_radii": (2.5, 3.8), "t_max": 300.0}
+    said = []
+    result = run(settings(**analyses, **short), StressEMT(), said.append)
+    assert {p.name for p in result.directory.iterdir()} == set(result.report.files) | {
+        "report.md",
+        *(p.with_suffix(".pdf").name for p in result.directory.glob("*.png")),
+    }
+    assert {"gruneisen.yaml", "qha.png", "convergence.md", "dynamics.png"} <= set(
+        result.report.files
+    )
+    assert {"gruneisen", "qha", "convergence", "dynamics", "effective"} <= set(result.extras)
+    assert result.extras["qha"].temperatures_K[-1] == 300.0
+    values = json.loads((result.directory / "report.json").read_text(encoding="utf-8"))
+    assert len(values["qha"]["volumes_A3"]) == 4 and len(values["sweep"]) == 8
+    assert values["md_residual"] < 0.3
+    assert values["md_mean_THz"] == pytest.approx(values["harmonic_mean_THz"], rel=0.15)
+    table = (result.directory / "convergence.md").read_text(encoding="utf-8")
+    assert table.count("\n| ") == 1 + 8 and "| 27 | 3 0 0 0 3 0 0 0 3 |" in table
+    assert said[0] == "relaxing" and any(text.startswith("dynamics: step 2") for text in said)
+    assert said[-1] == "writing files"
+
+
+def test_saddles_are_followed_down(settings, tmp_path):
+    write(tmp_path / "bcc.vasp", bulk("Cu", "bcc", a=2.86))
+    job = settings(structure=tmp_path / "bcc.vasp", potential="emt")
+    result = run(replace(job, supercell=(4, 4, 4), follow_imaginary=True), StressEMT())
+    assert not result.spectra.unstable and len(result.atoms) == 4
+    first = next(note for note in result.report.notes if note.startswith("Round 1: followed q"))
+    assert "0.5" in first and "band 0: 1.1" in first  # one of the six N points
+
+
+def test_adsorbate(settings, tmp_path):
+    slab = fcc111("Cu", (1, 1, 3), a=3.59, vacuum=6.0)
+    add_adsorbate(slab, "O", 1.2, "fcc")
+    write(tmp_path / "o.traj", slab)
+    changes = {"supercell": (2, 2, 1), "mesh": (4, 4, 1), "potential": "emt"}
+    result = run(settings(structure=tmp_path / "o.traj", **changes), StressEMT())
+    assert result.extras["modes"].symbols == ("O",)
+    assert {"adsorbate_modes.extxyz", "layers.png"} <= set(result.report.files)
+    values = json.loads((result.directory / "report.json").read_text(encoding="utf-8"))
+    assert set(values["layers_dos"]) == {
+        *("frequencies_THz", "adsorbate", "layer 1", "layer 2", "layer 3")
+    }
+    assert values["zero_point_adsorbate_eV"] > 0.03
+    frames = read(result.directory / "adsorbate_modes.extxyz", ":")
+    assert len(frames) == 3 and np.abs(frames[0].arrays["mode"][:3]).max() == 0
+    with pytest.raises(InputError, match="its volume means nothing"):
+        run(settings(structure=tmp_path / "o.traj", **changes, gruneisen=True), StressEMT())
+
+
+def test_molecule(settings):
+    job = settings(structure="H2O", potential="emt", isotopes="H=2.014", supercell=None)
+    result = run(job, StressEMT())
+    written = {p.name for p in result.directory.iterdir()}
+    assert written == {*FORCE_FILES, "structure.extxyz", "report.json", "report.md"} | {
+        *("molecule_modes.extxyz", "modes.png", "modes.pdf")
+    }
+    assert result.spectra is None and len(result.extras["modes"].frequencies_THz) == 3
+    light = run(replace(job, isotopes=None), StressEMT()).extras["modes"]
+    ratio = light.frequencies_THz[-1] / result.extras["modes"].frequencies_THz[-1]
+    assert 1.3 < ratio < 2**0.5
+    with pytest.raises(InputError, match="qha is wanted, but H2O is a molecule"):
+        run(replace(job, qha=True), StressEMT())
+    with pytest.raises(InputError, match="follow_imaginary is for crystals and slabs"):
+        run(replace(job, follow_imaginary=True), StressEMT())
+
+
+def test_methanol(shipped_methanol, tmp_path):
+    """Gas-phase fundamentals of CH3OH: O–H stretch 3681, C–O stretch 1034 cm⁻¹ (NIST)."""
+    result = run(Settings(structure="CH3OH", out=tmp_path, device="cpu"))
+    wavenumbers = result.extras["modes"].wavenumbers_per_cm
+    assert len(wavenumbers) == 12 and not result.extras["modes"].n_imaginary
+    assert wavenumbers[-1] == pytest.approx(3681, rel=0.03)
+    assert np.abs(wavenumbers - 1034).min() < 30
+    error = next(q.value for q in result.report.quantities if q.key == "float32_frequency_THz")
+    assert 0 < error < 0.05
