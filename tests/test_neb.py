@@ -9,7 +9,7 @@ from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms, FixBondLength, FixCartesian
 from ase.mep import NEB
-from ase.optimize import BFGS, FIRE
+from ase.optimize import FIRE
 from matplotlib.image import imread
 from scipy.optimize import root
 
@@ -143,23 +143,6 @@ def test_one_engine_call_for_each_step(climb, ends):
     assert {step.stage for step in steps} == ({"band", "climbing"} if climb else {"band"})
     assert steps[-1].fmax_eV_per_A == result.fmax_eV_per_A < 0.02
     assert len(steps[-1].images) == 7
-
-
-def test_relaxing_both_ends_is_one_call_for_each_step():
-    slab = fcc111_slab()
-    start = [adsorb(slab, "H", "fcc"), adsorb(slab, "H", "top")]
-    engine = EMTEngine()
-    together = relax(engine, start, 0.01, 200)
-    assert together.converged and together.fmax_eV_per_A < 0.01
-    assert engine.batches == [2] * (1 + together.optimizer_steps)
-    for relaxed, atoms in zip(together.structures, start, strict=True):
-        alone = atoms.copy()
-        alone.calc = EMT()
-        BFGS(alone, logfile=None).run(fmax=0.005)
-        energy = alone.get_potential_energy()
-        assert relaxed.get_potential_energy() == pytest.approx(energy, abs=2e-3)
-        assert (relaxed.positions[:4] == slab.positions[:4]).all()
-        assert atoms.calc is None
 
 
 def test_ends_stay_as_they_are(ends):
