@@ -13,12 +13,13 @@ from ase.optimize import FIRE
 from matplotlib.image import imread
 from scipy.optimize import root
 
+from nemp_sim.adsorbates import place
 from nemp_sim.ends import check_ends, first_path
 from nemp_sim.errors import EvaluationError, InputError
 from nemp_sim.neb import BandSettings, remarks, run_neb
 from nemp_sim.plots import neb_profile, save_png
 from nemp_sim.relax import relax
-from nemp_sim.surfaces import adsorb, fcc111_slab
+from nemp_sim.surfaces import fcc_slab
 
 from .engines import EMTEngine
 
@@ -78,8 +79,8 @@ def gold_on_aluminium():
 @pytest.fixture(scope="module")
 def ends():
     """H on Pd(111), fcc and hcp, relaxed with EMT."""
-    slab = fcc111_slab()
-    start = [adsorb(slab, "H", "fcc"), adsorb(slab, "H", "hcp")]
+    slab = fcc_slab()
+    start = [place(slab, "H", "fcc"), place(slab, "H", "hcp")]
     return relax(EMTEngine(), start, 0.01, 200).structures
 
 
@@ -204,8 +205,8 @@ def test_labels_of_the_ends_are_not_handed_on(ends):
 
 def test_a_potential_keeps_its_neighbour_lists(random_potential):
     potential = random_potential("smooth")
-    slab = fcc111_slab()
-    pair = adsorb(slab, "H", "fcc"), adsorb(slab, "H", "hcp")
+    slab = fcc_slab()
+    pair = place(slab, "H", "fcc"), place(slab, "H", "hcp")
     result = run_neb(potential, *pair, BandSettings(3, fmax_eV_per_A=1e-6, steps=4))
     assert not result.converged and result.model_calls == 6
     fresh = potential.evaluate(result.images)

@@ -3,9 +3,10 @@ import pytest
 from ase.calculators.emt import EMT
 from ase.optimize import FIRE, LBFGS
 
+from nemp_sim.adsorbates import place
 from nemp_sim.errors import InputError
 from nemp_sim.relax import OPTIMIZERS, relax
-from nemp_sim.surfaces import adsorb, fcc111_slab
+from nemp_sim.surfaces import fcc_slab
 
 from .engines import EMTEngine
 
@@ -16,10 +17,10 @@ ASE_ALONE = {
 
 
 def starts():
-    slab = fcc111_slab()
-    other = adsorb(fcc111_slab(size=(1, 2, 3)), "H", "bridge")
+    slab = fcc_slab()
+    other = place(fcc_slab(size=(1, 2, 3)), "H", "bridge")
     other.positions[-1] += [0.1, 0.05, 0.0]
-    return [adsorb(slab, "H", "fcc"), slab, adsorb(slab, "H", "top"), other]
+    return [place(slab, "H", "fcc"), slab, place(slab, "H", "top"), other]
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -17,6 +17,7 @@ from ase import Atoms
 from ase.io import write
 from rich.console import Console
 
+from nemp_sim.adsorbates import place
 from nemp_sim.checkpoint import load_potential
 from nemp_sim.config import require
 from nemp_sim.ends import check_ends
@@ -26,7 +27,7 @@ from nemp_sim.neb import BandSettings, NEBResult, remarks, run_neb
 from nemp_sim.plots import neb_profile, save_png
 from nemp_sim.relax import Engine, Relaxation, Step, relax
 from nemp_sim.report import Quantity, Report, provenance, write_report
-from nemp_sim.surfaces import PD_LATTICE_ANGSTROM, adsorb, fcc111_slab, freeze_lowest_layers
+from nemp_sim.surfaces import PD_LATTICE_ANGSTROM, fcc_slab, freeze_lowest_layers
 
 
 @dataclass(frozen=True)
@@ -195,11 +196,11 @@ def prepare(settings: Settings) -> Job:
         InputError: an unreadable file, or a number of fixed layers that does not fit.
     """
     if settings.initial is None:
-        slab = fcc111_slab(
+        slab = fcc_slab(
             lattice_constant_angstrom=settings.lattice_constant_angstrom,
             fixed_layers=1 if settings.fixed_layers is None else settings.fixed_layers,
         )
-        ends = adsorb(slab, "H", "fcc"), adsorb(slab, "H", "hcp")
+        ends = place(slab, "H", "fcc"), place(slab, "H", "hcp")
         held = len(slab.constraints[0].index) if slab.constraints else 0
         note = (
             f"Pd(111), 2 × 2 cell, three layers, lattice constant "

@@ -12,8 +12,9 @@ from ase.io import read, write
 from matplotlib.image import imread
 from typer.testing import CliRunner
 
+from nemp_sim.adsorbates import place
 from nemp_sim.errors import EvaluationError, InputError
-from nemp_sim.surfaces import adsorb, fcc111_slab
+from nemp_sim.surfaces import fcc_slab
 from workflows.neb import Settings, app, prepare, run
 
 FILES = ["neb.extxyz", "neb.png", "report.json", "report.md"]
@@ -40,11 +41,11 @@ KEYS = {
 @pytest.fixture
 def user_files(tmp_path):
     """Two files without constraints: H on Pd(111) at fcc and hcp."""
-    slab = fcc111_slab(fixed_layers=0)
+    slab = fcc_slab(fixed_layers=0)
     paths = []
     for site in ("fcc", "hcp"):
         paths.append(tmp_path / f"{site}.extxyz")
-        write(paths[-1], adsorb(slab, "H", site))
+        write(paths[-1], place(slab, "H", site))
     return paths
 
 
@@ -98,9 +99,9 @@ def test_users_files_with_fixed_layers(user_files, emt, tmp_path):
 
 
 def test_constraints_of_the_files_win(tmp_path):
-    slab = fcc111_slab(fixed_layers=1)
+    slab = fcc_slab(fixed_layers=1)
     for site in ("fcc", "hcp"):
-        write(tmp_path / f"{site}.traj", adsorb(slab, "H", site))
+        write(tmp_path / f"{site}.traj", place(slab, "H", site))
     settings = Settings(tmp_path / "fcc.traj", tmp_path / "hcp.traj", fixed_layers=2)
     job = prepare(settings)
     assert job.ends[0].constraints[0].index.tolist() == [0, 1, 2, 3]
@@ -166,10 +167,10 @@ def test_a_run_that_breaks_off_keeps_its_last_step(stage, size, frames, emt, tmp
 
 
 def test_both_ends_in_one_minimum_are_refused(emt, tmp_path):
-    slab = fcc111_slab()
-    near = adsorb(slab, "H", "fcc")
+    slab = fcc_slab()
+    near = place(slab, "H", "fcc")
     near.positions[-1] += [0.2, 0.1, 0.0]
-    write(tmp_path / "a.traj", adsorb(slab, "H", "fcc"))
+    write(tmp_path / "a.traj", place(slab, "H", "fcc"))
     write(tmp_path / "b.traj", near)
     with pytest.raises(InputError, match="one structure.*same one"):
         run(Settings(tmp_path / "a.traj", tmp_path / "b.traj", fmax=1e-3, out=tmp_path), emt)
