@@ -120,17 +120,21 @@ def _refuse(reason: str, cure: str) -> None:
     raise InputError(f"initial and final: {reason}. {cure}.")
 
 
-def _constraints(atoms: Atoms) -> tuple[np.ndarray, list[str]]:
-    """Mask (N, 3) of the fixed coordinates, and all other constraints as text."""
-    fixed, others = np.zeros((len(atoms), 3), dtype=bool), []
+def fixed_coordinates(atoms: Atoms) -> np.ndarray:
+    """Mask (N, 3) of the coordinates that FixAtoms and FixCartesian hold."""
+    fixed = np.zeros((len(atoms), 3), dtype=bool)
     for constraint in atoms.constraints:
         if isinstance(constraint, FixAtoms):
             fixed[constraint.index] = True
         elif isinstance(constraint, FixCartesian):
             fixed[constraint.index] |= constraint.mask
-        else:
-            others.append(str(constraint.todict()))
-    return fixed, others
+    return fixed
+
+
+def _constraints(atoms: Atoms) -> tuple[np.ndarray, list[str]]:
+    """Mask (N, 3) of the fixed coordinates, and all other constraints as text."""
+    others = [c for c in atoms.constraints if not isinstance(c, FixAtoms | FixCartesian)]
+    return fixed_coordinates(atoms), [str(constraint.todict()) for constraint in others]
 
 
 def _displacement(initial: Atoms, final: Atoms) -> np.ndarray:
