@@ -15,7 +15,7 @@ from nemp_sim.errors import InputError
 from nemp_sim.sites import Site, all_sites
 
 BOND_OF_RADII = 1.05  # first distance to the metal over the sum of covalent radii
-BOND_MARGIN = 1.25  # atoms closer than this times the sum of covalent radii are bonded
+BOND_MARGIN = 1.5  # atoms closer than this times the sum of covalent radii are bonded
 
 
 @dataclass(frozen=True)

@@ -36,10 +36,10 @@ class Step:
     """Where a run stands after one optimiser step.
 
     Attributes:
-        stage: "ends" (relaxation of the ends), "band" or "climbing".
+        stage: "relaxation", "band" or "climbing".
         number: optimiser steps so far; the two stages of the band count together.
         fmax_eV_per_A: largest force on an atom.
-        barrier_eV: highest image minus the first; None for the ends.
+        barrier_eV: highest image minus the first; None for a relaxation.
         images: copies of all structures with their energies and forces.
     """
 
@@ -175,7 +175,7 @@ def relax(  # noqa: PLR0913 (what a relaxation is fixed by)
 
     def show(step: int) -> None:
         largest = max(map(fmax_of, range(len(moved))))
-        on_step(Step("ends", step, largest, None, snapshot(moved)))
+        on_step(Step("relaxation", step, largest, None, snapshot(moved)))
 
     taken = lockstep(
         [OPTIMIZERS[optimizer](atoms, logfile=None) for atoms in moved],

@@ -6,20 +6,19 @@ python workflows/neb.py --initial a.traj --final b.traj
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from ase import Atoms
 from ase.io import write
-from rich.console import Console
 
 from nemp_sim.adsorbates import place
 from nemp_sim.checkpoint import load_potential
 from nemp_sim.config import require
+from nemp_sim.console import KeptStep, progress
 from nemp_sim.ends import check_ends
 from nemp_sim.errors import InputError, NempError
 from nemp_sim.files import read_with_ase, replacing
@@ -140,18 +139,6 @@ class Result:
     report: Report
 
 
-@dataclass
-class _Kept:
-    """The last complete step, for the files of a run that breaks off."""
-
-    show: Callable[[Step], None]
-    step: Step | None = field(default=None)
-
-    def __call__(self, step: Step) -> None:
-        self.step = step
-        self.show(step)
-
-
 def run(
     settings: Settings, engine: Engine | None = None, show: Callable[[Step], None] | None = None
 ) -> Result:
@@ -172,7 +159,7 @@ def run(
     check_ends(*job.ends)
     engine = engine or load_potential(settings.potential, settings.device, settings.dtype)
     settings.directory.mkdir(parents=True, exist_ok=True)
-    kept = _Kept(show or (lambda step: None))
+    kept = KeptStep(show or (lambda step: None))
     try:
         relaxation = relax(engine, job.ends, settings.fmax, settings.steps, kept)
         band = run_neb(engine, *relaxation.structures, settings.band(), kept)
@@ -323,23 +310,6 @@ def _write_unfinished(
 
 def _figure(settings: Settings) -> Path:
     return settings.directory / "neb.png"
-
-
-@contextmanager
-def progress() -> Iterator[Callable[[Step], None]]:
-    """A line on the terminal that follows the run; silent where stderr is no terminal."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda step: None
-        return
-    with console.status("starting") as status:
-
-        def show(step: Step) -> None:
-            barrier = "" if step.barrier_eV is None else f", barrier {step.barrier_eV:.3f} eV"
-            force = f"largest force {step.fmax_eV_per_A:.3f} eV/Å"
-            status.update(f"{step.stage}: step {step.number}, {force}{barrier}")
-
-        yield show
 
 
 DEFAULT = Settings()

@@ -151,7 +151,7 @@ class BreaksOff:
         return result
 
 
-@pytest.mark.parametrize(("stage", "size", "frames"), [("ends", 2, 2), ("band", 3, 5)])
+@pytest.mark.parametrize(("stage", "size", "frames"), [("relaxation", 2, 2), ("band", 3, 5)])
 def test_a_run_that_breaks_off_keeps_its_last_step(stage, size, frames, emt, tmp_path):
     settings = Settings(out=tmp_path, images=3, fmax=1e-3, climb=False)
     run(settings, emt)
