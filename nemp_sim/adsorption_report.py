@@ -107,6 +107,7 @@ def energy_levels(found: Found, title: str) -> Figure:
                 (column, y),
                 xytext=(column + 0.05, height),
                 va="center",
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
                 fontsize=FONT_POINTS - 1.5,
                 color=colour,
                 arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.5, "shrinkA": 0},
