@@ -195,7 +195,8 @@ def _bofill(hessian: np.ndarray, step: np.ndarray, change: np.ndarray) -> np.nda
 def _descend(engine: Engine, saddle: Atoms, sides: list[Atoms]) -> list[np.ndarray]:
     """Move both sides down into their valleys; for each, (n, 2) distance (Å) and energy (eV).
 
-    A step that would go up is halved; the valley is reached when forces or steps are small.
+    A step that would go up is halved; the valley is reached when the forces, which grow at first,
+    have become small again, or the steps have.
     """
     calls = CountedCalls(engine)
     calls.fill([saddle])
@@ -207,14 +208,17 @@ def _descend(engine: Engine, saddle: Atoms, sides: list[Atoms]) -> list[np.ndarr
         for length, side in zip(lengths, sides, strict=True)
     ]
     longest = [DESCENT_STEP_ANGSTROM] * 2
+    steepest = [0.0, 0.0]
+
+    def is_down(k: int) -> bool:
+        force = largest_force(sides[k].get_forces())
+        steepest[k] = max(steepest[k], force)
+        in_valley = force < min(VALLEY_FMAX, 0.5 * steepest[k])
+        return in_valley or longest[k] < 0.1 * DESCENT_STEP_ANGSTROM
+
     moving = [0, 1]
     for _ in range(DESCENT_STEPS):
-        moving = [
-            k
-            for k in moving
-            if longest[k] > 0.1 * DESCENT_STEP_ANGSTROM
-            and (largest_force(sides[k].get_forces()) > VALLEY_FMAX or len(tracks[k]) < 5)
-        ]
+        moving = [k for k in moving if not is_down(k)]
         if not moving:
             break
         trials = []

@@ -22,9 +22,9 @@ from nemp_sim.adsorption_report import Energies, adsorption_report, energy_level
 from nemp_sim.checkpoint import load_potential
 from nemp_sim.config import require
 from nemp_sim.console import KeptStep, progress
-from nemp_sim.errors import InputError, NempError
+from nemp_sim.errors import NempError
 from nemp_sim.files import read_with_ase, replacing
-from nemp_sim.options import words
+from nemp_sim.options import numbers, words
 from nemp_sim.plots import save_png
 from nemp_sim.relax import Engine, Relaxation, Step, relax
 from nemp_sim.report import Report, provenance, write_report
@@ -294,15 +294,10 @@ def main(  # noqa: PLR0913 (one argument for each option)
     try:
         options["adsorbates"] = words(adsorbates)
         options["sites"] = words(sites) if sites else None
-        options["size"] = tuple(int(number) for number in words(size))
+        options["size"] = numbers("size", size, int)
         settings = Settings(**options)
         with progress() as show:
             result = run(settings, show=show)
-    except ValueError as error:
-        if not isinstance(error, InputError):
-            error = InputError(f"size is {size!r}, but must be three whole numbers ('2 2 3').")
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
     except (NempError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(2) from None

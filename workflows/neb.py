@@ -6,14 +6,13 @@ python workflows/neb.py --initial a.traj --final b.traj
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from ase import Atoms
-from ase.io import write
 
 from nemp_sim.adsorbates import place
 from nemp_sim.checkpoint import load_potential
@@ -21,9 +20,18 @@ from nemp_sim.config import require
 from nemp_sim.console import KeptStep, progress
 from nemp_sim.ends import check_ends
 from nemp_sim.errors import InputError, NempError
-from nemp_sim.files import read_with_ase, replacing
-from nemp_sim.neb import BandSettings, NEBResult, remarks, run_neb
+from nemp_sim.files import read_with_ase
+from nemp_sim.neb import BandSettings, NEBResult, run_neb
+from nemp_sim.neb_report import (
+    band_report,
+    is_uncertain,
+    with_reaction,
+    write_images,
+    write_reaction,
+)
+from nemp_sim.options import numbers
 from nemp_sim.plots import neb_profile, save_png
+from nemp_sim.reaction import Reaction, analyse
 from nemp_sim.relax import Engine, Relaxation, Step, relax
 from nemp_sim.report import Quantity, Report, provenance, write_report
 from nemp_sim.surfaces import PD_LATTICE_ANGSTROM, fcc_slab, freeze_lowest_layers
@@ -49,6 +57,10 @@ class Settings:
         dtype: "float32" or "float64"; None takes that of the potential.
         out: directory of all results.
         name: the results go to ``out``/neb-``name``; None makes one from the file names.
+        full: go on from the band to a proved saddle, vibrations and rate constants.
+        temperatures: of the rate constants, K.
+        vibrating: atoms that vibrate; None: all that are free.
+        max_std: largest predicted standard deviation of a barrier that is accepted, eV.
         lattice_constant_angstrom: of Pd in the default job, Å.
     """
 
@@ -65,6 +77,10 @@ class Settings:
     dtype: str | None = None
     out: Path = Path("results")
     name: str | None = None
+    full: bool = False
+    temperatures: tuple[float, ...] = tuple(range(100, 601, 50))
+    vibrating: tuple[int, ...] | None = None
+    max_std: float = 0.2
     lattice_constant_angstrom: float = PD_LATTICE_ANGSTROM
 
     def __post_init__(self) -> None:
@@ -73,6 +89,9 @@ class Settings:
             if isinstance(getattr(self, name), str):
                 object.__setattr__(self, name, Path(getattr(self, name)))
         self.band()
+        good = self.temperatures and min(self.temperatures) > 0
+        require(bool(good), "temperatures", self.temperatures, "above 0 K, at least one")
+        require(self.max_std > 0, "max_std", self.max_std, "positive (eV)")
         for given, missing in (("initial", "final"), ("final", "initial")):
             if getattr(self, given) and not getattr(self, missing):
                 raise InputError(
@@ -129,6 +148,7 @@ class Result:
         band: the band between them.
         converged: whether ends and band both are.
         report: what report.json and report.md hold.
+        reaction: saddle, proof, modes and rates, where asked for and the band converged.
     """
 
     settings: Settings
@@ -137,6 +157,15 @@ class Result:
     band: NEBResult
     converged: bool
     report: Report
+    reaction: Reaction | None = None
+
+    @property
+    def trusted(self) -> bool:
+        """Whether ends and band converged, the saddle is proved and the barrier is certain."""
+        if self.reaction is None:
+            return self.converged
+        uncertain = is_uncertain(self.reaction, self.settings.max_std)
+        return self.converged and not self.reaction.problems and not uncertain
 
 
 def run(
@@ -157,7 +186,8 @@ def run(
     started = time.perf_counter()
     job = prepare(settings)
     check_ends(*job.ends)
-    engine = engine or load_potential(settings.potential, settings.device, settings.dtype)
+    dtype = settings.dtype or ("float64" if settings.full else None)  # second derivatives
+    engine = engine or load_potential(settings.potential, settings.device, dtype)
     settings.directory.mkdir(parents=True, exist_ok=True)
     kept = KeptStep(show or (lambda step: None))
     try:
@@ -168,12 +198,17 @@ def run(
             _write_unfinished(settings, engine, job, kept.step, error, started)
         raise
     converged = relaxation.converged and band.converged
-    report = _report(settings, job, relaxation, band)
+    report = band_report(job.title, job.notes, settings.fmax, relaxation, band)
+    write_images(settings.directory, band.images, band.path_length_A)
+    reaction = None
+    if settings.full and converged:
+        reaction = analyse(engine, band, settings.temperatures, settings.vibrating, kept)
+        report = with_reaction(report, reaction, settings.max_std)
+        write_reaction(settings.directory, reaction, job.title)
     report = replace(report, provenance=provenance(engine, settings, time.perf_counter() - started))
-    _write_images(settings.directory, band.images, band.path_length_A)
     save_png(neb_profile(replace(band, converged=converged), job.names), _figure(settings))
     write_report(report, settings.directory)
-    return Result(settings, settings.directory, relaxation, band, converged, report)
+    return Result(settings, settings.directory, relaxation, band, converged, report, reaction)
 
 
 def prepare(settings: Settings) -> Job:
@@ -210,81 +245,6 @@ def prepare(settings: Settings) -> Job:
     return Job(title, (initial, final), notes=(note,))
 
 
-def _report(settings: Settings, job: Job, ends: Relaxation, band: NEBResult) -> Report:
-    unconverged = []
-    for what, part in (("ends", ends), ("band", band)):
-        if not part.converged:
-            unconverged.append(
-                f"the {what} after {part.optimizer_steps} steps (largest force "
-                f"{part.fmax_eV_per_A:.3f} eV/Å, wanted {settings.fmax} eV/Å)"
-            )
-    verdict = (
-        f"Barrier {band.barrier_forward_eV:.3f} eV forward, {band.barrier_reverse_eV:.3f} eV "
-        f"reverse; reaction energy {band.reaction_energy_eV:+.3f} eV. Converged."
-    )
-    if unconverged:
-        verdict = (
-            f"NOT CONVERGED: {' and '.join(unconverged)}. The numbers are no barrier. Give more "
-            "--steps, or look at neb.extxyz for what went wrong on the way."
-        )
-    return Report(
-        title=f"Nudged elastic band: {job.title}",
-        verdict=verdict,
-        quantities=_quantities(settings, ends, band, not unconverged),
-        notes=(*job.notes, *([] if unconverged else remarks(band))),
-        files={
-            "neb.extxyz": "all images with energies (eV) and forces (eV/Å): ase gui neb.extxyz",
-            "neb.png": "energy along the path, eV and Å",
-            "report.json": "these numbers for programs",
-        },
-        data={
-            "path_A": band.path_length_A,
-            "energies_eV": band.energies_eV,
-            "energy_zero": "as the potential gives it; barriers are differences",
-        },
-    )
-
-
-def _quantities(
-    settings: Settings, ends: Relaxation, band: NEBResult, converged: bool
-) -> tuple[Quantity, ...]:
-    length = float(band.path_length_A[-1])
-    climbing = "highest image, climbing" if band.climbing else "highest image"
-    return (
-        Quantity("converged", "Converged (ends and band)", converged),
-        Quantity(
-            "barrier_forward_eV", f"Barrier, forward ({climbing})", band.barrier_forward_eV, "eV"
-        ),
-        Quantity("barrier_reverse_eV", "Barrier, reverse", band.barrier_reverse_eV, "eV"),
-        Quantity("reaction_energy_eV", "Reaction energy", band.reaction_energy_eV, "eV"),
-        Quantity(
-            "barrier_spline_eV", "Barrier, forward, of the spline", band.spline_barrier_eV, "eV"
-        ),
-        Quantity("fmax_eV_per_A", "Largest force of the band", band.fmax_eV_per_A, "eV/Å", 4),
-        Quantity("fmax_wanted_eV_per_A", "Largest force wanted", settings.fmax, "eV/Å", 4),
-        Quantity("ends_fmax_eV_per_A", "Largest force of the ends", ends.fmax_eV_per_A, "eV/Å", 4),
-        Quantity("path_length_A", "Length of the path", length, "Å"),
-        Quantity("n_images", "Moving images", len(band.images) - 2),
-        Quantity("saddle_index", "Highest image (0 is the initial state)", band.saddle_index),
-        Quantity("optimizer_steps", "Optimiser steps of the band", band.optimizer_steps),
-        Quantity("model_calls", "Model calls of the band", band.model_calls),
-        Quantity("ends_model_calls", "Model calls to relax both ends", ends.model_calls),
-    )
-
-
-def _write_images(directory: Path, images: tuple[Atoms, ...], path_A: Sequence[float] = ()) -> None:
-    written = []
-    for index, image in enumerate(images):
-        atoms = image.copy()
-        atoms.calc = image.calc
-        atoms.info = {"image": index}
-        written.append(atoms)
-    for atoms, length in zip(written, path_A, strict=False):
-        atoms.info["path_length_A"] = round(float(length), 6)
-    with replacing(directory / "neb.extxyz") as temporary:
-        write(temporary, written, format="extxyz")
-
-
 def _write_unfinished(
     settings: Settings,
     engine: Engine,
@@ -294,7 +254,7 @@ def _write_unfinished(
     started: float,
 ) -> None:
     """The last complete structures and a report that says where and why the run broke off."""
-    _write_images(settings.directory, step.images)
+    write_images(settings.directory, step.images)
     _figure(settings).unlink(missing_ok=True)
     reason = str(error) or type(error).__name__
     report = Report(
@@ -331,10 +291,18 @@ def main(  # noqa: PLR0913 (one argument for each option)
     dtype: Annotated[str | None, typer.Option(help="float32 or float64.")] = None,
     out: Annotated[Path, typer.Option(help="Directory of all results.")] = DEFAULT.out,
     name: Annotated[str | None, typer.Option(help="Results go to OUT/neb-NAME.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="Saddle, proof, vibrations, rates.")] = False,
+    temperatures: Annotated[str | None, typer.Option(help="K, as in '200 300 400'.")] = None,
+    vibrating: Annotated[str | None, typer.Option(help="Atoms that vibrate; all free.")] = None,
+    max_std: Annotated[float, typer.Option(help="Largest accepted std, eV.")] = DEFAULT.max_std,
 ) -> None:
     """Read the options, run, and say how it went: exit code 0, 1 (not converged) or 2 (error)."""
     options = dict(locals())
     try:
+        options["temperatures"] = numbers("temperatures", temperatures, float)
+        options["vibrating"] = numbers("vibrating", vibrating, int)
+        if temperatures is None:
+            del options["temperatures"]
         settings = Settings(**options)
         with progress() as show:
             result = run(settings, show=show)
@@ -344,7 +312,7 @@ def main(  # noqa: PLR0913 (one argument for each option)
     calls = f"{result.band.model_calls} model calls for the band"
     print(f"{result.report.title}\n{result.report.verdict}")
     print(f"{calls}, {result.relaxation.model_calls} for the ends; files in {result.directory}/")
-    if not result.converged:
+    if not result.trusted:
         raise typer.Exit(1)
 
 

@@ -100,7 +100,7 @@ def test_a_run_that_breaks_off_keeps_its_last_step(emt, tmp_path):
         (("--facet", "211"), "facet is '211'"),
         (("--adsorbates", "N2"), "adsorbates is 'N2', but must be one of H, H2"),
         (("--size", "2 2"), "size is (2, 2)"),
-        (("--size", "a b c"), "size is 'a b c', but must be three whole numbers"),
+        (("--size", "a b c"), "size is 'a b c', but must be whole numbers"),
         (("--sites", "hollow"), "site is 'hollow'"),
         (("--slab", "none.xyz"), "there is no such file"),
         (("--fmax", "0"), "fmax is 0.0"),

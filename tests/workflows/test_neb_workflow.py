@@ -78,6 +78,32 @@ def test_default_job_writes_band_figure_and_report(emt, tmp_path):
     assert imread(result.directory / "neb.png").shape[:2] == (620, 840)
 
 
+def test_full_job_goes_on_to_rates(emt, tmp_path):
+    result = run(Settings(out=tmp_path, images=5, full=True, temperatures=(200, 300)), emt)
+    assert result.trusted and result.reaction.problems == ()
+    modes = [f"modes-{name}.extxyz" for name in ("final", "initial", "saddle")]
+    assert names(result.directory) == sorted([*FILES, *modes, "rates.png", "states.extxyz"])
+    report = report_of(result.directory)
+    assert report["proved"] is True and report["proof"]["reached"] == ["initial", "final"]
+    assert report["temperature_K"] == [200, 300]
+    assert set(report["rates_per_s"]) == {"classical", "quantum", "wigner", "eckart"}
+    assert len(report["wavenumbers_cm1"]["saddle"]) == 27
+    assert "Saddle proved" in report["verdict"] and "k(300 K)" in report["verdict"]
+    states = read(result.directory / "states.extxyz", ":")
+    assert [atoms.info["state"] for atoms in states] == ["initial", "saddle", "final"]
+    text = (result.directory / "report.md").read_text(encoding="utf-8")
+    assert "## Rate constants, 1/s" in text and "## Modes of the saddle state" in text
+
+
+def test_a_saddle_that_is_not_proved_is_no_success(emt, tmp_path, monkeypatch):
+    monkeypatch.setattr("nemp_sim.transition_state.SAME_END_ANGSTROM", 0.0)
+    result = run(Settings(out=tmp_path, images=3, full=True), emt)
+    assert result.converged and not result.trusted
+    assert result.report.verdict.startswith("NOT PROVED: steepest descent from the saddle")
+    assert "rates.png" not in names(result.directory)
+    assert "report.json" in names(result.directory)
+
+
 def test_band_file_is_read_back_by_ase(emt, tmp_path):
     result = run(Settings(out=tmp_path, images=3), emt)
     images = read(result.directory / "neb.extxyz", ":")
@@ -217,6 +243,10 @@ def test_ends_that_differ_are_refused_by_the_command(user_files, random_file, tm
         (("--name", "a/b"), "name is 'a/b'"),
         (("--device", "abacus"), "device is 'abacus'"),
         (("--dtype", "float16"), "dtype is 'float16'"),
+        (("--temperatures", "0 300"), "temperatures is (0.0, 300.0), but must be above 0 K"),
+        (("--temperatures", "warm"), "temperatures is 'warm', but must be numbers"),
+        (("--vibrating", "1.5"), "vibrating is '1.5', but must be whole numbers"),
+        (("--max-std", "0"), "max_std is 0.0"),
     ],
 )
 def test_bad_options_end_with_one_clear_line(options, message, random_file):
