@@ -77,8 +77,32 @@ def with_reaction(report: Report, found: Reaction, max_std_eV: float) -> Report:
         quantities=(*reaction_report.quantities(found), *report.quantities),
         notes=(*report.notes, *reaction_report.sentences(found)),
         files={**report.files, **files},
-        sections=reaction_report.sections(found),
+        sections={**report.sections, **reaction_report.sections(found)},
         data={**report.data, **reaction_report.data(found)},
+    )
+
+
+def with_steps(report: Report, steps: Sequence[NEBResult]) -> Report:
+    """The report of a band with a table of its elementary steps."""
+    lines = ["| step | barrier eV | reverse eV | reaction eV | largest force eV/Å | converged |"]
+    lines.append("|---:|---:|---:|---:|---:|---|")
+    for number, step in enumerate(steps, 1):
+        values = f"{step.barrier_forward_eV:.3f} | {step.barrier_reverse_eV:.3f} | "
+        values += f"{step.reaction_energy_eV:+.3f} | {step.fmax_eV_per_A:.4f}"
+        lines.append(f"| {number} | {values} | {'yes' if step.converged else 'NO'} |")
+    names = ("barrier_forward_eV", "barrier_reverse_eV", "reaction_energy_eV", "converged")
+    plain = [{name: getattr(step, name) for name in names} for step in steps]
+    files = {f"step-{k + 1}.extxyz": f"band of elementary step {k + 1}" for k in range(len(steps))}
+    lost = [str(k) for k, step in enumerate(steps, 1) if not step.converged]
+    verdict = f"{report.verdict} {len(steps)} elementary steps."
+    if lost:
+        verdict = f"NOT CONVERGED: step {', '.join(lost)}. {verdict}"
+    return replace(
+        report,
+        verdict=verdict,
+        files={**report.files, **files},
+        sections={**report.sections, "Elementary steps": "\n".join(lines)},
+        data={**report.data, "steps": plain},
     )
 
 
@@ -150,8 +174,8 @@ def _quantities(
     )
 
 
-def write_images(directory: Path, images: tuple[Atoms, ...], path_A: Sequence[float] = ()) -> None:
-    """Write neb.extxyz: all images with their numbers, energies and forces."""
+def write_images(path: Path, images: tuple[Atoms, ...], path_A: Sequence[float] = ()) -> None:
+    """Write all images with their numbers, energies and forces as extended XYZ."""
     written = []
     for index, image in enumerate(images):
         atoms = image.copy()
@@ -160,5 +184,5 @@ def write_images(directory: Path, images: tuple[Atoms, ...], path_A: Sequence[fl
         written.append(atoms)
     for atoms, length in zip(written, path_A, strict=False):
         atoms.info["path_length_A"] = round(float(length), 6)
-    with replacing(directory / "neb.extxyz") as temporary:
+    with replacing(path) as temporary:
         write(temporary, written, format="extxyz")

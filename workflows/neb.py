@@ -21,11 +21,13 @@ from nemp_sim.console import KeptStep, progress
 from nemp_sim.ends import check_ends
 from nemp_sim.errors import InputError, NempError
 from nemp_sim.files import read_with_ase
-from nemp_sim.neb import BandSettings, NEBResult, run_neb
+from nemp_sim.matching import match_atoms
+from nemp_sim.neb import BandSettings, NEBResult, energy_spread, run_neb
 from nemp_sim.neb_report import (
     band_report,
     is_uncertain,
     with_reaction,
+    with_steps,
     write_images,
     write_reaction,
 )
@@ -34,6 +36,7 @@ from nemp_sim.plots import neb_profile, save_png
 from nemp_sim.reaction import Reaction, analyse
 from nemp_sim.relax import Engine, Relaxation, Step, relax
 from nemp_sim.report import Quantity, Report, provenance, write_report
+from nemp_sim.steps import elementary_steps
 from nemp_sim.surfaces import PD_LATTICE_ANGSTROM, fcc_slab, freeze_lowest_layers
 
 
@@ -51,6 +54,10 @@ class Settings:
         steps: most optimiser steps, of the ends and of the band each.
         spring: spring constant between images, eV/Å².
         climb: let the highest image climb onto the saddle.
+        max_images: add images beside the highest, up to this many; None keeps ``images``.
+        match: put the atoms of the final state into the order that moves them least.
+        restart: start from the band that an earlier run of this name has left.
+        split: a band for each elementary step, where minima lie on the way.
         fixed_layers: lowest layers held where a file holds no constraints; None: one layer in the
             default job, none in files.
         device: "auto", "cpu", "cuda" …
@@ -72,6 +79,10 @@ class Settings:
     steps: int = 500
     spring: float = 0.1
     climb: bool = True
+    max_images: int | None = None
+    match: bool = False
+    restart: bool = False
+    split: bool = False
     fixed_layers: int | None = None
     device: str = "auto"
     dtype: str | None = None
@@ -111,7 +122,9 @@ class Settings:
         Raises:
             InputError: a value out of its range.
         """
-        return BandSettings(self.images, self.fmax, self.steps, self.spring, self.climb)
+        return BandSettings(
+            self.images, self.fmax, self.steps, self.spring, self.climb, self.max_images
+        )
 
     @property
     def directory(self) -> Path:
@@ -184,29 +197,39 @@ def run(
         EvaluationError: energies or forces that are not finite; the last complete band is kept.
     """
     started = time.perf_counter()
-    job = prepare(settings)
+    job = matched(prepare(settings), settings.match)
     check_ends(*job.ends)
+    path = earlier_band(settings) if settings.restart else None
     dtype = settings.dtype or ("float64" if settings.full else None)  # second derivatives
     engine = engine or load_potential(settings.potential, settings.device, dtype)
     settings.directory.mkdir(parents=True, exist_ok=True)
     kept = KeptStep(show or (lambda step: None))
     try:
         relaxation = relax(engine, job.ends, settings.fmax, settings.steps, kept)
-        band = run_neb(engine, *relaxation.structures, settings.band(), kept)
+        band = run_neb(engine, *relaxation.structures, settings.band(), kept, path)
+        steps = elementary_steps(engine, band, settings.band()) if settings.split else []
     except (NempError, KeyboardInterrupt) as error:
         if kept.step:
             _write_unfinished(settings, engine, job, kept.step, error, started)
         raise
     converged = relaxation.converged and band.converged
     report = band_report(job.title, job.notes, settings.fmax, relaxation, band)
-    write_images(settings.directory, band.images, band.path_length_A)
+    write_images(settings.directory / "neb.extxyz", band.images, band.path_length_A)
+    if steps:
+        report = with_steps(report, steps)
+        for number, step in enumerate(steps, 1):
+            path_A = step.path_length_A
+            write_images(settings.directory / f"step-{number}.extxyz", step.images, path_A)
+    converged = converged and all(step.converged for step in steps)
     reaction = None
     if settings.full and converged:
         reaction = analyse(engine, band, settings.temperatures, settings.vibrating, kept)
         report = with_reaction(report, reaction, settings.max_std)
         write_reaction(settings.directory, reaction, job.title)
     report = replace(report, provenance=provenance(engine, settings, time.perf_counter() - started))
-    save_png(neb_profile(replace(band, converged=converged), job.names), _figure(settings))
+    drawn = replace(band, converged=relaxation.converged and band.converged)
+    spread = energy_spread(engine, band.images)
+    save_png(neb_profile(drawn, job.names, spread), _figure(settings))
     write_report(report, settings.directory)
     return Result(settings, settings.directory, relaxation, band, converged, report, reaction)
 
@@ -245,6 +268,37 @@ def prepare(settings: Settings) -> Job:
     return Job(title, (initial, final), notes=(note,))
 
 
+def matched(job: Job, apply: bool) -> Job:
+    """The job with its atoms matched, or with a note that another order is shorter."""
+    if job.ends[0].numbers.tolist() != job.ends[1].numbers.tolist():
+        return job  # check_ends says what differs
+    found = match_atoms(*job.ends)
+    ways = f"{found.way_A:.2f} Å instead of {found.given_way_A:.2f} Å"
+    if apply and (found.order != range(len(found.order))).any():
+        final = found.applied(job.ends[1])
+        note = f"Atoms of the final state were matched to those of the initial one: {ways}."
+        return replace(job, ends=(job.ends[0], final), notes=(*job.notes, note))
+    if found.is_shorter and not apply:
+        note = f"WARNING: another order of like atoms makes the way shorter ({ways}): --match."
+        return replace(job, notes=(*job.notes, note))
+    return job
+
+
+def earlier_band(settings: Settings) -> list[Atoms]:
+    """The moving images that an earlier run of this name has left.
+
+    Raises:
+        InputError: there is none.
+    """
+    images = read_with_ase(settings.directory / "neb.extxyz", "restart", ":")
+    if len(images) < 3:
+        raise InputError(
+            f"restart: {settings.directory / 'neb.extxyz'} holds {len(images)} structures and no "
+            "band: the run broke off before. Leave --restart out."
+        )
+    return images[1:-1]
+
+
 def _write_unfinished(
     settings: Settings,
     engine: Engine,
@@ -254,7 +308,7 @@ def _write_unfinished(
     started: float,
 ) -> None:
     """The last complete structures and a report that says where and why the run broke off."""
-    write_images(settings.directory, step.images)
+    write_images(settings.directory / "neb.extxyz", step.images)
     _figure(settings).unlink(missing_ok=True)
     reason = str(error) or type(error).__name__
     report = Report(
@@ -286,6 +340,10 @@ def main(  # noqa: PLR0913 (one argument for each option)
     steps: Annotated[int, typer.Option(help="Most optimiser steps.")] = DEFAULT.steps,
     spring: Annotated[float, typer.Option(help="Spring constant, eV/Å².")] = DEFAULT.spring,
     climb: Annotated[bool, typer.Option(help="Climbing image.")] = DEFAULT.climb,
+    max_images: Annotated[int | None, typer.Option(help="Add images up to this many.")] = None,
+    match: Annotated[bool, typer.Option("--match", help="Match the atoms of the ends.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Go on from neb.extxyz.")] = False,
+    split: Annotated[bool, typer.Option("--split", help="A band for each step.")] = False,
     fixed_layers: Annotated[int | None, typer.Option(help="Lowest layers held.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda …")] = DEFAULT.device,
     dtype: Annotated[str | None, typer.Option(help="float32 or float64.")] = None,

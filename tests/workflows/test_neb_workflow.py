@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,10 @@ from typer.testing import CliRunner
 
 from nemp_sim.adsorbates import place
 from nemp_sim.errors import EvaluationError, InputError
+from nemp_sim.neb import BandSettings, minima_on_the_way, run_neb
+from nemp_sim.relax import relax
 from nemp_sim.surfaces import fcc_slab
-from workflows.neb import Settings, app, prepare, run
+from workflows.neb import Settings, app, matched, prepare, run
 
 FILES = ["neb.extxyz", "neb.png", "report.json", "report.md"]
 KEYS = {
@@ -93,6 +96,57 @@ def test_full_job_goes_on_to_rates(emt, tmp_path):
     assert [atoms.info["state"] for atoms in states] == ["initial", "saddle", "final"]
     text = (result.directory / "report.md").read_text(encoding="utf-8")
     assert "## Rate constants, 1/s" in text and "## Modes of the saddle state" in text
+
+
+def test_a_path_of_two_hops_is_taken_apart(emt, tmp_path, monkeypatch):
+    monkeypatch.setattr("nemp_sim.neb.LOCAL_MINIMUM_EV", 1e-3)  # EMT's hollows are shallow
+    slab = fcc_slab()
+    first, last = place(slab, "H", "fcc"), place(slab, "H", "fcc")
+    last.positions[-1] += slab.cell[0] / 2  # the next fcc hollow, over the hcp hollow between
+    last.positions[-1, :2] += 1e-3
+    ends = relax(emt, [first, last], 0.01, 200).structures
+    band = run_neb(emt, *ends, BandSettings(9, 0.05))
+    assert minima_on_the_way(band.energies_eV)
+    for name, atoms in (("a", first), ("b", last)):
+        write(tmp_path / f"{name}.traj", atoms)
+    files = (tmp_path / "a.traj", tmp_path / "b.traj")
+    result = run(Settings(*files, images=9, fmax=0.05, split=True, out=tmp_path), emt)
+    steps = report_of(result.directory)["steps"]
+    assert len(steps) == 2 and all(step["converged"] for step in steps)
+    assert "2 elementary steps" in result.report.verdict
+    total = sum(step["reaction_energy_eV"] for step in steps)
+    assert total == pytest.approx(result.band.reaction_energy_eV, abs=2e-3)
+    assert {"step-1.extxyz", "step-2.extxyz"} <= set(names(result.directory))
+    assert "## Elementary steps" in (result.directory / "report.md").read_text(encoding="utf-8")
+
+
+def test_a_shorter_order_of_the_atoms_is_named_and_taken(emt, tmp_path):
+    slab = fcc_slab(fixed_layers=1)
+    first, last = place(slab, "H", "fcc"), place(slab, "H", "hcp")
+    last.positions[[8, 9]] = last.positions[[9, 8]]
+    for name, atoms in (("a", first), ("b", last)):
+        write(tmp_path / f"{name}.traj", atoms)
+    files = (tmp_path / "a.traj", tmp_path / "b.traj")
+    named = matched(prepare(Settings(*files)), apply=False)
+    assert any("WARNING: another order" in note for note in named.notes)
+    taken = matched(prepare(Settings(*files)), apply=True)
+    assert any("were matched" in note for note in taken.notes)
+    np.testing.assert_allclose(taken.ends[1].positions[8], first.positions[8], atol=1e-9)
+    plain = matched(prepare(Settings()), apply=True)
+    assert not any("match" in note for note in plain.notes)
+
+
+def test_restart_goes_on_from_the_last_band(emt, tmp_path):
+    settings = Settings(out=tmp_path, images=5, steps=6)
+    first = run(settings, emt)
+    assert not first.converged
+    again = run(replace(settings, steps=500, restart=True), emt)
+    fresh = run(replace(settings, steps=500, name="fresh"), emt)
+    assert again.converged and again.band.model_calls < fresh.band.model_calls
+    barrier = fresh.band.barrier_forward_eV
+    assert again.band.barrier_forward_eV == pytest.approx(barrier, abs=2e-3)
+    with pytest.raises(InputError, match="restart is .*there is no such file"):
+        run(replace(settings, name="never", restart=True), emt)
 
 
 def test_a_saddle_that_is_not_proved_is_no_success(emt, tmp_path, monkeypatch):
