@@ -114,7 +114,7 @@ def refine_saddle(
         atoms.positions[chosen] += step.reshape(-1, 3)
         calls.fill([atoms])
         new = -atoms.get_forces()[chosen].ravel()
-        hessian = _bofill(hessian, step, new - gradient)
+        hessian = bofill(hessian, step, new - gradient)
         gradient, taken = new, taken + 1
         fmax = largest_force(gradient.reshape(-1, 3))
         if on_step:
@@ -179,7 +179,7 @@ def _uphill_step(hessian: np.ndarray, gradient: np.ndarray) -> np.ndarray:
     return step * min(1.0, LONGEST_STEP_ANGSTROM / max(longest, 1e-12))
 
 
-def _bofill(hessian: np.ndarray, step: np.ndarray, change: np.ndarray) -> np.ndarray:
+def bofill(hessian: np.ndarray, step: np.ndarray, change: np.ndarray) -> np.ndarray:
     """Hessian after a step: Bofill's mixture of the updates of Murtagh–Sargent and Powell."""
     miss = change - hessian @ step
     along, length, size = miss @ step, step @ step, miss @ miss

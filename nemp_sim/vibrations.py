@@ -28,7 +28,7 @@ from nemp_sim.relax import CountedCalls, Engine
 METHODS = ("auto", "analytic", "differences")
 DISPLACEMENT_ANGSTROM = 0.01
 SMALL_CM1 = 50.0  # an imaginary mode below this may be noise; a real one is hardly harmonic
-_EV_OF_ROOT = _hbar * 1e10 / np.sqrt(_e * _amu)  # ħω in eV of sqrt(eV / Å² / amu)
+EV_OF_ROOT = _hbar * 1e10 / np.sqrt(_e * _amu)  # ħω in eV of sqrt(eV / Å² / amu)
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ def _from_hessian(
         indices=indices,
         hessian=matrix,
         asymmetry_eV_per_A2=asymmetry,
-        energies_eV=np.sign(squares) * np.sqrt(np.abs(squares)) * _EV_OF_ROOT,
+        energies_eV=np.sign(squares) * np.sqrt(np.abs(squares)) * EV_OF_ROOT,
         modes=modes,
         n_projected=len(roots) - len(squares),
         method=method,
