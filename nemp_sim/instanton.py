@@ -31,7 +31,7 @@ from nemp_sim.vibrations import EV_OF_ROOT as HBAR  # ħ, where masses are amu a
 from nemp_sim.vibrations import Vibrations, partial_hessian
 
 TIME_S = _hbar / (_e * HBAR)  # (amu Å² / eV)^(1/2)
-SPREADS_ANGSTROM = np.arange(0.05, 2.01, 0.05)  # of the first path, tried in one call
+SPREADS_ANGSTROM = np.arange(0.1, 1.51, 0.1)  # of the first path, tried in one call
 LONGEST_STEP_ANGSTROM = 0.1
 SOFTEST = 0.02  # of the spring constant: curvatures below it are followed as if they were this
 WIDEST_OF_CROSSOVER = 0.97  # closer to the crossover temperature the path shrinks to a point

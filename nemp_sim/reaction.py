@@ -1,13 +1,14 @@
 """From a band to a rate: stationary ends and saddle, the proof, their vibrations, the rates."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from ase import Atoms
 from ase.data import atomic_masses
 
 from nemp_sim.config import require
+from nemp_sim.instanton import Instanton, instanton
 from nemp_sim.kinetics import Rates, rates
 from nemp_sim.neb import NEBResult
 from nemp_sim.relax import Engine, Step, relax
@@ -35,6 +36,7 @@ class Reaction:
         rates: with the masses of the structures; None where there are no rates.
         heavy: with H replaced by D; None where there are no rates, or no H moves.
         problems: what stands against the result; empty: proved.
+        instantons: at the temperatures that were asked for.
     """
 
     states: tuple[Atoms, Atoms, Atoms]
@@ -46,6 +48,7 @@ class Reaction:
     rates: Rates | None
     heavy: Rates | None
     problems: tuple[str, ...]
+    instantons: tuple[Instanton, ...] = ()
 
     @property
     def barriers_eV(self) -> tuple[float, float]:  # noqa: N802 (a unit in a name)
@@ -64,6 +67,7 @@ def analyse(
     temperatures_K: Sequence[float],
     vibrating: Sequence[int] | None = None,
     on_step: Callable[[Step], None] | None = None,
+    instanton_temperatures_K: Sequence[float] = (),
 ) -> Reaction:
     """Refine and prove the saddle of a band, and compute its rates.
 
@@ -73,6 +77,7 @@ def analyse(
         temperatures_K: of the rates.
         vibrating: atoms that vibrate; None: all that are free.
         on_step: called after each step of the relaxation of the ends.
+        instanton_temperatures_K: of instanton rates, below the crossover temperature.
 
     Raises:
         InputError: temperatures or atoms that cannot be used.
@@ -99,7 +104,14 @@ def analyse(
         swapped = deuterated(states[0], modes[0].indices)
         if swapped is not None:
             heavy = rates(*(m.with_masses(swapped) for m in modes), energies, temperatures_K)
-    return Reaction(states, modes, refined, proof, energies, std, light, heavy, tuple(problems))
+    found = Reaction(states, modes, refined, proof, energies, std, light, heavy, tuple(problems))
+    if problems:
+        return found
+    paths = [
+        instanton(engine, modes[0], modes[1], float(energies[0]), t)
+        for t in instanton_temperatures_K
+    ]
+    return replace(found, instantons=tuple(paths))
 
 
 def deuterated(atoms: Atoms, indices: np.ndarray) -> np.ndarray | None:

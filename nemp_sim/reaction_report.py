@@ -1,8 +1,11 @@
 """The part of a report that says how a saddle was proved and what its rates are."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from ase.units import kB
 
+from nemp_sim.instanton import Instanton
 from nemp_sim.kinetics import Rates, arrhenius
 from nemp_sim.mode_files import mode_table, remarks
 from nemp_sim.reaction import NAMES, Reaction
@@ -85,6 +88,8 @@ def sections(found: Reaction) -> dict[str, str]:
     if found.rates is not None:
         std = found.std_eV[0] if found.std_eV else None
         parts["Rate constants, 1/s"] = rate_table(found.rates, found.heavy, std)
+    if found.instantons:
+        parts["Instanton rates"] = instanton_table(found.instantons)
     for name, modes in zip(NAMES, found.modes, strict=True):
         parts[f"Modes of the {name} state ({modes.method} Hessian)"] = mode_table(modes)
     return parts
@@ -108,6 +113,16 @@ def rate_table(light: Rates, heavy: Rates | None, std_eV: float | None) -> str:
     return "\n".join(lines)
 
 
+def instanton_table(paths: Sequence[Instanton]) -> str:
+    """Markdown table of instanton rates; one that did not converge has none."""
+    lines = ["| T K | rate 1/s | S/ħ | path Å | beads | steps |", "|---:|---:|---:|---:|---:|---:|"]
+    for one in paths:
+        rate = f"{one.rate_per_s:.2e}" if one.converged else "NOT CONVERGED"
+        row = f"{one.temperature_K:g} | {rate} | {one.action:.2f} | {one.path_A:.2f}"
+        lines.append(f"| {row} | {one.n_beads} | {one.steps} |")
+    return "\n".join(lines)
+
+
 def data(found: Reaction) -> dict:
     """Plain values for report.json."""
     values = {
@@ -127,6 +142,15 @@ def data(found: Reaction) -> dict:
         if series is not None:
             values["temperature_K"] = series.temperature_K
             values[name] = series.rate_per_s
+    values["instantons"] = [
+        {
+            "temperature_K": one.temperature_K,
+            "rate_per_s": one.rate_per_s if one.converged else None,
+            "action_over_hbar": one.action,
+            "n_beads": one.n_beads,
+        }
+        for one in found.instantons
+    ]
     if found.rates is not None:
         values["free_energy_barrier_eV"] = found.rates.free_energy_barrier_eV
     return values

@@ -1,14 +1,17 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from ase import Atoms
 
 from nemp_sim.adsorbates import place
 from nemp_sim.errors import InputError
+from nemp_sim.instanton import Instanton
 from nemp_sim.kinetics import rates
 from nemp_sim.neb import BandSettings, run_neb
 from nemp_sim.rate_plots import arrhenius_figure
 from nemp_sim.reaction import analyse, deuterated
-from nemp_sim.reaction_report import rate_table
+from nemp_sim.reaction_report import data, rate_table, sections
 from nemp_sim.relax import relax
 from nemp_sim.surfaces import fcc_slab
 from nemp_sim.vibrations import vibrations
@@ -60,8 +63,22 @@ def test_chosen_atoms_vibrate(band):
     assert len(found.modes[0].energies_eV) == 3 and found.problems == ()
 
 
+def test_instantons_stand_in_the_report(found):
+    path = Instanton(60.0, 32, (), 20.0, 1.3, 10.0, 5e3, True, 9)
+    lost = replace(path, converged=False, temperature_K=40.0)
+    with_paths = replace(found, instantons=(path, lost))
+    table = sections(with_paths)["Instanton rates"].splitlines()
+    assert "| 60 | 5.00e+03 | 20.00 |" in table[2] and "NOT CONVERGED" in table[3]
+    values = data(with_paths)["instantons"]
+    assert values[0]["rate_per_s"] == 5e3 and values[1]["rate_per_s"] is None
+
+
+def test_an_instanton_above_the_crossover_is_refused(band):
+    with pytest.raises(InputError, match="only below the crossover"):
+        analyse(EMTEngine(), band, TEMPERATURES, [12], instanton_temperatures_K=[5000.0])
+
+
 def test_an_end_that_is_no_minimum_is_named(band):
-    """H on top of Pd is a saddle of EMT when it starts and stays by symmetry above the atom."""
     surface = MuellerBrown()
     a, c = surface.stationary(-0.56, 1.44), surface.stationary(0.21, 0.29)
     ends = [Atoms("H", [[*xy, 0.0]]) for xy in (a, c)]
@@ -77,8 +94,6 @@ def test_a_wrong_saddle_is_not_proved(band):
 
 
 def replaced_saddle(band):
-    from dataclasses import replace
-
     return replace(band, saddle_index=0)
 
 

@@ -66,6 +66,7 @@ class Settings:
         name: the results go to ``out``/neb-``name``; None makes one from the file names.
         full: go on from the band to a proved saddle, vibrations and rate constants.
         temperatures: of the rate constants, K.
+        instanton: temperatures of instanton rates, K, below the crossover; empty: none.
         vibrating: atoms that vibrate; None: all that are free.
         max_std: largest predicted standard deviation of a barrier that is accepted, eV.
         lattice_constant_angstrom: of Pd in the default job, Å.
@@ -90,6 +91,7 @@ class Settings:
     name: str | None = None
     full: bool = False
     temperatures: tuple[float, ...] = tuple(range(100, 601, 50))
+    instanton: tuple[float, ...] = ()
     vibrating: tuple[int, ...] | None = None
     max_std: float = 0.2
     lattice_constant_angstrom: float = PD_LATTICE_ANGSTROM
@@ -223,7 +225,8 @@ def run(
     converged = converged and all(step.converged for step in steps)
     reaction = None
     if settings.full and converged:
-        reaction = analyse(engine, band, settings.temperatures, settings.vibrating, kept)
+        wanted = settings.temperatures, settings.vibrating, kept, settings.instanton
+        reaction = analyse(engine, band, *wanted)
         report = with_reaction(report, reaction, settings.max_std)
         write_reaction(settings.directory, reaction, job.title)
     report = replace(report, provenance=provenance(engine, settings, time.perf_counter() - started))
@@ -351,6 +354,7 @@ def main(  # noqa: PLR0913 (one argument for each option)
     name: Annotated[str | None, typer.Option(help="Results go to OUT/neb-NAME.")] = None,
     full: Annotated[bool, typer.Option("--full", help="Saddle, proof, vibrations, rates.")] = False,
     temperatures: Annotated[str | None, typer.Option(help="K, as in '200 300 400'.")] = None,
+    instanton: Annotated[str | None, typer.Option(help="K, of instanton rates.")] = None,
     vibrating: Annotated[str | None, typer.Option(help="Atoms that vibrate; all free.")] = None,
     max_std: Annotated[float, typer.Option(help="Largest accepted std, eV.")] = DEFAULT.max_std,
 ) -> None:
@@ -358,6 +362,7 @@ def main(  # noqa: PLR0913 (one argument for each option)
     options = dict(locals())
     try:
         options["temperatures"] = numbers("temperatures", temperatures, float)
+        options["instanton"] = numbers("instanton", instanton or "", float)
         options["vibrating"] = numbers("vibrating", vibrating, int)
         if temperatures is None:
             del options["temperatures"]
