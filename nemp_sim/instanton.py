@@ -70,7 +70,7 @@ def instanton(  # noqa: PLR0913 (what an instanton is fixed by)
     saddle: Vibrations,
     initial_energy_eV: float,
     temperature_K: float,
-    n_beads: int = 32,
+    n_beads: int = 64,
     fmax_eV_per_A: float = 2e-3,
     steps: int = 100,
 ) -> Instanton:
