@@ -54,6 +54,8 @@ def adsorption_report(
         verdict = f"UNCERTAIN: above {max_std_eV} eV for {', '.join(unsure)}. {verdict}"
     if unconverged:
         verdict = f"NOT CONVERGED: {', '.join(unconverged)}. Give more --steps. {verdict}"
+    names = dict.fromkeys(m.adsorbate for m, _ in found)
+    lost = [n for n in names if not any(m.adsorbate == n and m.state in BOUND for m, _ in found)]
     n_top = len(layers_from_below(slab)[-1])
     sections = {"Minima": _table(found)}
     for minimum, energy in found:
@@ -77,7 +79,7 @@ def adsorption_report(
         },
         sections=sections,
         data={
-            "trusted": not unconverged and not unsure,
+            "trusted": not unconverged and not unsure and not lost,
             "minima": [_plain(m, e) for m, e in found],
         },
     )

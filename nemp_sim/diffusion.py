@@ -9,7 +9,7 @@ half a drift, half a kick. All replicas are one engine call at each step. From t
 of d dimensions, D = ⟨|r(t + τ) − r(t)|²⟩ / 2dτ at large τ.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,12 +52,10 @@ def langevin(  # noqa: PLR0913 (what a run is fixed by)
     friction_per_ps: float = 1.0,
     every: int = 10,
     seed: int = 0,
-    on_sample: Callable[[int], None] | None = None,
 ) -> np.ndarray:
     """Positions (n_samples, R, N, 3) of R replicas of one structure, Å, never wrapped.
 
-    Velocities start from the Maxwell distribution; atoms of FixAtoms do not move; nothing removes
-    the drift of a system without fixed atoms.
+    Velocities start from the Maxwell distribution; atoms of FixAtoms do not move.
 
     Args:
         engine: evaluates all replicas in one call.
@@ -68,16 +66,12 @@ def langevin(  # noqa: PLR0913 (what a run is fixed by)
         friction_per_ps: γ; it slows diffusion that is not dominated by the solid.
         every: steps between samples; the start is the first sample.
         seed: of all random numbers.
-        on_sample: called with the number of steps at each sample.
 
     Raises:
         InputError: a value out of its range.
         EvaluationError: forces that are not finite.
     """
-    for name, value in (("temperature", temperature_K), ("timestep", timestep_fs)):
-        require(value > 0, name, value, "positive")
-    require(friction_per_ps >= 0, "friction", friction_per_ps, "0 or more (1/ps)")
-    require(n_steps >= every >= 1, "every", every, f"between 1 and n_steps ({n_steps})")
+    _check_run(temperature_K, timestep_fs, friction_per_ps, (every, n_steps))
     rng = np.random.default_rng(seed)
     atoms = [bare(replica) for replica in replicas]
     free = np.array([~fixed_coordinates(a) for a in atoms])
@@ -109,9 +103,17 @@ def langevin(  # noqa: PLR0913 (what a run is fixed by)
         velocities += 0.5 * dt * forces / masses
         if step % every == 0:
             samples.append(positions.copy())
-            if on_sample:
-                on_sample(step)
     return np.array(samples)
+
+
+def _check_run(
+    temperature_K: float, timestep_fs: float, friction_per_ps: float, counts: tuple[int, int]
+) -> None:
+    for name, value in (("temperature", temperature_K), ("timestep", timestep_fs)):
+        require(value > 0, name, value, "positive")
+    require(friction_per_ps >= 0, "friction", friction_per_ps, "0 or more (1/ps)")
+    every, n_steps = counts
+    require(n_steps >= every >= 1, "every", every, f"between 1 and n_steps ({n_steps})")
 
 
 def diffusion_constant(

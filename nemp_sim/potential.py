@@ -209,15 +209,16 @@ class Potential:
         if self.n_members:
             wanted["forces_std"] = uncertainty
         function = differentiate_members if self.n_members else differentiate
-
-        def derivatives_of(_: list[int], graph: AtomGraph) -> list[Derivatives]:
-            return [_to_host(function(self.model, graph, code=self._code, **wanted))]
-
         chunks = self._chunks(edges, copies=1 + self.n_members * uncertainty)
         parts = [
             part
             for chunk in chunks
-            for part in self._within_memory(structures, edges, chunk, derivatives_of)
+            for part in self._within_memory(
+                structures,
+                edges,
+                chunk,
+                lambda _, graph: [_to_host(function(self.model, graph, code=self._code, **wanted))],
+            )
         ]
         return _join(structures, parts, **wanted)
 
