@@ -16,11 +16,12 @@ import numpy as np
 from ase import Atoms
 from ase.units import Bohr
 
+from nemp_sim.adsorbates import place
 from nemp_sim.checkpoint import load_potential
 from nemp_sim.ipi_client import BeadEvaluator, IPIClient
 from nemp_sim.ipi_wire import Wire
 from nemp_sim.potential import Potential
-from nemp_sim.surfaces import adsorb, fcc111_slab
+from nemp_sim.surfaces import fcc_slab
 
 
 def receive(connection: socket.socket, count: int) -> bytes:
@@ -83,7 +84,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0)
     arguments = parser.parse_args()
     potential = load_potential(arguments.potential, arguments.device)
-    atoms = adsorb(fcc111_slab(), "H", "fcc")
+    atoms = place(fcc_slab(), "H", "fcc")
     atoms.cell[2, 2] = np.ptp(atoms.positions[:, 2]) + 16.0  # i-PI needs three cell vectors
     print(f"{len(atoms)} atoms, {potential.name} on {potential.device}, beads per second")
     for beads in arguments.beads:

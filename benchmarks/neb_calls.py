@@ -18,12 +18,13 @@ from ase.calculators.emt import EMT
 from ase.mep import NEB
 from ase.optimize.ode import ode12r
 
+from nemp_sim.adsorbates import place
 from nemp_sim.checkpoint import load_potential
 from nemp_sim.ends import first_path
 from nemp_sim.neb import CLIMB_BELOW_FMAX, BandSettings, run_neb
 from nemp_sim.potential import Evaluation
 from nemp_sim.relax import Engine, largest_force, relax
-from nemp_sim.surfaces import adsorb, fcc111_slab
+from nemp_sim.surfaces import fcc_slab
 
 
 class Counted:
@@ -158,8 +159,8 @@ def main() -> None:
     options = parser.parse_args()
     named = options.potential != "emt"
     engine = load_potential(options.potential, options.device) if named else EMTEngine()
-    slab = fcc111_slab()
-    start = [adsorb(slab, "H", "fcc"), adsorb(slab, "H", "hcp")]
+    slab = fcc_slab()
+    start = [place(slab, "H", "fcc"), place(slab, "H", "hcp")]
     ends = relax(engine, start, options.fmax, 500).structures
     settings = BandSettings(options.images, options.fmax)
     where = f"{options.potential} on {engine.device}" if named else "EMT"

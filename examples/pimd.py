@@ -6,14 +6,15 @@ For averages that mean something use workflows/pimd.py, or more steps here.
 from pathlib import Path
 
 from nemp_sim import load_potential
+from nemp_sim.adsorbates import place
 from nemp_sim.pathintegral import Dynamics, prepare_start
 from nemp_sim.pathintegral_averages import thermodynamics
 from nemp_sim.pathintegral_run import simulate
 from nemp_sim.pathintegral_structure import structure_averages
-from nemp_sim.surfaces import adsorb, fcc111_slab
+from nemp_sim.surfaces import fcc_slab
 
 potential = load_potential("pdh.pt")
-start = prepare_start(adsorb(fcc111_slab(), "H", "fcc"))
+start = prepare_start(place(fcc_slab(), "H", "fcc"))
 dynamics = Dynamics(beads=4, temperature_K=300, steps=24, timestep_fs=0.5, every=1)
 directory = Path("pimd-example")
 

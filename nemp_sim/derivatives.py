@@ -119,6 +119,29 @@ def differentiate_members(
     )
 
 
+def hessian_rows(
+    model: NEMP,
+    graph: AtomGraph,
+    rows: tuple[Tensor, Tensor],
+    code: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """One row ∂²E/∂r_{ia}∂r of the Hessian for each structure of a batch, (N, 3), eV/Å².
+
+    Args:
+        model: the network.
+        graph: the batch, usually copies of one structure.
+        rows: (B,) atoms i, counted through the batch, and (B,) axes a.
+        code: kept result of ``model.pair_code()``.
+    """
+    with torch.enable_grad():
+        moved, (positions,) = _movable(graph, stress=False)
+        atomic = model(moved, code)
+        (gradient,) = torch.autograd.grad(atomic.sum(), positions, create_graph=True)
+        chosen = gradient[rows].sum()
+        (second,) = torch.autograd.grad(chosen, positions)
+    return second
+
+
 def _movable(graph: AtomGraph, stress: bool) -> tuple[AtomGraph, list[Tensor]]:
     """The graph as a function of its positions and, for stress, of a strain; and these."""
     positions = graph.positions

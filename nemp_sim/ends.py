@@ -1,5 +1,6 @@
 """The two ends of a path: pairs that are refused, and the first path between the others."""
 
+from collections.abc import Sequence
 from copy import deepcopy
 
 import numpy as np
@@ -43,6 +44,24 @@ def first_path(initial: Atoms, final: Atoms, n_images: int) -> list[Atoms]:
                 "a little off the line."
             )
     return images
+
+
+def follow(images: list[Atoms], path: Sequence[Atoms]) -> None:
+    """Put the moving images where those of ``path`` are, next to the image before.
+
+    Raises:
+        InputError: a path of other atoms or another number of images.
+    """
+    for index, (image, given) in enumerate(zip(images[1:-1], path, strict=True)):
+        if (given.numbers.tolist()) != image.numbers.tolist():
+            raise InputError(
+                f"path: image {index + 1} holds {given.get_chemical_formula()}, but the ends hold "
+                f"{image.get_chemical_formula()}. Restart only a band of the same two ends."
+            )
+        before = images[index]
+        image.set_positions(
+            before.positions + _displacement(before, given) * ~fixed_coordinates(image)
+        )
 
 
 def check_ends(initial: Atoms, final: Atoms) -> None:
@@ -120,17 +139,21 @@ def _refuse(reason: str, cure: str) -> None:
     raise InputError(f"initial and final: {reason}. {cure}.")
 
 
-def _constraints(atoms: Atoms) -> tuple[np.ndarray, list[str]]:
-    """Mask (N, 3) of the fixed coordinates, and all other constraints as text."""
-    fixed, others = np.zeros((len(atoms), 3), dtype=bool), []
+def fixed_coordinates(atoms: Atoms) -> np.ndarray:
+    """Mask (N, 3) of the coordinates that FixAtoms and FixCartesian hold."""
+    fixed = np.zeros((len(atoms), 3), dtype=bool)
     for constraint in atoms.constraints:
         if isinstance(constraint, FixAtoms):
             fixed[constraint.index] = True
         elif isinstance(constraint, FixCartesian):
             fixed[constraint.index] |= constraint.mask
-        else:
-            others.append(str(constraint.todict()))
-    return fixed, others
+    return fixed
+
+
+def _constraints(atoms: Atoms) -> tuple[np.ndarray, list[str]]:
+    """Mask (N, 3) of the fixed coordinates, and all other constraints as text."""
+    others = [c for c in atoms.constraints if not isinstance(c, FixAtoms | FixCartesian)]
+    return fixed_coordinates(atoms), [str(constraint.todict()) for constraint in others]
 
 
 def _displacement(initial: Atoms, final: Atoms) -> np.ndarray:

@@ -2,19 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from functools import partial
+from typing import Protocol
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.filters import FrechetCellFilter
 from ase.optimize.cellawarebfgs import CellAwareBFGS
 from ase.units import GPa
 
-from nemp_sim.errors import EvaluationError, InputError
+from nemp_sim.errors import InputError
 from nemp_sim.potential import Evaluation
-from nemp_sim.relax import largest_force
+from nemp_sim.relax import CountedCalls, largest_force, lockstep
 
 FMAX_EV_PER_A = 1e-3
 SMAX_GPA = 0.01
@@ -48,30 +48,55 @@ class CellRelaxation:
     optimizer_steps: int
 
 
-class _OneStructure(Calculator):
-    """An engine as the ASE calculator that ASE's cell filters ask for."""
+def relax_crystals(
+    engine: StressEngine,
+    structures: Sequence[Atoms],
+    fmax_eV_per_A: float = FMAX_EV_PER_A,
+    smax_GPa: float = SMAX_GPA,
+    steps: int = 500,
+) -> tuple[CellRelaxation, ...]:
+    """Relax positions and all six strains of crystals side by side, one call for each step.
 
-    implemented_properties: ClassVar[list[str]] = ["energy", "forces", "stress"]
+    By ASE's FrechetCellFilter and CellAwareBFGS with the stress of the engine; converged crystals
+    leave the batch.
 
-    def __init__(self, engine: StressEngine) -> None:
-        super().__init__()
-        self._engine = engine
+    Args:
+        engine: evaluates energy, forces and stress.
+        structures: periodic along three axes; left as they are.
+        fmax_eV_per_A: largest force left on an atom.
+        smax_GPa: largest component of the stress left.
+        steps: most optimiser steps.
 
-    def calculate(
-        self,
-        atoms: Atoms | None = None,
-        properties: Sequence[str] = ("energy",),
-        system_changes: Sequence[str] = all_changes,
-    ) -> None:
-        super().calculate(atoms, properties, system_changes)
-        result = self._engine.evaluate([self.atoms], stress=True)
-        values = {"forces": result.forces[0], "stress": result.stress[0]}
-        if not all(np.isfinite(v).all() for v in (result.energy, *values.values())):
-            raise EvaluationError(
-                f"{self.atoms.get_chemical_formula()}: energy, forces or stress are not finite. "
-                "Check for overlapping atoms or a wrong length unit."
-            )
-        self.results = {"energy": float(result.energy[0]), **values}
+    Raises:
+        EvaluationError: results that are not finite.
+    """
+    calls = CountedCalls(engine)
+    moved = [atoms.copy() for atoms in structures]
+    for atoms in moved:
+        atoms.set_constraint()
+    taken = np.zeros(len(moved), dtype=int)
+
+    def left(index: int) -> tuple[float, float]:
+        atoms = moved[index]
+        return largest_force(atoms.get_forces()), float(np.abs(atoms.get_stress()).max() / GPa)
+
+    def is_done(index: int) -> bool:
+        fmax, smax = left(index)
+        done = fmax <= fmax_eV_per_A and smax <= smax_GPa
+        taken[index] += not done
+        return done
+
+    optimizers = [
+        CellAwareBFGS(FrechetCellFilter(atoms, exp_cell_factor=1.0), logfile=None)
+        for atoms in moved
+    ]
+    lockstep(optimizers, moved, partial(calls.fill, stress=True), is_done, steps)
+    found = []
+    for index, atoms in enumerate(moved):
+        fmax, smax = left(index)
+        done = fmax <= fmax_eV_per_A and smax <= smax_GPa
+        found.append(CellRelaxation(atoms, fmax, smax, done, min(int(taken[index]), steps)))
+    return tuple(found)
 
 
 def relax_crystal(
@@ -81,34 +106,8 @@ def relax_crystal(
     smax_GPa: float = SMAX_GPA,
     steps: int = 500,
 ) -> CellRelaxation:
-    """Relax positions and all six strains of a crystal together.
-
-    By ASE's FrechetCellFilter and CellAwareBFGS with the stress of the engine; one structure, so
-    nothing to batch.
-
-    Args:
-        engine: evaluates energy, forces and stress.
-        atoms: periodic along three axes; left as it is.
-        fmax_eV_per_A: largest force left on an atom.
-        smax_GPa: largest component of the stress left.
-        steps: most optimiser steps.
-
-    Raises:
-        EvaluationError: results that are not finite.
-    """
-    moved = atoms.copy()
-    moved.set_constraint()
-    moved.calc = _OneStructure(engine)
-    optimizer = CellAwareBFGS(FrechetCellFilter(moved, exp_cell_factor=1.0), logfile=None)
-    converged = optimizer.run(fmax=fmax_eV_per_A, smax=smax_GPa * GPa, steps=steps)
-    moved.calc = SinglePointCalculator(moved, **moved.calc.results)
-    return CellRelaxation(
-        atoms=moved,
-        fmax_eV_per_A=largest_force(moved.get_forces()),
-        smax_GPa=float(np.abs(moved.get_stress()).max() / GPa),
-        converged=bool(converged),
-        optimizer_steps=optimizer.nsteps,
-    )
+    """``relax_crystals`` for one crystal."""
+    return relax_crystals(engine, [atoms], fmax_eV_per_A, smax_GPa, steps)[0]
 
 
 def check_minimum(

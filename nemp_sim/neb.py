@@ -25,10 +25,11 @@ from ase.optimize.sciopt import OptimizerConvergenceError
 from ase.utils.forcecurve import fit_images
 
 from nemp_sim.config import require
-from nemp_sim.ends import check_ends, first_path
+from nemp_sim.ends import bare, check_ends, first_path, follow
 from nemp_sim.relax import CountedCalls, Engine, Step, largest_force, snapshot
 
 CLIMB_BELOW_FMAX = 5.0  # the highest image climbs once the forces are below this many fmax
+RESOLVED = 0.2  # of the height of the path: largest step of energy beside the highest image
 LOCAL_MINIMUM_EV = 0.005  # a dip of the path that deserves a remark
 
 
@@ -42,6 +43,8 @@ class BandSettings:
         steps: most optimiser steps, of both stages together.
         spring_eV_per_A2: spring constant between neighbouring images.
         climb: let the highest image climb onto the saddle once the band has settled.
+        max_images: images are added beside the highest until there are this many or the energy is
+            resolved there; None keeps ``n_images``.
     """
 
     n_images: int = 7
@@ -49,12 +52,15 @@ class BandSettings:
     steps: int = 500
     spring_eV_per_A2: float = 0.1
     climb: bool = True
+    max_images: int | None = None
 
     def __post_init__(self) -> None:
         """Check every value."""
         require(self.n_images >= 1, "images", self.n_images, "1 or more moving images")
         require(self.fmax_eV_per_A > 0, "fmax", self.fmax_eV_per_A, "positive (eV/Å)")
         require(self.steps >= 1, "steps", self.steps, "1 or more")
+        most = self.n_images if self.max_images is None else self.max_images
+        require(most >= self.n_images, "max_images", most, f"at least images ({self.n_images})")
         require(self.spring_eV_per_A2 > 0, "spring", self.spring_eV_per_A2, "positive (eV/Å²)")
 
 
@@ -140,6 +146,7 @@ def run_neb(
     final: Atoms,
     settings: BandSettings | None = None,
     on_step: Callable[[Step], None] | None = None,
+    path: Sequence[Atoms] | None = None,
 ) -> NEBResult:
     """Nudged elastic band between two given ends, which stay as they are.
 
@@ -152,19 +159,52 @@ def run_neb(
         final: relaxed final state: the same atoms in the same order, cell and constraints.
         settings: images, convergence and springs.
         on_step: called after each optimiser step.
+        path: moving images to start from, such as those of an earlier run; None: IDPP. Their number
+            then counts, not that of the settings.
 
     Raises:
-        InputError: ends that do not belong together.
+        InputError: ends that do not belong together, or a path of other atoms.
         EvaluationError: energies or forces that are not finite.
     """
     settings = settings or BandSettings()
     check_ends(initial, final)
-    images = first_path(initial, final, settings.n_images)
+    images = first_path(initial, final, settings.n_images if path is None else len(path))
+    if path is not None:
+        follow(images, path)
     calls = CountedCalls(engine)
     calls.fill([images[0], images[-1]])
     neb = BatchedNEB(images, calls, settings.spring_eV_per_A2)
+    while (added := _beside_the_top(neb, settings, on_step)) is not None:
+        earlier, neb = neb, BatchedNEB(added, calls, settings.spring_eV_per_A2)
+        neb.geometries = earlier.geometries
     converged = _optimise(neb, settings, on_step)
     return _result(neb, converged, calls.count)
+
+
+def _beside_the_top(
+    neb: BatchedNEB, settings: BandSettings, on_step: Callable[[Step], None] | None
+) -> list[Atoms] | None:
+    """The settled band with an image more on each side of its top; None where none is wanted."""
+    room = (settings.max_images or 0) - (len(neb.images) - 2)
+    if room <= 0:
+        return None
+    settled = CLIMB_BELOW_FMAX * settings.fmax_eV_per_A
+    neb.get_forces()
+    if not _descend(neb, settled, settings.steps - (neb.geometries - 1), on_step):
+        return None
+    energies = np.array([image.get_potential_energy() for image in neb.images])
+    top = int(energies.argmax())
+    jumps = np.abs(np.diff(energies))
+    wanted = [i for i in (top - 1, top) if 0 <= i < len(jumps)]
+    wanted = [i for i in wanted if jumps[i] > RESOLVED * np.ptp(energies)]
+    images = list(neb.images)
+    for i in sorted(wanted, key=lambda i: -jumps[i])[:room]:
+        place = images.index(neb.images[i]) + 1
+        middle = bare(neb.images[i])
+        step = 0.5 * (neb.images[i + 1].positions - neb.images[i].positions)
+        middle.set_positions(neb.images[i].positions + step, apply_constraint=False)
+        images.insert(place, middle)
+    return images if len(images) > len(neb.images) else None
 
 
 def _optimise(
@@ -262,6 +302,28 @@ def _result(neb: BatchedNEB, converged: bool, model_calls: int) -> NEBResult:
     )
 
 
+def energy_spread(engine: Engine, images: Sequence[Atoms]) -> np.ndarray | None:
+    """Standard deviation (n,) of the energy of each image above the first one, eV.
+
+    None where the engine has no ensemble read-out.
+    """
+    members = getattr(engine.evaluate(list(images)), "energy_members", None)
+    if members is None:
+        return None
+    return (members - members[0]).std(axis=1)
+
+
+def minima_on_the_way(energies_eV: np.ndarray) -> list[int]:
+    """Images between the ends that are local minima deeper than ``LOCAL_MINIMUM_EV``."""
+    found = []
+    for i in range(1, len(energies_eV) - 1):
+        depth = min(energies_eV[:i].max(), energies_eV[i + 1 :].max()) - energies_eV[i]
+        lower = energies_eV[i] < min(energies_eV[i - 1], energies_eV[i + 1])
+        if lower and depth > LOCAL_MINIMUM_EV:
+            found.append(i)
+    return found
+
+
 def remarks(result: NEBResult) -> list[str]:
     """What a reader of the barrier must know: no saddle between the ends, minima on the way."""
     energies = result.energies_eV - result.energies_eV[0]
@@ -272,11 +334,9 @@ def remarks(result: NEBResult) -> list[str]:
             f"The {end} state is the highest image: the path has no saddle, and the 'barrier' is "
             "only the difference of the two ends."
         )
-    for i in range(1, len(energies) - 1):
-        depth = min(energies[:i].max(), energies[i + 1 :].max()) - energies[i]
-        if energies[i] < min(energies[i - 1], energies[i + 1]) and depth > LOCAL_MINIMUM_EV:
-            found.append(
-                f"Image {i} is a minimum {depth:.3f} eV deep on the way: the path has several "
-                "steps. Relax this image and run the two halves for a barrier of each."
-            )
+    for i in minima_on_the_way(energies):
+        found.append(
+            f"Image {i} is a minimum on the way, {energies[i]:+.3f} eV from the initial state: the "
+            "path has several steps. Run it with --split for a barrier of each."
+        )
     return found

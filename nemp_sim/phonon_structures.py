@@ -10,9 +10,10 @@ from ase.build import bulk, molecule
 from ase.data import atomic_numbers
 from ase.spacegroup import crystal
 
+from nemp_sim.adsorbates import place
 from nemp_sim.errors import InputError
 from nemp_sim.files import read_with_ase
-from nemp_sim.surfaces import adsorb, fcc111_slab
+from nemp_sim.surfaces import fcc_slab
 
 DEUTERIUM_AMU = 2.014101778
 
@@ -67,7 +68,7 @@ def _ice() -> Atoms:
 
 def _carbon_monoxide() -> Atoms:
     upright = Atoms("CO", [[0, 0, 0], [0, 0, 1.18]])
-    return adsorb(fcc111_slab(fixed_layers=0), upright, "fcc", 1.28)
+    return place(fcc_slab(fixed_layers=0), upright, "fcc", 1.28)
 
 
 BUILT_IN: Mapping[str, BuiltIn] = {
@@ -79,7 +80,7 @@ BUILT_IN: Mapping[str, BuiltIn] = {
     "ice-Ih": BuiltIn(_ice, "water.pt", relax="positions"),
     "H2O": BuiltIn(lambda: molecule("H2O"), None),  # water.pt knows no lone molecule
     "CH3OH": BuiltIn(lambda: molecule("CH3OH"), "methanol.pt"),
-    "H-Pd111": BuiltIn(lambda: adsorb(fcc111_slab(fixed_layers=0), "H", "fcc"), "pdh.pt"),
+    "H-Pd111": BuiltIn(lambda: place(fcc_slab(fixed_layers=0), "H", "fcc"), "pdh.pt"),
     "CO-Pd111": BuiltIn(_carbon_monoxide, None),
 }
 """Pd, Ag: fcc; PdH, PdD: rock salt, H in every octahedral hole; AgPd: L1₁, layers of Ag and Pd in

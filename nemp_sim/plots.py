@@ -47,12 +47,18 @@ def save_png(figure: Figure, path: Path) -> Path:
     return path
 
 
-def neb_profile(result: NEBResult, ends: tuple[str, str] = ("initial", "final")) -> Figure:
+def neb_profile(
+    result: NEBResult,
+    ends: tuple[str, str] = ("initial", "final"),
+    std_eV: np.ndarray | None = None,
+) -> Figure:
     """Energy above the initial state (eV) along the path (Å), with the barrier marked.
 
     Args:
         result: the band; a band that is not converged says so in the figure.
         ends: names of the initial and the final state.
+        std_eV: standard deviation of the energy of each image above the first; a band about the
+            spline.
     """
     figure, axes = new_figure()
     path, energy = result.path_length_A, result.energies_eV - result.energies_eV[0]
@@ -65,6 +71,13 @@ def neb_profile(result: NEBResult, ends: tuple[str, str] = ("initial", "final"))
     axes.scatter(path[images], energy[images], color=BLUE, zorder=3, **dots)
     axes.scatter(path[top], energy[top], color=VERMILLION, zorder=4, **dots | {"s": 42})
     low, high = result.spline_energies_eV.min(), result.spline_energies_eV.max()
+    if std_eV is not None:
+        wide = np.interp(result.spline_path_A, path, std_eV)
+        edges = result.spline_energies_eV - wide, result.spline_energies_eV + wide
+        band = {"color": BLUE, "alpha": 0.15, "linewidth": 0, "label": "± 1 standard deviation"}
+        axes.fill_between(result.spline_path_A, *edges, **band)
+        axes.legend(fontsize=FONT_POINTS - 1.5, frameon=False, loc="lower center")
+        low, high = edges[0].min(), edges[1].max()
     span = max(high - low, 1e-3)
     axes.set_xlim(path[0] - 0.04 * path[-1], 1.04 * path[-1])
     axes.set_ylim(low - 0.15 * span, high + 0.19 * span)

@@ -1,10 +1,9 @@
 """Potential: energies, forces, stresses and their uncertainties of many structures in one call."""
 
 import copy
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -12,13 +11,18 @@ from ase import Atoms
 from ase.data import atomic_numbers, chemical_symbols
 
 from nemp_sim.config import ModelConfig, require
-from nemp_sim.derivatives import Derivatives, differentiate, differentiate_members
+from nemp_sim.derivatives import Derivatives, differentiate, differentiate_members, hessian_rows
 from nemp_sim.errors import EvaluationError, InputError, UnknownElementError
+from nemp_sim.graph import AtomGraph
+from nemp_sim.memory import bytes_per_edge, free_memory, is_out_of_memory
 from nemp_sim.model import NEMP
 from nemp_sim.neighbors import EdgeList, NeighborLists, build_graph, check_structure
 
 VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))  # xx yy zz yz xz xy
 MEMORY_SHARE = 0.6  # of the free memory, for one chunk
+HESSIAN_COPIES = 3  # memory of a row of the Hessian over that of energy and forces
+
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
@@ -209,11 +213,17 @@ class Potential:
         wanted = {"forces": forces, "stress": stress}
         if self.n_members:
             wanted["forces_std"] = uncertainty
+        function = differentiate_members if self.n_members else differentiate
         chunks = self._chunks(edges, copies=1 + self.n_members * uncertainty)
         parts = [
             part
             for chunk in chunks
-            for part in self._evaluate_chunk(structures, edges, chunk, wanted)
+            for part in self._within_memory(
+                structures,
+                edges,
+                chunk,
+                lambda _, graph: [_to_host(function(self.model, graph, code=self._code, **wanted))],
+            )
         ]
         return _join(structures, parts, **wanted)
 
@@ -237,7 +247,7 @@ class Potential:
     def _chunks(self, edges: list[EdgeList], copies: int) -> Iterator[list[int]]:
         """Consecutive indices whose edges fit the free memory together, ``copies`` at a time."""
         each = copies * bytes_per_edge(self.config, self.dtype)
-        limit = MEMORY_SHARE * _free_memory(self.device) / each
+        limit = MEMORY_SHARE * free_memory(self.device) / each
         chunk: list[int] = []
         held = 0
         for index, e in enumerate(edges):
@@ -249,14 +259,52 @@ class Potential:
         if chunk:
             yield chunk
 
-    def _evaluate_chunk(
+    def hessian(self, atoms: Atoms, indices: Sequence[int]) -> np.ndarray:
+        """Second derivatives of the energy, analytic, (n, 3, N, 3), eV/Å².
+
+        Every row is one copy of the structure in a batch; rows that do not fit into memory together
+        are taken one batch after the other.
+
+        Args:
+            atoms: N atoms.
+            indices: n of them, whose rows are wanted.
+
+        Raises:
+            InputError, UnknownElementError, EvaluationError: as ``evaluate``.
+        """
+        self._check(atoms, 0, stress=False)
+        edges = NeighborLists(self.cutoff_angstrom).edges(atoms, 0)
+        wanted = [(int(i), axis) for i in indices for axis in range(3)]
+
+        def rows_of(chunk: list[int], graph: AtomGraph) -> list[np.ndarray]:
+            atom, axis = torch.tensor([wanted[row] for row in chunk], device=self.device).T
+            first = torch.arange(len(chunk), device=self.device) * len(atoms)
+            rows = hessian_rows(self.model, graph, (first + atom, axis), self._code)
+            return [rows.reshape(len(chunk), len(atoms), 3).cpu().numpy()]
+
+        every = [atoms] * len(wanted)
+        chunks = self._chunks([edges] * len(wanted), copies=HESSIAN_COPIES)
+        parts = [
+            part
+            for chunk in chunks
+            for part in self._within_memory(every, [edges] * len(wanted), chunk, rows_of)
+        ]
+        rows = np.concatenate(parts).reshape(-1, 3, len(atoms), 3)
+        if not np.isfinite(rows).all():
+            raise EvaluationError(
+                f"{atoms.get_chemical_formula()}: second derivatives of the energy are not finite. "
+                "Check for overlapping atoms or a wrong length unit."
+            )
+        return rows
+
+    def _within_memory(
         self,
         structures: list[Atoms],
         edges: list[EdgeList],
         chunk: list[int],
-        wanted: dict[str, bool],
-    ) -> Iterator[Derivatives]:
-        """Results of the structures ``chunk``; halves the chunk where memory runs out."""
+        work: Callable[[list[int], AtomGraph], list[Part]],
+    ) -> Iterator[Part]:
+        """Results of ``work`` on the structures ``chunk``; halves it where memory runs out."""
         graph = None
         try:
             graph = build_graph(
@@ -265,11 +313,10 @@ class Potential:
                 self._species_of_number,
                 self.device,
             )
-            function = differentiate_members if self.n_members else differentiate
             with torch.no_grad():
-                result = _to_host(function(self.model, graph, code=self._code, **wanted))
+                result = work(chunk, graph)
         except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             if len(chunk) == 1:
                 atoms = structures[chunk[0]]
@@ -280,47 +327,19 @@ class Potential:
                 ) from error
             result = None
         if result is not None:
-            yield result
+            yield from result
             return
         del graph
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         middle = len(chunk) // 2
         for half in (chunk[:middle], chunk[middle:]):
-            yield from self._evaluate_chunk(structures, edges, half, wanted)
+            yield from self._within_memory(structures, edges, half, work)
 
 
 def has_stress(atoms: Atoms) -> bool:
     """Whether a stress is defined: a periodic axis and three independent cell vectors."""
     return bool(atoms.pbc.any()) and atoms.cell.rank == 3
-
-
-def bytes_per_edge(config: ModelConfig, dtype: torch.dtype) -> int:
-    """Estimate of the peak memory of energy and forces for one directed edge, bytes.
-
-    Counts the tensors (edges × features) that the backward pass keeps and uses; 1.0 to 1.5 times
-    the peak measured on an H100 for six shapes from L = 0 to L = 4, linear networks included.
-    """
-    p2, l2 = (config.pmax_l + 1) ** 2, (config.max_l + 1) ** 2
-    steps, k = config.n_message_passing, config.n_channels
-    message, radial = config.message_mlp, config.radial_mlp
-    hidden = (2 * steps + 1) * 2 * message.width * (1 + message.n_blocks * message.layers_per_block)
-    hidden += 2 * radial.width * (1 + radial.n_blocks * radial.layers_per_block)
-    orbitals = k * ((steps + 1) * (3 * p2 + 3 * (config.pmax_l + 1)) + steps * (6 * p2 + l2))
-    itemsize = torch.empty(0, dtype=dtype).element_size()
-    return itemsize * (hidden + orbitals + k * (config.pmax_l + 3 + 2 * steps))
-
-
-def _free_memory(device: torch.device) -> float:
-    if device.type == "cuda":
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + cached
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    text = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text
 
 
 def _to_host(result: Derivatives) -> Derivatives:

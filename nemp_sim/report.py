@@ -62,6 +62,7 @@ class Report:
         quantities: the values, in the order of the table.
         notes: remarks that a reader must see.
         files: name of each other file of the run and what it holds.
+        sections: further parts of report.md alone: heading and Markdown text.
         data: further plain values for report.json alone (arrays, with units in the keys).
         provenance: from ``provenance``.
     """
@@ -71,6 +72,7 @@ class Report:
     quantities: tuple[Quantity, ...]
     notes: tuple[str, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)
+    sections: Mapping[str, str] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
@@ -144,6 +146,8 @@ def to_markdown(report: Report) -> str:
     lines += [f"- {note}" for note in report.notes] + [""] * bool(report.notes)
     lines += ["| quantity | value | unit |", "|---|---:|---|"]
     lines += [f"| {q.label} | {q.text()} | {q.unit} |" for q in report.quantities]
+    for heading, text in report.sections.items():
+        lines += ["", f"## {heading}", "", text.rstrip()]
     if report.files:
         lines += ["", "## Files", ""]
         lines += [f"- `{name}`: {what}" for name, what in report.files.items()]

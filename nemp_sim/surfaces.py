@@ -1,89 +1,163 @@
-"""Slabs, adsorption sites and frozen layers, on top of ``ase.build``."""
+"""Fcc slabs of metals and random alloys, their lattice constant, and frozen layers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from ase import Atoms
-from ase.build import add_adsorbate, fcc111
+from ase.build import bulk, fcc100, fcc110, fcc111
 from ase.constraints import FixAtoms
+from ase.data import atomic_numbers, covalent_radii, reference_states
+from ase.eos import EquationOfState
+from ase.formula import Formula
 from ase.geometry import complete_cell
+from ase.units import GPa
 
 from nemp_sim.config import require
 from nemp_sim.errors import InputError
+from nemp_sim.relax import Engine
 
-SITES = ("top", "bridge", "fcc", "hcp", "subsurface")
+FACETS = {"111": fcc111, "100": fcc100, "110": fcc110}
 PD_LATTICE_ANGSTROM = 3.95  # PBE, at the settings of the shipped Pd–H training data
 LAYER_GAP_ANGSTROM = 0.5  # atoms whose heights are closer belong to one layer
 MIN_VACUUM_ANGSTROM = 4.0  # a periodic axis with a smaller gap has no lowest layer
-_H_HEIGHT_ANGSTROM = {"top": 1.56, "bridge": 1.02, "fcc": 0.87, "hcp": 0.87}  # PBE, H on Pd(111)
+EOS_STRAINS = np.linspace(-0.04, 0.04, 9)  # of the lattice constant, about the best guess
+EOS_ROUNDS = 8
+
+Composition = str | Mapping[str, float]
 
 
-def fcc111_slab(
-    element: str = "Pd",
+def fcc_slab(  # noqa: PLR0913 (what a slab is fixed by)
+    composition: Composition = "Pd",
+    facet: str = "111",
     *,
     lattice_constant_angstrom: float = PD_LATTICE_ANGSTROM,
     size: tuple[int, int, int] = (2, 2, 3),
     vacuum_angstrom: float = 8.0,
     fixed_layers: int = 1,
+    seed: int = 0,
 ) -> Atoms:
-    """A clean fcc(111) slab with pbc (T, T, F).
+    """A clean fcc slab with pbc (T, T, F).
 
-    The defaults are the clean slab of the Pd–H training data: 2 × 2 surface cell, three layers.
+    The defaults are the clean slab of the Pd–H training data: Pd(111), 2 × 2 surface cell, three
+    layers. Elements of an alloy are dealt at random; for an order of your own set ``slab.symbols``.
 
     Args:
-        element: chemical symbol of the metal.
-        lattice_constant_angstrom: cubic lattice constant, Å.
+        composition: a metal ("Pd"), a formula ("Pd3Ag") or shares ({"Pd": 0.75, "Ag": 0.25}).
+        facet: one of ``FACETS``.
+        lattice_constant_angstrom: cubic lattice constant, Å; ``equation_of_state`` computes it.
         size: surface cells along both in-plane vectors, and layers.
         vacuum_angstrom: empty space on either side of the slab, Å.
         fixed_layers: lowest layers held by FixAtoms (0 … layers − 1).
+        seed: of the random order of an alloy.
 
     Raises:
         InputError: a value out of its range.
     """
     positive = "positive (Å)"
     a = lattice_constant_angstrom
+    require(facet in FACETS, "facet", facet, f"one of {', '.join(FACETS)}")
     require(a > 0, "lattice_constant_angstrom", a, positive)
     require(len(size) == 3 and min(size) >= 1, "size", size, "three whole numbers, 1 or more")
     require(vacuum_angstrom > 0, "vacuum_angstrom", vacuum_angstrom, positive)
-    slab = fcc111(element, size, a=a, vacuum=vacuum_angstrom)
+    shares = composition_shares(composition)
+    slab = FACETS[facet](next(iter(shares)), size, a=a, vacuum=vacuum_angstrom)
+    slab.symbols = dealt_symbols(shares, len(slab), seed)
     sites = slab.info["adsorbate_info"]  # as plain numbers, which every file format can hold
     sites["cell"] = sites["cell"].tolist()
     sites["top layer atom index"] = int(slab.positions[:, 2].argmax())
+    sites["facet"] = facet
     return freeze_lowest_layers(slab, fixed_layers)
 
 
-def adsorb(
-    slab: Atoms, adsorbate: str | Atoms, site: str, height_angstrom: float | None = None
-) -> Atoms:
-    """A copy of ``slab`` with an adsorbate at a site of its upper face.
-
-    Sites of fcc(111): "top" above an atom of the top layer, "bridge" between two, "fcc" above an
-    atom of the third layer, "hcp" above one of the second, and "subsurface", the octahedral hole
-    straight below fcc, half-way between the first and the second layer.
-
-    Args:
-        slab: from ``fcc111_slab`` (or ``ase.build.fcc111``).
-        adsorbate: chemical symbol, or a molecule whose first atom sits at the site.
-        site: one of ``SITES``.
-        height_angstrom: above the top layer, Å (negative: below). None takes that of H on Pd(111).
+def composition_shares(composition: Composition) -> dict[str, float]:
+    """Shares of the elements, which add up to 1, of a formula or of a mapping.
 
     Raises:
-        InputError: an unknown site, or a slab whose sites are not known.
+        InputError: no chemical formula, an unknown element, or a negative share.
     """
-    require(site in SITES, "site", site, f"one of {', '.join(SITES)}")
-    info = slab.info.get("adsorbate_info", {})
-    if "hcp" not in info.get("sites", {}):
-        raise InputError(
-            f"slab ({slab.get_chemical_formula()}) carries no table of (111) sites. Build it with "
-            "nemp_sim.surfaces.fcc111_slab(), or place the adsorbate by its coordinates."
-        )
-    height = height_angstrom
-    if height is None:
-        spacing = np.linalg.norm(info["cell"][0]) * np.sqrt(2 / 3)  # d111 of nearest distance
-        height = -spacing / 2 if site == "subsurface" else _H_HEIGHT_ANGSTROM[site]
-    name = {"top": "ontop", "subsurface": "fcc"}.get(site, site)
-    covered = slab.copy()
-    guest = adsorbate.copy() if isinstance(adsorbate, Atoms) else Atoms(adsorbate)
-    add_adsorbate(covered, guest, height, position=name)
-    return covered
+    wanted = "a formula such as 'Pd3Ag' or shares such as {'Pd': 0.75, 'Ag': 0.25}"
+    if isinstance(composition, str):
+        try:
+            composition = Formula(composition).count()
+        except ValueError:
+            composition = {composition: 1.0}
+    good = bool(composition) and all(
+        symbol in atomic_numbers and share > 0 for symbol, share in composition.items()
+    )
+    require(good, "composition", composition, wanted)
+    total = sum(composition.values())
+    return {symbol: share / total for symbol, share in composition.items()}
+
+
+def dealt_symbols(shares: Mapping[str, float], n_atoms: int, seed: int) -> list[str]:
+    """Symbols of ``n_atoms`` atoms in random order; the counts are the shares, rounded."""
+    bounds = np.rint(np.cumsum(list(shares.values())) * n_atoms).astype(int)
+    counts = np.diff(bounds, prepend=0)
+    symbols = [s for s, count in zip(shares, counts, strict=True) for _ in range(count)]
+    return [symbols[i] for i in np.random.default_rng(seed).permutation(n_atoms)]
+
+
+@dataclass(frozen=True)
+class BulkMetal:
+    """What the equation of state of an fcc metal says.
+
+    Attributes:
+        lattice_constant_angstrom: at the lowest energy.
+        bulk_modulus_GPa: there.
+    """
+
+    lattice_constant_angstrom: float
+    bulk_modulus_GPa: float
+
+
+def equation_of_state(engine: Engine, composition: Composition = "Pd", seed: int = 0) -> BulkMetal:
+    """Lattice constant and bulk modulus of an fcc metal, by a Birch–Murnaghan fit.
+
+    Nine lattice constants within ± 4 % in one engine call, about a better centre until the minimum
+    is in the middle. An alloy is a random cube of 32 atoms on ideal sites, so that its lattice
+    constant is that of the mean lattice. Source of the fit: F. Birch, Phys. Rev. 71, 809 (1947),
+    10.1103/PhysRev.71.809, as ASE has it.
+
+    Raises:
+        InputError: no minimum at a lattice constant that metals have.
+    """
+    shares = composition_shares(composition)
+    centre = sum(share * _usual_lattice_constant(symbol) for symbol, share in shares.items())
+    cell = bulk(next(iter(shares)), "fcc", a=1.0, cubic=len(shares) > 1)
+    if len(shares) > 1:
+        cell = cell.repeat(2)
+        cell.symbols = dealt_symbols(shares, len(cell), seed)
+    cubes = len(cell) / 4
+    for _ in range(EOS_ROUNDS):
+        scaled = []
+        for a in centre * (1 + EOS_STRAINS):
+            scaled.append(cell.copy())
+            scaled[-1].set_cell(cell.cell * a, scale_atoms=True)
+        energies = engine.evaluate(scaled).energy
+        volumes = [atoms.get_volume() for atoms in scaled]
+        lowest = int(np.argmin(energies))
+        inside = 0 < lowest < len(scaled) - 1
+        found, modulus = centre * (1 + EOS_STRAINS[lowest]), 0.0
+        if inside:
+            volume, _, modulus = EquationOfState(volumes, energies, "birchmurnaghan").fit()
+            found = float((volume / cubes) ** (1 / 3))
+        if inside and abs(found / centre - 1) < 0.02:
+            return BulkMetal(found, float(modulus / GPa))
+        centre = found
+    raise InputError(
+        f"composition {composition!r}: the energy has no minimum near a lattice constant of "
+        f"{centre:.2f} Å, so the potential does not hold this metal. Give --lattice-constant, or "
+        "use a potential that was trained on the bulk."
+    )
+
+
+def _usual_lattice_constant(symbol: str) -> float:
+    """Of ASE's table for fcc metals; of touching covalent spheres for others, Å."""
+    state = reference_states[atomic_numbers[symbol]] or {}
+    if state.get("symmetry") == "fcc":
+        return state["a"]
+    return 2 * np.sqrt(2) * float(covalent_radii[atomic_numbers[symbol]])
 
 
 def freeze_lowest_layers(atoms: Atoms, n_layers: int) -> Atoms:

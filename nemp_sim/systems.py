@@ -7,9 +7,10 @@ from ase import Atoms
 from ase.build import molecule
 from scipy.spatial.transform import Rotation
 
+from nemp_sim.adsorbates import place
 from nemp_sim.errors import InputError
 from nemp_sim.files import read_with_ase
-from nemp_sim.surfaces import adsorb, fcc111_slab, freeze_lowest_layers
+from nemp_sim.surfaces import fcc_slab, freeze_lowest_layers
 
 POTENTIALS = {  # shipped potential of each built-in system; None: the user's own
     "h-pd111": "pdh.pt",
@@ -39,11 +40,11 @@ def build_system(system: str, fixed_layers: int | None = None) -> Atoms:
     if system == "methanol":
         return molecule("CH3OH")
     if system in POTENTIALS:
-        slab = fcc111_slab(fixed_layers=1 if fixed_layers is None else fixed_layers)
+        slab = fcc_slab(fixed_layers=1 if fixed_layers is None else fixed_layers)
         if system == "h-pd111":
-            return adsorb(slab, "H", "fcc")
+            return place(slab, "H", "fcc")
         carbon_first = Atoms("CO", [[0, 0, 0], [0, 0, CO_LENGTH_ANGSTROM]])
-        return adsorb(slab, carbon_first, "fcc", CO_HEIGHT_ANGSTROM)
+        return place(slab, carbon_first, "fcc", CO_HEIGHT_ANGSTROM)
     path = Path(system)
     if not path.is_file():
         raise InputError(

@@ -25,6 +25,17 @@ BATCH_ATOMS = 400
 VARIANCE_FLOOR = 1e-4
 
 
+def combination_std(members: np.ndarray, coefficients: Sequence[float]) -> float:
+    """Standard deviation of Σ c_b E_b, eV: errors that the structures share cancel.
+
+    Args:
+        members: (B, M) eV, ``Evaluation.energy_members`` of B structures.
+        coefficients: (B,) for example 1 and −1 for a difference.
+    """
+    combined = np.asarray(coefficients) @ members
+    return float(np.sqrt(np.mean((combined - combined.mean()) ** 2)))
+
+
 @dataclass(frozen=True)
 class Sensitivity:
     """Derivatives of labels with respect to the last layer, and the errors of the labels.

@@ -11,12 +11,13 @@ from ase.build import bulk
 from ase.units import Bohr, Hartree
 from typer.testing import CliRunner
 
+from nemp_sim.adsorbates import place
 from nemp_sim.checkpoint import load_potential, save_potential
 from nemp_sim.cli import app
 from nemp_sim.errors import InputError
 from nemp_sim.files import read_structure
 from nemp_sim.ipi_client import BeadEvaluator
-from nemp_sim.surfaces import adsorb, fcc111_slab
+from nemp_sim.surfaces import fcc_slab
 
 from .conftest import make_potential
 from .ipi_server import ENVIRONMENT, ROOT, HarmonicEngine, RealServer, private_directory
@@ -158,7 +159,7 @@ def test_input_of_the_manual_runs():
     std = "<trajectory filename='std' extra_type='energy_std_eV'>extras</trajectory>"
     assert std in page
     text = text.replace("<checkpoint", f"{std} <checkpoint")
-    slab = adsorb(fcc111_slab(), "H", "fcc")
+    slab = place(fcc_slab(), "H", "fcc")
     slab.cell[2, 2] = 20.6
     with private_directory() as path:
         ase.io.write(path / "init.extxyz", slab)

@@ -9,16 +9,17 @@ from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms, FixBondLength, FixCartesian
 from ase.mep import NEB
-from ase.optimize import BFGS, FIRE
+from ase.optimize import FIRE
 from matplotlib.image import imread
 from scipy.optimize import root
 
+from nemp_sim.adsorbates import place
 from nemp_sim.ends import check_ends, first_path
 from nemp_sim.errors import EvaluationError, InputError
-from nemp_sim.neb import BandSettings, remarks, run_neb
+from nemp_sim.neb import BandSettings, energy_spread, remarks, run_neb
 from nemp_sim.plots import neb_profile, save_png
 from nemp_sim.relax import relax
-from nemp_sim.surfaces import adsorb, fcc111_slab
+from nemp_sim.surfaces import fcc_slab
 
 from .engines import EMTEngine
 
@@ -78,8 +79,8 @@ def gold_on_aluminium():
 @pytest.fixture(scope="module")
 def ends():
     """H on Pd(111), fcc and hcp, relaxed with EMT."""
-    slab = fcc111_slab()
-    start = [adsorb(slab, "H", "fcc"), adsorb(slab, "H", "hcp")]
+    slab = fcc_slab()
+    start = [place(slab, "H", "fcc"), place(slab, "H", "hcp")]
     return relax(EMTEngine(), start, 0.01, 200).structures
 
 
@@ -125,6 +126,42 @@ def test_a_minimum_on_the_way_is_named():
     assert any("is a minimum" in remark for remark in remarks(result))
 
 
+def test_images_are_added_where_the_barrier_is():
+    surface = MuellerBrown()
+    a, b = surface.stationary(-0.56, 1.44), surface.stationary(-0.05, 0.47)
+    exact = surface.energy(*surface.stationary(-0.82, 0.62)) - surface.energy(*a)
+    few = BandSettings(2, fmax_eV_per_A=0.02, max_images=9)
+    result = run_neb(surface, atom_at(*a), atom_at(*b), few)
+    assert result.converged and 3 <= len(result.images) - 2 <= 9
+    assert result.barrier_forward_eV == pytest.approx(exact, abs=1e-3)
+    assert (np.diff(result.path_length_A) > 0).all()
+    plain = run_neb(surface, atom_at(*a), atom_at(*b), BandSettings(2, fmax_eV_per_A=0.02))
+    assert len(plain.images) == 4
+
+
+def test_restart_goes_on_where_the_band_was(ends):
+    loose = run_neb(EMTEngine(), *ends, BandSettings(5, fmax_eV_per_A=0.1, climb=False))
+    settings = BandSettings(7, fmax_eV_per_A=0.02)
+    path = [image.copy() for image in loose.images[1:-1]]
+    for image in path:  # as a file may hold them
+        image.wrap()
+    again = run_neb(EMTEngine(), *ends, settings, path=path)
+    fresh = run_neb(EMTEngine(), *ends, BandSettings(5, fmax_eV_per_A=0.02))
+    assert again.converged and len(again.images) == 7
+    assert again.model_calls < fresh.model_calls
+    assert again.barrier_forward_eV == pytest.approx(fresh.barrier_forward_eV, abs=1e-3)
+    with pytest.raises(InputError, match="path: image 1 holds Pd12"):
+        run_neb(EMTEngine(), *ends, settings, path=[path[0][:12]])
+
+
+def test_spread_of_the_energies_is_relative_to_the_first_image(random_potential, ends):
+    potential = random_potential("smooth", n_members=6)
+    spread = energy_spread(potential, ends)
+    members = potential.evaluate(list(ends)).energy_members
+    assert spread[0] == 0 and spread[1] == pytest.approx(np.std(members[1] - members[0]))
+    assert energy_spread(EMTEngine(), ends) is None
+
+
 def test_a_path_without_saddle_is_named():
     surface = MuellerBrown()
     low, high = surface.stationary(-0.56, 1.44), (-0.9, 1.0)
@@ -143,23 +180,6 @@ def test_one_engine_call_for_each_step(climb, ends):
     assert {step.stage for step in steps} == ({"band", "climbing"} if climb else {"band"})
     assert steps[-1].fmax_eV_per_A == result.fmax_eV_per_A < 0.02
     assert len(steps[-1].images) == 7
-
-
-def test_relaxing_both_ends_is_one_call_for_each_step():
-    slab = fcc111_slab()
-    start = [adsorb(slab, "H", "fcc"), adsorb(slab, "H", "top")]
-    engine = EMTEngine()
-    together = relax(engine, start, 0.01, 200)
-    assert together.converged and together.fmax_eV_per_A < 0.01
-    assert engine.batches == [2] * (1 + together.optimizer_steps)
-    for relaxed, atoms in zip(together.structures, start, strict=True):
-        alone = atoms.copy()
-        alone.calc = EMT()
-        BFGS(alone, logfile=None).run(fmax=0.005)
-        energy = alone.get_potential_energy()
-        assert relaxed.get_potential_energy() == pytest.approx(energy, abs=2e-3)
-        assert (relaxed.positions[:4] == slab.positions[:4]).all()
-        assert atoms.calc is None
 
 
 def test_ends_stay_as_they_are(ends):
@@ -221,8 +241,8 @@ def test_labels_of_the_ends_are_not_handed_on(ends):
 
 def test_a_potential_keeps_its_neighbour_lists(random_potential):
     potential = random_potential("smooth")
-    slab = fcc111_slab()
-    pair = adsorb(slab, "H", "fcc"), adsorb(slab, "H", "hcp")
+    slab = fcc_slab()
+    pair = place(slab, "H", "fcc"), place(slab, "H", "hcp")
     result = run_neb(potential, *pair, BandSettings(3, fmax_eV_per_A=1e-6, steps=4))
     assert not result.converged and result.model_calls == 6
     fresh = potential.evaluate(result.images)
@@ -323,6 +343,7 @@ def test_atoms_that_meet_on_the_way_are_refused():
         ({"fmax_eV_per_A": 0.0}, "fmax is 0.0"),
         ({"steps": 0}, "steps is 0"),
         ({"spring_eV_per_A2": -0.1}, "spring is -0.1"),
+        ({"max_images": 3}, "max_images is 3, but must be at least images .7."),
         ({"fmax_eV_per_A": float("nan")}, "fmax is nan"),
     ],
 )

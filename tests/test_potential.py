@@ -11,8 +11,9 @@ from ase.build import molecule
 import nemp_sim.potential as potential_module
 from nemp_sim.derivatives import differentiate
 from nemp_sim.errors import EvaluationError, InputError, UnknownElementError
+from nemp_sim.memory import bytes_per_edge
 from nemp_sim.neighbors import NeighborLists
-from nemp_sim.potential import Potential, bytes_per_edge
+from nemp_sim.potential import Potential
 
 BATCH = {torch.float64: 1e-10, torch.float32: 1e-4}  # eV and eV/Å, batch against single
 PRECISION_ENERGY = 5e-5  # eV/atom, float32 against float64
@@ -195,7 +196,7 @@ def test_split_lists_give_the_same_results(potential, structures, monkeypatch):
     batch = [structures[name] for name in ("slab", "water", "tilted")] * 2
     want = potential.evaluate(batch, stress=True)
     sizes = spy_on_sizes(monkeypatch)
-    monkeypatch.setattr(potential_module, "_free_memory", lambda device: 1000.0)
+    monkeypatch.setattr(potential_module, "free_memory", lambda device: 1000.0)
     assert_same(potential.evaluate(batch, stress=True), want)
     assert sizes == [len(atoms) for atoms in batch]
 
@@ -205,7 +206,7 @@ def test_chunks_follow_the_free_memory(potential, water, monkeypatch, graph_of):
     per_water = n_edges * bytes_per_edge(potential.config, potential.dtype)
     sizes = spy_on_sizes(monkeypatch)
     room = 2.5 * per_water / potential_module.MEMORY_SHARE
-    monkeypatch.setattr(potential_module, "_free_memory", lambda device: room)
+    monkeypatch.setattr(potential_module, "free_memory", lambda device: room)
     potential.evaluate([water] * 5)
     assert sizes == [48, 48, 24]
 

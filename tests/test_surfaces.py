@@ -1,24 +1,22 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk, fcc111
+from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
-from ase.io import read, write
+from ase.units import GPa
 
 from nemp_sim.errors import InputError
-from nemp_sim.surfaces import SITES, adsorb, fcc111_slab, freeze_lowest_layers, layers_from_below
+from nemp_sim.minimum import relax_crystal
+from nemp_sim.surfaces import equation_of_state, fcc_slab, freeze_lowest_layers, layers_from_below
 
-
-def neighbours(atoms, index):
-    """Distances from atom ``index`` to all others, ascending, and their indices."""
-    others = [i for i in range(len(atoms)) if i != index]
-    distances = atoms.get_distances(index, others, mic=True)
-    order = np.argsort(distances)
-    return distances[order], np.array(others)[order]
+from .engines import EMTEngine, StressEMT
 
 
 def test_default_slab_is_that_of_the_training_data():
-    slab = fcc111_slab()
+    slab = fcc_slab()
     assert slab.get_chemical_formula() == "Pd12"
     assert slab.pbc.tolist() == [True, True, False]
     a = 3.95
@@ -26,12 +24,11 @@ def test_default_slab_is_that_of_the_training_data():
     heights = np.unique(slab.positions[:, 2].round(8))
     np.testing.assert_allclose(np.diff(heights), a / np.sqrt(3), atol=1e-7)
     assert slab.cell[2, 2] - np.ptp(heights) >= 11.0
-    assert adsorb(slab, "H", "fcc").get_chemical_formula() == "HPd12"
 
 
 def test_only_the_lowest_layers_are_held():
     for layers in (0, 1, 2):
-        slab = fcc111_slab(fixed_layers=layers)
+        slab = fcc_slab(fixed_layers=layers)
         held = slab.constraints[0].index if layers else []
         assert sorted(held) == list(range(4 * layers))
         assert (
@@ -39,67 +36,82 @@ def test_only_the_lowest_layers_are_held():
         ).all()
 
 
-def test_sites_have_their_neighbours():
-    slab = fcc111_slab()
-    top, second, third = slab.positions[8:], slab.positions[4:8], slab.positions[:4]
-
-    def lateral(site, layer):
-        covered = adsorb(slab, "H", site)
-        probe = Atoms("H", [covered.positions[-1] * [1, 1, 0]], cell=slab.cell, pbc=slab.pbc)
-        probe += Atoms(f"X{len(layer)}", layer * [1, 1, 0])
-        return np.sort(probe.get_distances(0, range(1, len(probe)), mic=True))
-
-    assert lateral("top", top)[0] < 1e-9
-    assert lateral("hcp", second)[0] < 1e-9
-    assert lateral("fcc", third)[0] < 1e-9
-    assert lateral("subsurface", third)[0] < 1e-9
-    nearest = lateral("bridge", top)
-    np.testing.assert_allclose(nearest[:2], 3.95 / np.sqrt(8), rtol=1e-9)
+def test_alloy_has_the_asked_share_in_random_order():
+    slab = fcc_slab("Pd3Ag", size=(4, 4, 4), seed=1)
+    assert slab.get_chemical_formula() == "Ag16Pd48"
+    same = fcc_slab({"Pd": 0.75, "Ag": 0.25}, size=(4, 4, 4), seed=1)
+    assert (same.numbers == slab.numbers).all()
+    assert (fcc_slab("Pd3Ag", size=(4, 4, 4), seed=2).numbers != slab.numbers).any()
+    assert fcc_slab({"Ag": 1, "Pd": 2}, size=(1, 1, 5)).get_chemical_formula() == "Ag2Pd3"
 
 
-def test_subsurface_is_the_octahedral_hole():
-    distances, _ = neighbours(adsorb(fcc111_slab(), "H", "subsurface"), 12)
-    np.testing.assert_allclose(distances[:6], 3.95 / 2, rtol=1e-9)
-    assert distances[6] > 3.0
+@pytest.mark.parametrize(
+    ("facet", "spacing", "area"), [("100", 1 / 2, 1 / 2), ("110", 1 / 8**0.5, 1 / 2**0.5)]
+)
+def test_other_facets(facet, spacing, area):
+    slab = fcc_slab("Ag", facet, lattice_constant_angstrom=4.0, size=(1, 1, 4), fixed_layers=2)
+    np.testing.assert_allclose(np.diff(slab.positions[:, 2]), 4.0 * spacing)
+    assert np.linalg.det(slab.cell[:2, :2]) == pytest.approx(16 * area)
+    assert slab.constraints[0].index.tolist() == [0, 1]
 
 
-@pytest.mark.parametrize("site", SITES)
-def test_adsorbate_is_last_free_and_where_asked(site):
-    slab = fcc111_slab()
-    before = slab.positions.copy()
-    covered = adsorb(slab, "H", site, height_angstrom=1.3)
-    assert covered.symbols[-1] == "H"
-    assert covered.positions[-1, 2] - slab.positions[:, 2].max() == pytest.approx(1.3)
-    assert 12 not in covered.constraints[0].index
-    assert len(slab) == 12 and (slab.positions == before).all()
+def test_equation_of_state_against_the_minimum_of_the_stress():
+    for composition in ("Cu", "Pd"):
+        found = equation_of_state(EMTEngine(), composition)
+        relaxed = relax_crystal(StressEMT(), bulk(composition, a=3.7), smax_GPa=1e-4)
+        a = (4 * relaxed.atoms.get_volume()) ** (1 / 3)
+        assert found.lattice_constant_angstrom == pytest.approx(a, abs=2e-3)
+    # −V dP/dV by central differences of the stress at a (1 ± 0.002)
+    pressures = []
+    for scale in (0.998, 1.002):
+        atoms = bulk("Pd", a=a * scale)
+        atoms.calc = EMT()
+        pressures.append(-atoms.get_stress()[:3].mean() / GPa)
+    modulus = (pressures[0] - pressures[1]) / (3 * 0.004)
+    assert found.bulk_modulus_GPa == pytest.approx(modulus, rel=0.02)
 
 
-def test_slab_goes_into_a_file_and_back_with_its_sites(tmp_path):
-    write(tmp_path / "slab.extxyz", fcc111_slab())
-    read_back = adsorb(read(tmp_path / "slab.extxyz"), "H", "hcp")
-    np.testing.assert_allclose(
-        read_back.positions, adsorb(fcc111_slab(), "H", "hcp").positions, atol=1e-7
+def test_lattice_constant_of_an_alloy_lies_between_its_metals():
+    engine = EMTEngine()
+    pd, ag, alloy = (
+        equation_of_state(engine, c).lattice_constant_angstrom for c in ("Pd", "Ag", "PdAg")
     )
+    assert alloy == pytest.approx((pd + ag) / 2, abs=0.03)
 
 
-def test_molecule_is_placed_by_its_first_atom():
-    molecule = Atoms("CO", [[5, 5, 5], [5, 5, 6.15]])
-    covered = adsorb(fcc111_slab(), molecule, "top", 1.9)
-    assert covered.get_distance(12, 13) == pytest.approx(1.15)
-    assert covered.positions[12, 2] < covered.positions[13, 2]
-    assert (molecule.positions[0] == 5).all()
+def test_lattice_constant_far_from_the_guess_is_found():
+    class Parabola:
+        def evaluate(self, structures):
+            a = np.array([(4 * atoms.get_volume()) ** (1 / 3) for atoms in structures])
+            return SimpleNamespace(energy=5 * (a - 4.6) ** 2 - 3)
+
+    found = equation_of_state(Parabola(), "Pd")
+    assert found.lattice_constant_angstrom == pytest.approx(4.6, abs=0.01)
+
+
+def test_a_metal_that_the_potential_does_not_hold_is_refused():
+    class Repulsion:
+        def evaluate(self, structures):
+            return SimpleNamespace(
+                energy=np.array([1 / atoms.get_volume() for atoms in structures])
+            )
+
+    with pytest.raises(InputError, match="no minimum near a lattice constant of 5.3"):
+        equation_of_state(Repulsion(), "Pd")
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: adsorb(fcc111_slab(), "H", "hollow"), "site is 'hollow'.*one of top, bridge"),
-        (lambda: adsorb(bulk("Pd"), "H", "fcc"), "no table of .111. sites"),
-        (lambda: fcc111_slab(lattice_constant_angstrom=-1), "lattice_constant_angstrom is -1"),
-        (lambda: fcc111_slab(size=(2, 0, 3)), "size is"),
-        (lambda: fcc111_slab(vacuum_angstrom=0), "vacuum_angstrom is 0"),
-        (lambda: fcc111_slab(fixed_layers=3), "fixed_layers is 3.*3 layers"),
-        (lambda: fcc111_slab(fixed_layers=-1), "fixed_layers is -1"),
+        (lambda: fcc_slab(facet="211"), "facet is '211', but must be one of 111, 100, 110"),
+        (lambda: fcc_slab("Xx"), "composition is {'Xx': 1}"),
+        (lambda: fcc_slab({"Pd": -1.0}), "composition is {'Pd': -1.0}"),
+        (lambda: fcc_slab(""), "composition is {}"),
+        (lambda: fcc_slab(lattice_constant_angstrom=-1), "lattice_constant_angstrom is -1"),
+        (lambda: fcc_slab(size=(2, 0, 3)), "size is"),
+        (lambda: fcc_slab(vacuum_angstrom=0), "vacuum_angstrom is 0"),
+        (lambda: fcc_slab(fixed_layers=3), "fixed_layers is 3.*3 layers"),
+        (lambda: fcc_slab(fixed_layers=-1), "fixed_layers is -1"),
         (lambda: freeze_lowest_layers(bulk("Pd", cubic=True), 1), "no layer is the lowest"),
         (lambda: layers_from_below(Atoms()), "atoms is 'empty'"),
     ],
@@ -126,7 +138,7 @@ def test_layers_follow_the_normal_of_a_tilted_cell():
 
 
 def test_freezing_replaces_older_constraints_of_the_copy_only():
-    slab = fcc111_slab(fixed_layers=1)
+    slab = fcc_slab(fixed_layers=1)
     frozen = freeze_lowest_layers(slab, 2)
     assert len(frozen.constraints) == 1 and isinstance(frozen.constraints[0], FixAtoms)
     assert len(frozen.constraints[0].index) == 8

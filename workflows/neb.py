@@ -6,27 +6,38 @@ python workflows/neb.py --initial a.traj --final b.traj
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from ase import Atoms
-from ase.io import write
-from rich.console import Console
 
+from nemp_sim.adsorbates import place
 from nemp_sim.checkpoint import load_potential
 from nemp_sim.config import require
+from nemp_sim.console import KeptStep, progress
 from nemp_sim.ends import check_ends
 from nemp_sim.errors import InputError, NempError
-from nemp_sim.files import read_with_ase, replacing
-from nemp_sim.neb import BandSettings, NEBResult, remarks, run_neb
+from nemp_sim.files import read_with_ase
+from nemp_sim.matching import match_atoms
+from nemp_sim.neb import BandSettings, NEBResult, energy_spread, run_neb
+from nemp_sim.neb_report import (
+    band_report,
+    is_uncertain,
+    with_reaction,
+    with_steps,
+    write_images,
+    write_reaction,
+)
+from nemp_sim.options import numbers
 from nemp_sim.plots import neb_profile, save_png
+from nemp_sim.reaction import Reaction, analyse
 from nemp_sim.relax import Engine, Relaxation, Step, relax
 from nemp_sim.report import Quantity, Report, provenance, write_report
-from nemp_sim.surfaces import PD_LATTICE_ANGSTROM, adsorb, fcc111_slab, freeze_lowest_layers
+from nemp_sim.steps import elementary_steps
+from nemp_sim.surfaces import PD_LATTICE_ANGSTROM, fcc_slab, freeze_lowest_layers
 
 
 @dataclass(frozen=True)
@@ -43,12 +54,21 @@ class Settings:
         steps: most optimiser steps, of the ends and of the band each.
         spring: spring constant between images, eV/Å².
         climb: let the highest image climb onto the saddle.
+        max_images: add images beside the highest, up to this many; None keeps ``images``.
+        match: put the atoms of the final state into the order that moves them least.
+        restart: start from the band that an earlier run of this name has left.
+        split: a band for each elementary step, where minima lie on the way.
         fixed_layers: lowest layers held where a file holds no constraints; None: one layer in the
             default job, none in files.
         device: "auto", "cpu", "cuda" …
         dtype: "float32" or "float64"; None takes that of the potential.
         out: directory of all results.
         name: the results go to ``out``/neb-``name``; None makes one from the file names.
+        full: go on from the band to a proved saddle, vibrations and rate constants.
+        temperatures: of the rate constants, K.
+        instanton: temperatures of instanton rates, K, below the crossover; empty: none.
+        vibrating: atoms that vibrate; None: all that are free.
+        max_std: largest predicted standard deviation of a barrier that is accepted, eV.
         lattice_constant_angstrom: of Pd in the default job, Å.
     """
 
@@ -60,11 +80,20 @@ class Settings:
     steps: int = 500
     spring: float = 0.1
     climb: bool = True
+    max_images: int | None = None
+    match: bool = False
+    restart: bool = False
+    split: bool = False
     fixed_layers: int | None = None
     device: str = "auto"
     dtype: str | None = None
     out: Path = Path("results")
     name: str | None = None
+    full: bool = False
+    temperatures: tuple[float, ...] = tuple(range(100, 601, 50))
+    instanton: tuple[float, ...] = ()
+    vibrating: tuple[int, ...] | None = None
+    max_std: float = 0.2
     lattice_constant_angstrom: float = PD_LATTICE_ANGSTROM
 
     def __post_init__(self) -> None:
@@ -73,6 +102,9 @@ class Settings:
             if isinstance(getattr(self, name), str):
                 object.__setattr__(self, name, Path(getattr(self, name)))
         self.band()
+        good = self.temperatures and min(self.temperatures) > 0
+        require(bool(good), "temperatures", self.temperatures, "above 0 K, at least one")
+        require(self.max_std > 0, "max_std", self.max_std, "positive (eV)")
         for given, missing in (("initial", "final"), ("final", "initial")):
             if getattr(self, given) and not getattr(self, missing):
                 raise InputError(
@@ -92,7 +124,9 @@ class Settings:
         Raises:
             InputError: a value out of its range.
         """
-        return BandSettings(self.images, self.fmax, self.steps, self.spring, self.climb)
+        return BandSettings(
+            self.images, self.fmax, self.steps, self.spring, self.climb, self.max_images
+        )
 
     @property
     def directory(self) -> Path:
@@ -129,6 +163,7 @@ class Result:
         band: the band between them.
         converged: whether ends and band both are.
         report: what report.json and report.md hold.
+        reaction: saddle, proof, modes and rates, where asked for and the band converged.
     """
 
     settings: Settings
@@ -137,18 +172,15 @@ class Result:
     band: NEBResult
     converged: bool
     report: Report
+    reaction: Reaction | None = None
 
-
-@dataclass
-class _Kept:
-    """The last complete step, for the files of a run that breaks off."""
-
-    show: Callable[[Step], None]
-    step: Step | None = field(default=None)
-
-    def __call__(self, step: Step) -> None:
-        self.step = step
-        self.show(step)
+    @property
+    def trusted(self) -> bool:
+        """Whether ends and band converged, the saddle is proved and the barrier is certain."""
+        if self.reaction is None:
+            return self.converged
+        uncertain = is_uncertain(self.reaction, self.settings.max_std)
+        return self.converged and not self.reaction.problems and not uncertain
 
 
 def run(
@@ -167,25 +199,42 @@ def run(
         EvaluationError: energies or forces that are not finite; the last complete band is kept.
     """
     started = time.perf_counter()
-    job = prepare(settings)
+    job = matched(prepare(settings), settings.match)
     check_ends(*job.ends)
-    engine = engine or load_potential(settings.potential, settings.device, settings.dtype)
+    path = earlier_band(settings) if settings.restart else None
+    dtype = settings.dtype or ("float64" if settings.full else None)  # second derivatives
+    engine = engine or load_potential(settings.potential, settings.device, dtype)
     settings.directory.mkdir(parents=True, exist_ok=True)
-    kept = _Kept(show or (lambda step: None))
+    kept = KeptStep(show or (lambda step: None))
     try:
         relaxation = relax(engine, job.ends, settings.fmax, settings.steps, kept)
-        band = run_neb(engine, *relaxation.structures, settings.band(), kept)
+        band = run_neb(engine, *relaxation.structures, settings.band(), kept, path)
+        steps = elementary_steps(engine, band, settings.band()) if settings.split else []
     except (NempError, KeyboardInterrupt) as error:
         if kept.step:
             _write_unfinished(settings, engine, job, kept.step, error, started)
         raise
     converged = relaxation.converged and band.converged
-    report = _report(settings, job, relaxation, band)
+    report = band_report(job.title, job.notes, settings.fmax, relaxation, band)
+    write_images(settings.directory / "neb.extxyz", band.images, band.path_length_A)
+    if steps:
+        report = with_steps(report, steps)
+        for number, step in enumerate(steps, 1):
+            path_A = step.path_length_A
+            write_images(settings.directory / f"step-{number}.extxyz", step.images, path_A)
+    converged = converged and all(step.converged for step in steps)
+    reaction = None
+    if settings.full and converged:
+        wanted = settings.temperatures, settings.vibrating, kept, settings.instanton
+        reaction = analyse(engine, band, *wanted)
+        report = with_reaction(report, reaction, settings.max_std)
+        write_reaction(settings.directory, reaction, job.title)
     report = replace(report, provenance=provenance(engine, settings, time.perf_counter() - started))
-    _write_images(settings.directory, band.images, band.path_length_A)
-    save_png(neb_profile(replace(band, converged=converged), job.names), _figure(settings))
+    drawn = replace(band, converged=relaxation.converged and band.converged)
+    spread = energy_spread(engine, band.images)
+    save_png(neb_profile(drawn, job.names, spread), _figure(settings))
     write_report(report, settings.directory)
-    return Result(settings, settings.directory, relaxation, band, converged, report)
+    return Result(settings, settings.directory, relaxation, band, converged, report, reaction)
 
 
 def prepare(settings: Settings) -> Job:
@@ -195,11 +244,11 @@ def prepare(settings: Settings) -> Job:
         InputError: an unreadable file, or a number of fixed layers that does not fit.
     """
     if settings.initial is None:
-        slab = fcc111_slab(
+        slab = fcc_slab(
             lattice_constant_angstrom=settings.lattice_constant_angstrom,
             fixed_layers=1 if settings.fixed_layers is None else settings.fixed_layers,
         )
-        ends = adsorb(slab, "H", "fcc"), adsorb(slab, "H", "hcp")
+        ends = place(slab, "H", "fcc"), place(slab, "H", "hcp")
         held = len(slab.constraints[0].index) if slab.constraints else 0
         note = (
             f"Pd(111), 2 × 2 cell, three layers, lattice constant "
@@ -222,79 +271,35 @@ def prepare(settings: Settings) -> Job:
     return Job(title, (initial, final), notes=(note,))
 
 
-def _report(settings: Settings, job: Job, ends: Relaxation, band: NEBResult) -> Report:
-    unconverged = []
-    for what, part in (("ends", ends), ("band", band)):
-        if not part.converged:
-            unconverged.append(
-                f"the {what} after {part.optimizer_steps} steps (largest force "
-                f"{part.fmax_eV_per_A:.3f} eV/Å, wanted {settings.fmax} eV/Å)"
-            )
-    verdict = (
-        f"Barrier {band.barrier_forward_eV:.3f} eV forward, {band.barrier_reverse_eV:.3f} eV "
-        f"reverse; reaction energy {band.reaction_energy_eV:+.3f} eV. Converged."
-    )
-    if unconverged:
-        verdict = (
-            f"NOT CONVERGED: {' and '.join(unconverged)}. The numbers are no barrier. Give more "
-            "--steps, or look at neb.extxyz for what went wrong on the way."
+def matched(job: Job, apply: bool) -> Job:
+    """The job with its atoms matched, or with a note that another order is shorter."""
+    if job.ends[0].numbers.tolist() != job.ends[1].numbers.tolist():
+        return job  # check_ends says what differs
+    found = match_atoms(*job.ends)
+    ways = f"{found.way_A:.2f} Å instead of {found.given_way_A:.2f} Å"
+    if apply and (found.order != range(len(found.order))).any():
+        final = found.applied(job.ends[1])
+        note = f"Atoms of the final state were matched to those of the initial one: {ways}."
+        return replace(job, ends=(job.ends[0], final), notes=(*job.notes, note))
+    if found.is_shorter and not apply:
+        note = f"WARNING: another order of like atoms makes the way shorter ({ways}): --match."
+        return replace(job, notes=(*job.notes, note))
+    return job
+
+
+def earlier_band(settings: Settings) -> list[Atoms]:
+    """The moving images that an earlier run of this name has left.
+
+    Raises:
+        InputError: there is none.
+    """
+    images = read_with_ase(settings.directory / "neb.extxyz", "restart", ":")
+    if len(images) < 3:
+        raise InputError(
+            f"restart: {settings.directory / 'neb.extxyz'} holds {len(images)} structures and no "
+            "band: the run broke off before. Leave --restart out."
         )
-    return Report(
-        title=f"Nudged elastic band: {job.title}",
-        verdict=verdict,
-        quantities=_quantities(settings, ends, band, not unconverged),
-        notes=(*job.notes, *([] if unconverged else remarks(band))),
-        files={
-            "neb.extxyz": "all images with energies (eV) and forces (eV/Å): ase gui neb.extxyz",
-            "neb.png": "energy along the path, eV and Å",
-            "report.json": "these numbers for programs",
-        },
-        data={
-            "path_A": band.path_length_A,
-            "energies_eV": band.energies_eV,
-            "energy_zero": "as the potential gives it; barriers are differences",
-        },
-    )
-
-
-def _quantities(
-    settings: Settings, ends: Relaxation, band: NEBResult, converged: bool
-) -> tuple[Quantity, ...]:
-    length = float(band.path_length_A[-1])
-    climbing = "highest image, climbing" if band.climbing else "highest image"
-    return (
-        Quantity("converged", "Converged (ends and band)", converged),
-        Quantity(
-            "barrier_forward_eV", f"Barrier, forward ({climbing})", band.barrier_forward_eV, "eV"
-        ),
-        Quantity("barrier_reverse_eV", "Barrier, reverse", band.barrier_reverse_eV, "eV"),
-        Quantity("reaction_energy_eV", "Reaction energy", band.reaction_energy_eV, "eV"),
-        Quantity(
-            "barrier_spline_eV", "Barrier, forward, of the spline", band.spline_barrier_eV, "eV"
-        ),
-        Quantity("fmax_eV_per_A", "Largest force of the band", band.fmax_eV_per_A, "eV/Å", 4),
-        Quantity("fmax_wanted_eV_per_A", "Largest force wanted", settings.fmax, "eV/Å", 4),
-        Quantity("ends_fmax_eV_per_A", "Largest force of the ends", ends.fmax_eV_per_A, "eV/Å", 4),
-        Quantity("path_length_A", "Length of the path", length, "Å"),
-        Quantity("n_images", "Moving images", len(band.images) - 2),
-        Quantity("saddle_index", "Highest image (0 is the initial state)", band.saddle_index),
-        Quantity("optimizer_steps", "Optimiser steps of the band", band.optimizer_steps),
-        Quantity("model_calls", "Model calls of the band", band.model_calls),
-        Quantity("ends_model_calls", "Model calls to relax both ends", ends.model_calls),
-    )
-
-
-def _write_images(directory: Path, images: tuple[Atoms, ...], path_A: Sequence[float] = ()) -> None:
-    written = []
-    for index, image in enumerate(images):
-        atoms = image.copy()
-        atoms.calc = image.calc
-        atoms.info = {"image": index}
-        written.append(atoms)
-    for atoms, length in zip(written, path_A, strict=False):
-        atoms.info["path_length_A"] = round(float(length), 6)
-    with replacing(directory / "neb.extxyz") as temporary:
-        write(temporary, written, format="extxyz")
+    return images[1:-1]
 
 
 def _write_unfinished(
@@ -306,7 +311,7 @@ def _write_unfinished(
     started: float,
 ) -> None:
     """The last complete structures and a report that says where and why the run broke off."""
-    _write_images(settings.directory, step.images)
+    write_images(settings.directory / "neb.extxyz", step.images)
     _figure(settings).unlink(missing_ok=True)
     reason = str(error) or type(error).__name__
     report = Report(
@@ -324,23 +329,6 @@ def _figure(settings: Settings) -> Path:
     return settings.directory / "neb.png"
 
 
-@contextmanager
-def progress() -> Iterator[Callable[[Step], None]]:
-    """A line on the terminal that follows the run; silent where stderr is no terminal."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda step: None
-        return
-    with console.status("starting") as status:
-
-        def show(step: Step) -> None:
-            barrier = "" if step.barrier_eV is None else f", barrier {step.barrier_eV:.3f} eV"
-            force = f"largest force {step.fmax_eV_per_A:.3f} eV/Å"
-            status.update(f"{step.stage}: step {step.number}, {force}{barrier}")
-
-        yield show
-
-
 DEFAULT = Settings()
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -355,15 +343,29 @@ def main(  # noqa: PLR0913 (one argument for each option)
     steps: Annotated[int, typer.Option(help="Most optimiser steps.")] = DEFAULT.steps,
     spring: Annotated[float, typer.Option(help="Spring constant, eV/Å².")] = DEFAULT.spring,
     climb: Annotated[bool, typer.Option(help="Climbing image.")] = DEFAULT.climb,
+    max_images: Annotated[int | None, typer.Option(help="Add images up to this many.")] = None,
+    match: Annotated[bool, typer.Option("--match", help="Match the atoms of the ends.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Go on from neb.extxyz.")] = False,
+    split: Annotated[bool, typer.Option("--split", help="A band for each step.")] = False,
     fixed_layers: Annotated[int | None, typer.Option(help="Lowest layers held.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda …")] = DEFAULT.device,
     dtype: Annotated[str | None, typer.Option(help="float32 or float64.")] = None,
     out: Annotated[Path, typer.Option(help="Directory of all results.")] = DEFAULT.out,
     name: Annotated[str | None, typer.Option(help="Results go to OUT/neb-NAME.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="Saddle, proof, vibrations, rates.")] = False,
+    temperatures: Annotated[str | None, typer.Option(help="K, as in '200 300 400'.")] = None,
+    instanton: Annotated[str | None, typer.Option(help="K, of instanton rates.")] = None,
+    vibrating: Annotated[str | None, typer.Option(help="Atoms that vibrate; all free.")] = None,
+    max_std: Annotated[float, typer.Option(help="Largest accepted std, eV.")] = DEFAULT.max_std,
 ) -> None:
     """Read the options, run, and say how it went: exit code 0, 1 (not converged) or 2 (error)."""
     options = dict(locals())
     try:
+        options["temperatures"] = numbers("temperatures", temperatures, float)
+        options["instanton"] = numbers("instanton", instanton or "", float)
+        options["vibrating"] = numbers("vibrating", vibrating, int)
+        if temperatures is None:
+            del options["temperatures"]
         settings = Settings(**options)
         with progress() as show:
             result = run(settings, show=show)
@@ -373,7 +375,7 @@ def main(  # noqa: PLR0913 (one argument for each option)
     calls = f"{result.band.model_calls} model calls for the band"
     print(f"{result.report.title}\n{result.report.verdict}")
     print(f"{calls}, {result.relaxation.model_calls} for the ends; files in {result.directory}/")
-    if not result.converged:
+    if not result.trusted:
         raise typer.Exit(1)
 
 

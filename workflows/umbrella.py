@@ -17,6 +17,7 @@ import typer
 from ase import Atoms
 from ase.io import write
 
+from nemp_sim.adsorbates import place
 from nemp_sim.checkpoint import load_potential
 from nemp_sim.config import require
 from nemp_sim.ends import check_ends
@@ -32,7 +33,7 @@ from nemp_sim.pathintegral_terminal import Show, progress, whole_numbers, words
 from nemp_sim.plots import save_png
 from nemp_sim.relax import relax
 from nemp_sim.report import Quantity, Report, provenance, write_report
-from nemp_sim.surfaces import adsorb, fcc111_slab
+from nemp_sim.surfaces import fcc_slab
 
 END_FMAX = 0.02  # eV/Å
 END_STEPS = 300
@@ -205,8 +206,8 @@ def run(settings: Settings, engine: BeadEngine | None = None, show: Show | None 
 
 def _ends(settings: Settings) -> tuple[Atoms, Atoms]:
     if settings.initial is None:
-        slab = fcc111_slab()
-        return adsorb(slab, "H", "fcc"), adsorb(slab, "H", "hcp")
+        slab = fcc_slab()
+        return place(slab, "H", "fcc"), place(slab, "H", "hcp")
     return read_with_ase(settings.initial, "initial"), read_with_ase(settings.final, "final")
 
 

@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,12 @@ from ase.io import read, write
 from matplotlib.image import imread
 from typer.testing import CliRunner
 
+from nemp_sim.adsorbates import place
 from nemp_sim.errors import EvaluationError, InputError
-from nemp_sim.surfaces import adsorb, fcc111_slab
-from workflows.neb import Settings, app, prepare, run
+from nemp_sim.neb import BandSettings, minima_on_the_way, run_neb
+from nemp_sim.relax import relax
+from nemp_sim.surfaces import fcc_slab
+from workflows.neb import Settings, app, matched, prepare, run
 
 FILES = ["neb.extxyz", "neb.png", "report.json", "report.md"]
 KEYS = {
@@ -40,11 +44,11 @@ KEYS = {
 @pytest.fixture
 def user_files(tmp_path):
     """Two files without constraints: H on Pd(111) at fcc and hcp."""
-    slab = fcc111_slab(fixed_layers=0)
+    slab = fcc_slab(fixed_layers=0)
     paths = []
     for site in ("fcc", "hcp"):
         paths.append(tmp_path / f"{site}.extxyz")
-        write(paths[-1], adsorb(slab, "H", site))
+        write(paths[-1], place(slab, "H", site))
     return paths
 
 
@@ -77,6 +81,83 @@ def test_default_job_writes_band_figure_and_report(emt, tmp_path):
     assert imread(result.directory / "neb.png").shape[:2] == (620, 840)
 
 
+def test_full_job_goes_on_to_rates(emt, tmp_path):
+    result = run(Settings(out=tmp_path, images=5, full=True, temperatures=(200, 300)), emt)
+    assert result.trusted and result.reaction.problems == ()
+    modes = [f"modes-{name}.extxyz" for name in ("final", "initial", "saddle")]
+    assert names(result.directory) == sorted([*FILES, *modes, "rates.png", "states.extxyz"])
+    report = report_of(result.directory)
+    assert report["proved"] is True and report["proof"]["reached"] == ["initial", "final"]
+    assert report["temperature_K"] == [200, 300]
+    assert set(report["rates_per_s"]) == {"classical", "quantum", "wigner", "eckart"}
+    assert len(report["wavenumbers_cm1"]["saddle"]) == 27
+    assert "Saddle proved" in report["verdict"] and "k(300 K)" in report["verdict"]
+    states = read(result.directory / "states.extxyz", ":")
+    assert [atoms.info["state"] for atoms in states] == ["initial", "saddle", "final"]
+    text = (result.directory / "report.md").read_text(encoding="utf-8")
+    assert "## Rate constants, 1/s" in text and "## Modes of the saddle state" in text
+
+
+def test_a_path_of_two_hops_is_taken_apart(emt, tmp_path, monkeypatch):
+    monkeypatch.setattr("nemp_sim.neb.LOCAL_MINIMUM_EV", 1e-3)  # EMT's hollows are shallow
+    slab = fcc_slab()
+    first, last = place(slab, "H", "fcc"), place(slab, "H", "fcc")
+    last.positions[-1] += slab.cell[0] / 2  # the next fcc hollow, over the hcp hollow between
+    last.positions[-1, :2] += 1e-3
+    ends = relax(emt, [first, last], 0.01, 200).structures
+    band = run_neb(emt, *ends, BandSettings(9, 0.05))
+    assert minima_on_the_way(band.energies_eV)
+    for name, atoms in (("a", first), ("b", last)):
+        write(tmp_path / f"{name}.traj", atoms)
+    files = (tmp_path / "a.traj", tmp_path / "b.traj")
+    result = run(Settings(*files, images=9, fmax=0.05, split=True, out=tmp_path), emt)
+    steps = report_of(result.directory)["steps"]
+    assert len(steps) == 2 and all(step["converged"] for step in steps)
+    assert "2 elementary steps" in result.report.verdict
+    total = sum(step["reaction_energy_eV"] for step in steps)
+    assert total == pytest.approx(result.band.reaction_energy_eV, abs=2e-3)
+    assert {"step-1.extxyz", "step-2.extxyz"} <= set(names(result.directory))
+    assert "## Elementary steps" in (result.directory / "report.md").read_text(encoding="utf-8")
+
+
+def test_a_shorter_order_of_the_atoms_is_named_and_taken(emt, tmp_path):
+    slab = fcc_slab(fixed_layers=1)
+    first, last = place(slab, "H", "fcc"), place(slab, "H", "hcp")
+    last.positions[[8, 9]] = last.positions[[9, 8]]
+    for name, atoms in (("a", first), ("b", last)):
+        write(tmp_path / f"{name}.traj", atoms)
+    files = (tmp_path / "a.traj", tmp_path / "b.traj")
+    named = matched(prepare(Settings(*files)), apply=False)
+    assert any("WARNING: another order" in note for note in named.notes)
+    taken = matched(prepare(Settings(*files)), apply=True)
+    assert any("were matched" in note for note in taken.notes)
+    np.testing.assert_allclose(taken.ends[1].positions[8], first.positions[8], atol=1e-9)
+    plain = matched(prepare(Settings()), apply=True)
+    assert not any("match" in note for note in plain.notes)
+
+
+def test_restart_goes_on_from_the_last_band(emt, tmp_path):
+    settings = Settings(out=tmp_path, images=5, steps=6)
+    first = run(settings, emt)
+    assert not first.converged
+    again = run(replace(settings, steps=500, restart=True), emt)
+    fresh = run(replace(settings, steps=500, name="fresh"), emt)
+    assert again.converged and again.band.model_calls < fresh.band.model_calls
+    barrier = fresh.band.barrier_forward_eV
+    assert again.band.barrier_forward_eV == pytest.approx(barrier, abs=2e-3)
+    with pytest.raises(InputError, match="restart is .*there is no such file"):
+        run(replace(settings, name="never", restart=True), emt)
+
+
+def test_a_saddle_that_is_not_proved_is_no_success(emt, tmp_path, monkeypatch):
+    monkeypatch.setattr("nemp_sim.transition_state.SAME_END_ANGSTROM", 0.0)
+    result = run(Settings(out=tmp_path, images=3, full=True), emt)
+    assert result.converged and not result.trusted
+    assert result.report.verdict.startswith("NOT PROVED: steepest descent from the saddle")
+    assert "rates.png" not in names(result.directory)
+    assert "report.json" in names(result.directory)
+
+
 def test_band_file_is_read_back_by_ase(emt, tmp_path):
     result = run(Settings(out=tmp_path, images=3), emt)
     images = read(result.directory / "neb.extxyz", ":")
@@ -98,9 +179,9 @@ def test_users_files_with_fixed_layers(user_files, emt, tmp_path):
 
 
 def test_constraints_of_the_files_win(tmp_path):
-    slab = fcc111_slab(fixed_layers=1)
+    slab = fcc_slab(fixed_layers=1)
     for site in ("fcc", "hcp"):
-        write(tmp_path / f"{site}.traj", adsorb(slab, "H", site))
+        write(tmp_path / f"{site}.traj", place(slab, "H", site))
     settings = Settings(tmp_path / "fcc.traj", tmp_path / "hcp.traj", fixed_layers=2)
     job = prepare(settings)
     assert job.ends[0].constraints[0].index.tolist() == [0, 1, 2, 3]
@@ -150,7 +231,7 @@ class BreaksOff:
         return result
 
 
-@pytest.mark.parametrize(("stage", "size", "frames"), [("ends", 2, 2), ("band", 3, 5)])
+@pytest.mark.parametrize(("stage", "size", "frames"), [("relaxation", 2, 2), ("band", 3, 5)])
 def test_a_run_that_breaks_off_keeps_its_last_step(stage, size, frames, emt, tmp_path):
     settings = Settings(out=tmp_path, images=3, fmax=1e-3, climb=False)
     run(settings, emt)
@@ -166,10 +247,10 @@ def test_a_run_that_breaks_off_keeps_its_last_step(stage, size, frames, emt, tmp
 
 
 def test_both_ends_in_one_minimum_are_refused(emt, tmp_path):
-    slab = fcc111_slab()
-    near = adsorb(slab, "H", "fcc")
+    slab = fcc_slab()
+    near = place(slab, "H", "fcc")
     near.positions[-1] += [0.2, 0.1, 0.0]
-    write(tmp_path / "a.traj", adsorb(slab, "H", "fcc"))
+    write(tmp_path / "a.traj", place(slab, "H", "fcc"))
     write(tmp_path / "b.traj", near)
     with pytest.raises(InputError, match="one structure.*same one"):
         run(Settings(tmp_path / "a.traj", tmp_path / "b.traj", fmax=1e-3, out=tmp_path), emt)
@@ -216,6 +297,10 @@ def test_ends_that_differ_are_refused_by_the_command(user_files, random_file, tm
         (("--name", "a/b"), "name is 'a/b'"),
         (("--device", "abacus"), "device is 'abacus'"),
         (("--dtype", "float16"), "dtype is 'float16'"),
+        (("--temperatures", "0 300"), "temperatures is (0.0, 300.0), but must be above 0 K"),
+        (("--temperatures", "warm"), "temperatures is 'warm', but must be numbers"),
+        (("--vibrating", "1.5"), "vibrating is '1.5', but must be whole numbers"),
+        (("--max-std", "0"), "max_std is 0.0"),
     ],
 )
 def test_bad_options_end_with_one_clear_line(options, message, random_file):

@@ -1,0 +1,37 @@
+"""How much memory an evaluation takes, and how much there is."""
+
+import os
+
+import torch
+
+from nemp_sim.config import ModelConfig
+
+
+def bytes_per_edge(config: ModelConfig, dtype: torch.dtype) -> int:
+    """Estimate of the peak memory of energy and forces for one directed edge, bytes.
+
+    Counts the tensors (edges × features) that the backward pass keeps and uses; 1.0 to 1.5 times
+    the peak measured on an H100 for six shapes from L = 0 to L = 4, linear networks included.
+    """
+    p2, l2 = (config.pmax_l + 1) ** 2, (config.max_l + 1) ** 2
+    steps, k = config.n_message_passing, config.n_channels
+    message, radial = config.message_mlp, config.radial_mlp
+    hidden = (2 * steps + 1) * 2 * message.width * (1 + message.n_blocks * message.layers_per_block)
+    hidden += 2 * radial.width * (1 + radial.n_blocks * radial.layers_per_block)
+    orbitals = k * ((steps + 1) * (3 * p2 + 3 * (config.pmax_l + 1)) + steps * (6 * p2 + l2))
+    itemsize = torch.empty(0, dtype=dtype).element_size()
+    return itemsize * (hidden + orbitals + k * (config.pmax_l + 3 + 2 * steps))
+
+
+def free_memory(device: torch.device) -> float:
+    """Memory that tensors on a device may still take, bytes."""
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch says with this error that memory has run out."""
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text

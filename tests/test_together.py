@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+
+from nemp_sim.adsorbates import place
+from nemp_sim.errors import EvaluationError
+from nemp_sim.neb import BandSettings, run_neb
+from nemp_sim.relax import relax
+from nemp_sim.surfaces import fcc_slab
+from nemp_sim.together import run_together
+
+from .engines import EMTEngine
+
+
+@pytest.fixture(scope="module")
+def ends():
+    slab = fcc_slab()
+    start = [place(slab, "H", site) for site in ("fcc", "hcp")]
+    return relax(EMTEngine(), start, 0.01, 200).structures
+
+
+def test_bands_in_one_batch_are_the_bands_alone(ends):
+    settings = [BandSettings(3), BandSettings(5)]
+    alone = [run_neb(EMTEngine(), *ends, s) for s in settings]
+    engine = EMTEngine()
+    jobs = [lambda e, s=s: run_neb(e, *ends, s) for s in settings]
+    together = run_together(engine, jobs)
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one.energies_eV, other.energies_eV)
+        assert one.model_calls == other.model_calls
+    assert engine.batches[:2] == [4, 8]
+    assert len(engine.batches) == max(band.model_calls for band in alone)
+
+
+def test_an_error_ends_every_job(ends):
+    class Broken(EMTEngine):
+        def evaluate(self, structures):
+            if len(self.batches) == 2:
+                raise EvaluationError("out of memory")
+            return super().evaluate(structures)
+
+    jobs = [lambda e: run_neb(e, *ends, BandSettings(3))] * 2
+    with pytest.raises(EvaluationError, match="out of memory"):
+        run_together(Broken(), jobs)
+
+
+def test_a_job_that_fails_alone_does_not_hold_up_the_others(ends):
+    finished = []
+
+    def good(engine):
+        finished.append(run_neb(engine, *ends, BandSettings(3)).converged)
+
+    def bad(engine):
+        engine.evaluate(list(ends))
+        raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        run_together(EMTEngine(), [bad, good])
+    assert finished == [True]
