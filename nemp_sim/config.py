@@ -259,6 +259,7 @@ class DataConfig:
         energy_key: info key of the total energy, eV.
         forces_key: array key of the forces, eV/Å.
         stress_key: info key of the stress, eV/Å³ (6 Voigt or 9 or 3×3, tensile positive).
+        type_key: info key of the kind of structure, by which errors are reported.
         isolated_atoms_eV: energies of lone atoms by symbol, eV; lone-atom frames give the others.
         split_seed: seed of the choice of held-out groups.
         check_units: stop where the labels look like other units than eV and Å.
@@ -277,6 +278,7 @@ class DataConfig:
     energy_key: str = "REF_energy"
     forces_key: str = "REF_forces"
     stress_key: str = "REF_stress"
+    type_key: str = "config_type"
     isolated_atoms_eV: Mapping[str, float] = field(default_factory=dict)
     split_seed: int = 0
     check_units: bool = True

@@ -85,7 +85,7 @@ def read_frames(
         group += key != previous
         previous = key
         bare = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
-        kind = str(atoms.info.get("config_type", path.name.split(".")[0]))
+        kind = str(atoms.info.get(config.type_key, path.name.split(".")[0]))
         excluded = any(str(atoms.info.get(k)) in named for k, named in config.exclude.items())
         frames.append(Frame(bare, *labels, kind, f"{path.name}:{group}", head, excluded))
     if problems:

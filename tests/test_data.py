@@ -89,6 +89,18 @@ def test_xz_and_plain_keys(tmp_path, xyz, trajectory):
     assert read_frames(plain, keys)[3].energy == read_frames(xyz, DATA)[3].energy
 
 
+def test_kinds_come_from_the_key_that_is_named(tmp_path, trajectory):
+    path = tmp_path / "kinds.xyz"
+    for index, atoms in enumerate(trajectory):
+        atoms.info["layers"] = index % 2
+    ase.io.write(path, trajectory, format="extxyz")
+    by_layers = DataConfig(train=("x",), type_key="layers")
+    kinds = [f.config_type for f in read_frames(path, by_layers)]
+    assert kinds == [str(k % 2) for k in range(len(trajectory))]
+    unnamed = read_frames(path, DataConfig(train=("x",), type_key="phase"))
+    assert {f.config_type for f in unnamed} == {"kinds"}  # the file's name
+
+
 def test_frames_without_labels_are_counted_and_named(tmp_path, trajectory):
     frames = [a.copy() for a in trajectory[:4]]
     del frames[1].info["REF_energy"]
