@@ -18,10 +18,10 @@ import torch
 from ase import Atoms
 
 from nemp_sim.checkpoint import load_potential
-from nemp_sim.phonon_convergence import LENGTHS_ANGSTROM
-from nemp_sim.phonon_qha import volume_ratios
-from nemp_sim.phonon_structures import read_structure
-from nemp_sim.phonons import boxed, build_phonopy, to_ase
+from nemp_sim.phonons.convergence import LENGTHS_ANGSTROM
+from nemp_sim.phonons.force_constants import boxed, build_phonopy, to_ase
+from nemp_sim.phonons.qha import volume_ratios
+from nemp_sim.phonons.structures import read_structure
 from nemp_sim.potential import Potential
 from nemp_sim.report import device_name
 

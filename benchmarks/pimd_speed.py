@@ -17,8 +17,8 @@ from ase import Atoms
 
 from nemp_sim.checkpoint import load_potential
 from nemp_sim.neighbors import NeighborLists
-from nemp_sim.pathintegral import Dynamics, prepare_start
-from nemp_sim.pathintegral_run import simulate
+from nemp_sim.pathintegral.input import Dynamics, prepare_start
+from nemp_sim.pathintegral.run import simulate
 from nemp_sim.potential import Evaluation, Potential
 from nemp_sim.relax import relax
 from nemp_sim.systems import POTENTIALS, build_system

@@ -7,10 +7,10 @@ from ase import Atoms
 from ase.build import molecule
 from scipy.spatial.transform import Rotation
 
-from nemp_sim.adsorbates import place
 from nemp_sim.errors import InputError
 from nemp_sim.files import read_with_ase
-from nemp_sim.surfaces import fcc_slab, freeze_lowest_layers
+from nemp_sim.surfaces.adsorbates import place
+from nemp_sim.surfaces.slabs import fcc_slab, freeze_lowest_layers
 
 POTENTIALS = {  # shipped potential of each built-in system; None: the user's own
     "h-pd111": "pdh.pt",

@@ -14,16 +14,17 @@ from typing import Annotated
 import typer
 from ase import Atoms
 
-from nemp_sim.adsorbates import place
 from nemp_sim.checkpoint import load_potential
 from nemp_sim.config import require
 from nemp_sim.console import KeptStep, progress
-from nemp_sim.ends import check_ends
 from nemp_sim.errors import InputError, NempError
 from nemp_sim.files import read_with_ase
-from nemp_sim.matching import match_atoms
-from nemp_sim.neb import BandSettings, NEBResult, energy_spread, run_neb
-from nemp_sim.neb_report import (
+from nemp_sim.options import numbers
+from nemp_sim.plots import save_png
+from nemp_sim.reactions.ends import check_ends
+from nemp_sim.reactions.matching import match_atoms
+from nemp_sim.reactions.neb import BandSettings, NEBResult, energy_spread, run_neb
+from nemp_sim.reactions.neb_report import (
     band_report,
     is_uncertain,
     with_reaction,
@@ -31,13 +32,13 @@ from nemp_sim.neb_report import (
     write_images,
     write_reaction,
 )
-from nemp_sim.options import numbers
-from nemp_sim.plots import neb_profile, save_png
-from nemp_sim.reaction import Reaction, analyse
+from nemp_sim.reactions.plots import neb_profile
+from nemp_sim.reactions.reaction import Reaction, analyse
+from nemp_sim.reactions.steps import elementary_steps
 from nemp_sim.relax import Engine, Relaxation, Step, relax
 from nemp_sim.report import Quantity, Report, provenance, write_report
-from nemp_sim.steps import elementary_steps
-from nemp_sim.surfaces import PD_LATTICE_ANGSTROM, fcc_slab, freeze_lowest_layers
+from nemp_sim.surfaces.adsorbates import place
+from nemp_sim.surfaces.slabs import PD_LATTICE_ANGSTROM, fcc_slab, freeze_lowest_layers
 
 
 @dataclass(frozen=True)

@@ -23,19 +23,11 @@ from nemp_sim.checkpoint import load_potential
 from nemp_sim.config import require
 from nemp_sim.errors import InputError, NempError
 from nemp_sim.minimum import SMAX_GPA, StressEngine
-from nemp_sim.phonon_analyses import Crystal, Wanted, analyse, drawn
-from nemp_sim.phonon_extra_plots import modes_of_molecule
-from nemp_sim.phonon_files import publishing, write_force_files, write_phonopy_files
-from nemp_sim.phonon_follow import descend
-from nemp_sim.phonon_gamma import gamma_modes
-from nemp_sim.phonon_minimum import RELAX, Limits, to_minimum
-from nemp_sim.phonon_parts import Part, gamma_part, with_parts
-from nemp_sim.phonon_plots import bands_and_dos, save_both, thermal_properties
-from nemp_sim.phonon_precision import precision_of
-from nemp_sim.phonon_report import molecule_report, phonon_report
-from nemp_sim.phonon_spectra import Spectra, spectra
-from nemp_sim.phonon_structures import BUILT_IN, read_structure, with_isotopes
-from nemp_sim.phonons import (
+from nemp_sim.phonons.analyses import Crystal, Wanted, analyse, drawn
+from nemp_sim.phonons.extra_plots import modes_of_molecule
+from nemp_sim.phonons.files import publishing, write_force_files, write_phonopy_files
+from nemp_sim.phonons.follow import descend
+from nemp_sim.phonons.force_constants import (
     RADIUS_ANGSTROM,
     ForceConstants,
     build_phonopy,
@@ -44,6 +36,14 @@ from nemp_sim.phonons import (
     remarks,
     supercell_matrix,
 )
+from nemp_sim.phonons.gamma import gamma_modes
+from nemp_sim.phonons.minimum import RELAX, Limits, to_minimum
+from nemp_sim.phonons.parts import Part, gamma_part, with_parts
+from nemp_sim.phonons.plots import bands_and_dos, save_both, thermal_properties
+from nemp_sim.phonons.precision import precision_of
+from nemp_sim.phonons.report import molecule_report, phonon_report
+from nemp_sim.phonons.spectra import Spectra, spectra
+from nemp_sim.phonons.structures import BUILT_IN, read_structure, with_isotopes
 from nemp_sim.report import Report, provenance, write_report
 
 Say = Callable[[str], None]
@@ -127,7 +127,7 @@ class Result:
         constants: force constants.
         spectra: what follows from them; None for molecules.
         report: what report.json and report.md hold.
-        extras: results of the further analyses by name: see ``phonon_analyses.analyse``.
+        extras: results of the further analyses by name: see ``phonons.analyses.analyse``.
     """
 
     settings: Settings

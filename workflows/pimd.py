@@ -23,25 +23,25 @@ from nemp_sim.checkpoint import load_potential
 from nemp_sim.config import require
 from nemp_sim.errors import InputError, NempError
 from nemp_sim.files import read_with_ase, replacing
-from nemp_sim.ipi_client import BeadEngine
-from nemp_sim.pathintegral import (
+from nemp_sim.ipi.client import BeadEngine
+from nemp_sim.pathintegral.averages import (
+    Thermodynamics,
+    isotope_free_energy,
+    isotope_masses,
+    thermodynamics,
+)
+from nemp_sim.pathintegral.dynamics import centroid_dynamics
+from nemp_sim.pathintegral.input import (
     ISOTOPES,
     Dynamics,
     Start,
     prepare_start,
     with_isotope,
 )
-from nemp_sim.pathintegral_averages import (
-    Thermodynamics,
-    isotope_free_energy,
-    isotope_masses,
-    thermodynamics,
-)
-from nemp_sim.pathintegral_dynamics import centroid_dynamics
-from nemp_sim.pathintegral_report import Findings, IsotopeChange, pimd_report, write_findings
-from nemp_sim.pathintegral_run import Helper, simulate
-from nemp_sim.pathintegral_structure import structure_averages
-from nemp_sim.pathintegral_terminal import Show, progress, whole_numbers, words
+from nemp_sim.pathintegral.report import Findings, IsotopeChange, pimd_report, write_findings
+from nemp_sim.pathintegral.run import Helper, simulate
+from nemp_sim.pathintegral.structure import structure_averages
+from nemp_sim.pathintegral.terminal import Show, progress, whole_numbers, words
 from nemp_sim.relax import relax
 from nemp_sim.report import Report, provenance, write_report
 from nemp_sim.systems import POTENTIALS, build_system

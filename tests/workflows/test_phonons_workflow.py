@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from nemp_sim.checkpoint import shipped_directory
 from nemp_sim.errors import EvaluationError, InputError, PotentialFileError
-from nemp_sim.phonon_files import FILES, FORCE_FILES
+from nemp_sim.phonons.files import FILES, FORCE_FILES
 from tests.engines import StressEMT
 from workflows.phonons import Settings, app, run
 

@@ -12,7 +12,7 @@ from ase.units import kB
 from typer.testing import CliRunner
 
 from nemp_sim.errors import InputError
-from nemp_sim.pathintegral_files import last_row
+from nemp_sim.pathintegral.files import last_row
 from nemp_sim.systems import build_system, water_box
 from tests.engines import EMTEngine
 from tests.ipi_server import ENVIRONMENT, ROOT
