@@ -214,7 +214,7 @@ def ipi(  # noqa: PLR0913 (options of a command)
     server = Server(" and ".join(modes) or "unix", address, port, prefix)
     evaluator = BeadEvaluator(
         load_potential(potential, device, dtype, head),
-        read_structure(template),
+        read_structure(template, "template"),
         tolerance_angstrom=tolerance_angstrom,
         max_step_angstrom=max_step_angstrom,
         committee_forces=committee_forces,

@@ -20,7 +20,7 @@ from nemp_sim.checkpoint import load_potential
 from nemp_sim.config import require
 from nemp_sim.console import KeptStep, progress
 from nemp_sim.errors import NempError
-from nemp_sim.files import read_with_ase, replacing
+from nemp_sim.files import read_structure, replacing
 from nemp_sim.options import numbers, words
 from nemp_sim.plots import save_png
 from nemp_sim.relax import Engine, Relaxation, Step, relax
@@ -181,7 +181,7 @@ def build_slab(settings: Settings, engine: Engine) -> tuple[Atoms, list[str]]:
         InputError: an unreadable file, or a potential that does not hold the metal.
     """
     if settings.slab is not None:
-        slab = read_with_ase(settings.slab, "slab")
+        slab = read_structure(settings.slab, "slab")
         return slab, [f"Slab of {settings.slab.name}: {slab.get_chemical_formula()}."]
     a, how = settings.lattice_constant, "as given"
     if a is None:

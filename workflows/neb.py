@@ -18,7 +18,7 @@ from nemp_sim.checkpoint import load_potential
 from nemp_sim.config import require
 from nemp_sim.console import KeptStep, progress
 from nemp_sim.errors import InputError, NempError
-from nemp_sim.files import read_with_ase
+from nemp_sim.files import read_structure, read_structures
 from nemp_sim.options import numbers
 from nemp_sim.plots import save_png
 from nemp_sim.reactions.ends import check_ends
@@ -256,7 +256,7 @@ def prepare(settings: Settings) -> Job:
             f"{settings.lattice_constant_angstrom} Å; {held} atoms of the lowest layers are held."
         )
         return Job("H from fcc to hcp on Pd(111)", ends, ("fcc", "hcp"), (note,))
-    ends = read_with_ase(settings.initial, "initial"), read_with_ase(settings.final, "final")
+    ends = read_structure(settings.initial, "initial"), read_structure(settings.final, "final")
     title = f"{settings.initial.name} to {settings.final.name}"
     layers = settings.fixed_layers
     if any(atoms.constraints for atoms in ends):
@@ -294,7 +294,7 @@ def earlier_band(settings: Settings) -> list[Atoms]:
     Raises:
         InputError: there is none.
     """
-    images = read_with_ase(settings.directory / "neb.extxyz", "restart", ":")
+    images = read_structures(settings.directory / "neb.extxyz", "restart")
     if len(images) < 3:
         raise InputError(
             f"restart: {settings.directory / 'neb.extxyz'} holds {len(images)} structures and no "

@@ -52,7 +52,7 @@ class NEMPDriver(Dummy_driver):
         """
         self._evaluator = BeadEvaluator(
             load_potential(potential, device, dtype, head),
-            read_structure(template),
+            read_structure(template, "template"),
             tolerance_angstrom=tolerance_angstrom,
             max_step_angstrom=max_step_angstrom,
             committee_forces=committee_forces,

@@ -12,7 +12,7 @@ from ase.io import read
 
 from nemp_sim.config import require
 from nemp_sim.errors import EvaluationError, InputError
-from nemp_sim.files import read_with_ase
+from nemp_sim.files import read_structures
 from nemp_sim.labelling.selection import closest_contact
 from nemp_sim.neighbors import check_structure
 from nemp_sim.potential import Evaluation
@@ -82,25 +82,13 @@ def read_candidates(path: Path, config_type: str | None = None) -> list[Candidat
         InputError: a missing or unreadable file, or a trajectory of i-PI, whose cell and units
             ASE does not read.
     """
-    if path.is_file():
-        _refuse_ipi(path)
-    frames = read_with_ase(path, "candidates", ":")
+    frames = read_structures(path, "candidates")
     return [
         Candidate(
             _bare(atoms), path.name, k, config_type or str(atoms.info.get("config_type", path.stem))
         )
         for k, atoms in enumerate(frames)
     ]
-
-
-def _refuse_ipi(path: Path) -> None:
-    with path.open("rb") as handle:
-        if any(b"# CELL" in handle.readline(400) for _ in range(2)):
-            raise InputError(
-                f"candidates: {str(path)!r} is a trajectory of i-PI, whose cell and units ASE does "
-                "not read. Convert it: import ipi, ase.io; ase.io.write('beads.extxyz', "
-                f"ipi.read_trajectory({str(path)!r}))"
-            )
 
 
 def displaced(

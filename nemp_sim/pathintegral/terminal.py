@@ -1,11 +1,10 @@
-"""What the path-integral workflows share at the terminal: a progress line, lists in options."""
+"""What the path-integral workflows show at the terminal: a progress line."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 
-from nemp_sim.errors import InputError
 from nemp_sim.pathintegral.run import Progress
 
 Show = Callable[[str, Progress], None]
@@ -28,22 +27,3 @@ def progress() -> Iterator[Show]:
             )
 
         yield show
-
-
-def words(text: str | None) -> tuple[str, ...] | None:
-    """Entries of an option such as "1,4,16" or "1 4 16"."""
-    return None if text is None else tuple(text.replace(",", " ").split())
-
-
-def whole_numbers(name: str, text: str) -> tuple[int, ...]:
-    """Whole numbers of an option such as "1,4,16".
-
-    Raises:
-        InputError: something else.
-    """
-    try:
-        return tuple(int(word) for word in words(text))
-    except ValueError:
-        raise InputError(
-            f"{name} is {text!r}, but must be whole numbers, as in --{name} 1,4,16."
-        ) from None

@@ -14,9 +14,9 @@ from nemp_sim.reactions.neb import NEBResult
 from nemp_sim.reactions.transition_state import Proof, Refinement, prove, refine_saddle
 from nemp_sim.relax import Engine, Step, relax
 from nemp_sim.statistics import combination_std
+from nemp_sim.units import DEUTERIUM_AMU
 from nemp_sim.vibrations import Vibrations, vibrations
 
-DEUTERIUM_AMU = 2.01410
 TIGHT_FMAX = 2e-3  # eV/Å: softer modes than 50 cm⁻¹ need the ends this close to their minima
 NAMES = ("initial", "saddle", "final")
 

@@ -181,7 +181,7 @@ def test_command_ends_with_3_without_a_server_and_with_2_for_bad_input(files):
     result = run("ipi", *options, "--template", path / "init.extxyz")
     assert result.exit_code == 3 and "no i-PI server" in result.output
     result = run("ipi", *options, "--template", path / "missing.xyz")
-    assert result.exit_code == 2 and "is no file" in result.output
+    assert result.exit_code == 2 and "no such file" in result.output
     result = run("ipi", *options, "--template", path / "init.extxyz", "--unix", "--inet")
     assert result.exit_code == 2 and "mode is 'unix and inet'" in result.output
     ase.io.write(path / "co.extxyz", ase.Atoms("Au"))
@@ -192,7 +192,7 @@ def test_command_ends_with_3_without_a_server_and_with_2_for_bad_input(files):
 def test_template_that_is_no_structure(files, tmp_path):
     (tmp_path / "ipi.xyz").write_text("1\n# CELL(abcABC): 9 9 9 90 90 90 cell{angstrom}\nH 0 0 0\n")
     with pytest.raises(InputError, match=r"xyz file of i-PI"):
-        read_structure(tmp_path / "ipi.xyz")
+        read_structure(tmp_path / "ipi.xyz", "template")
     (tmp_path / "broken.extxyz").write_text("three\natoms\n")
-    with pytest.raises(InputError, match="cannot be read"):
-        read_structure(tmp_path / "broken.extxyz")
+    with pytest.raises(InputError, match="ASE cannot read"):
+        read_structure(tmp_path / "broken.extxyz", "template")

@@ -56,7 +56,7 @@ def predictions_of(rng, n_frames=400, factor=1.0, n_atoms=6):
 
 @pytest.mark.parametrize("factor", [0.5, 1.0, 3.0])
 def test_ratio_is_the_factor_by_which_errors_exceed_the_spreads(rng, factor):
-    judged = reliability(predictions_of(rng, factor=factor))
+    judged = reliability(predictions_of(rng, n_frames=4000, factor=factor))
     assert judged.force_ratio == pytest.approx(factor, rel=0.08)
     assert judged.energy_ratio == pytest.approx(factor, rel=0.12)
 
