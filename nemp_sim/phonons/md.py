@@ -4,7 +4,7 @@ What ``anharmonic`` takes its spectra from. Velocity Verlet; while equilibrating
 velocities also feel a Langevin thermostat.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,20 +104,28 @@ def run_replicas(
                 forces.append(state.forces)
         if on_step:
             on_step(step + warm_up + 1, steps + warm_up)
-    kinetic = (state.masses * velocities.astype(float) ** 2).sum(axis=(2, 3)).mean()
-    piece = max(1, steps // 10)
-    drift = np.mean(energies[-piece:]) - np.mean(energies[:piece])
-    n_atoms = len(supercell)
     return Dynamics(
         supercell=supercell,
         timestep_fs=timestep_fs,
         velocities=velocities,
         displacements=np.concatenate(frames),
         forces=np.concatenate(forces),
-        temperature_K=float(kinetic / (3 * max(n_atoms - 1, 1)) / units.kB),
-        drift_meV_per_atom=float(1e3 * drift / n_atoms),
+        temperature_K=_temperature(velocities, state.masses),
+        drift_meV_per_atom=1e3 * _drift(energies) / len(supercell),
         model_calls=state.calls.count,
     )
+
+
+def _temperature(velocities: np.ndarray, masses: np.ndarray) -> float:
+    """Mean kinetic temperature, K, of atoms (t, r, N, 3) whose centre of mass is at rest."""
+    kinetic = (masses * velocities.astype(float) ** 2).sum(axis=(2, 3)).mean()
+    return float(kinetic / (3 * max(len(masses) - 1, 1)) / units.kB)
+
+
+def _drift(energies: Sequence[float]) -> float:
+    """Mean of the last tenth above that of the first."""
+    piece = max(1, len(energies) // 10)
+    return float(np.mean(energies[-piece:]) - np.mean(energies[:piece]))
 
 
 class _State:

@@ -85,13 +85,7 @@ def langevin(  # noqa: PLR0913 (what a run is fixed by)
     positions = np.array([a.positions for a in atoms])
     velocities = thermal * rng.normal(size=positions.shape) * free
 
-    def forces_at(where: np.ndarray) -> np.ndarray:
-        for a, p in zip(atoms, where, strict=True):
-            a.positions = p
-        calls.fill(atoms)
-        return np.array([a.get_forces() for a in atoms]) * free
-
-    forces = forces_at(positions)
+    forces = _forces(calls, atoms, positions) * free
     samples = [positions.copy()]
     for step in range(1, n_steps + 1):
         velocities += 0.5 * dt * forces / masses
@@ -99,11 +93,19 @@ def langevin(  # noqa: PLR0913 (what a run is fixed by)
         noise = thermal * rng.normal(size=positions.shape) * free
         velocities = keep * velocities + np.sqrt(1 - keep**2) * noise
         positions = positions + 0.5 * dt * velocities
-        forces = forces_at(positions)
+        forces = _forces(calls, atoms, positions) * free
         velocities += 0.5 * dt * forces / masses
         if step % every == 0:
             samples.append(positions.copy())
     return np.array(samples)
+
+
+def _forces(calls: CountedCalls, atoms: Sequence[Atoms], positions: np.ndarray) -> np.ndarray:
+    """(R, N, 3) eV/Å, of replicas moved to ``positions``."""
+    for a, place in zip(atoms, positions, strict=True):
+        a.positions = place
+    calls.fill(atoms)
+    return np.array([a.get_forces() for a in atoms])
 
 
 def _check_run(

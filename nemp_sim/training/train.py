@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -173,14 +174,7 @@ def finish(
     tables = run.trainer.table, run.validation
     calibrations = _fit_uncertainties(model, tables, list(job.heads), config)
     heads = {head: start.heads[head] for head in model.config.heads if head in start.heads}
-    heads |= {
-        head: {
-            "level_of_theory": data.level_of_theory,
-            "elements": sorted(splits.elements(head), key=model.config.symbols.index),
-            "lone_atom_energies_known": list(references[head].known),
-        }
-        for head, data in job.heads.items()
-    }
+    heads |= _labels_of_heads(job, splits, references, model.config.symbols)
     device = run.trainer.device
     draft = PotentialMetadata(heads=heads)
     potentials = {
@@ -192,19 +186,7 @@ def finish(
     errors = {name: error_rows(values) for name, values in predictions.items()}
     metadata = PotentialMetadata(
         heads=heads,
-        training={
-            "files": _checksums(job),
-            "frames": {name: len(frames) for name, frames in splits.parts.items()},
-            "frames_left_out": splits.left_out,
-            "held_out": {h: f"by {d.group_by}, seed {d.split_seed}" for h, d in job.heads.items()},
-            "settings": asdict(config),
-            "start_sha256": _start_checksum(config),
-            "uncertainties": {head: asdict(c) for head, c in calibrations.items()},
-            "epochs": run.epoch,
-            "seconds": round(run.seconds, 1),
-            "device": device_name(device),
-            "processes": run.trainer.processes.count,
-        },
+        training=_history(run, job, splits, calibrations),
         errors={name: [asdict(row) for row in rows] for name, rows in errors.items()},
         licence=config.licence,
         created_by=f"nemp_sim {nemp_sim.__version__}",
@@ -224,6 +206,39 @@ def finish(
     )
     write_training_report(result, config)
     return result
+
+
+def _labels_of_heads(
+    job: Job, splits: Splits, references: Mapping[str, References], symbols: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """What the potential file says of the labels behind each head that was trained."""
+    return {
+        head: {
+            "level_of_theory": data.level_of_theory,
+            "elements": sorted(splits.elements(head), key=symbols.index),
+            "lone_atom_energies_known": list(references[head].known),
+        }
+        for head, data in job.heads.items()
+    }
+
+
+def _history(
+    run: Run, job: Job, splits: Splits, calibrations: Mapping[str, Calibration]
+) -> dict[str, Any]:
+    """What the potential file says of its training."""
+    return {
+        "files": _checksums(job),
+        "frames": {name: len(frames) for name, frames in splits.parts.items()},
+        "frames_left_out": splits.left_out,
+        "held_out": {h: f"by {d.group_by}, seed {d.split_seed}" for h, d in job.heads.items()},
+        "settings": asdict(job.training),
+        "start_sha256": _start_checksum(job.training),
+        "uncertainties": {head: asdict(c) for head, c in calibrations.items()},
+        "epochs": run.epoch,
+        "seconds": round(run.seconds, 1),
+        "device": device_name(run.trainer.device),
+        "processes": run.trainer.processes.count,
+    }
 
 
 def _sample(frames: list[Frame], seed: int) -> list[Frame]:
