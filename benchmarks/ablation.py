@@ -19,8 +19,8 @@ import numpy as np
 
 from nemp_sim.checkpoint import resolve_device
 from nemp_sim.config import DataConfig, ModelConfig, TrainConfig, require
-from nemp_sim.job import Job, read_config
-from nemp_sim.train import train_job
+from nemp_sim.training.job import Job, read_config
+from nemp_sim.training.train import train_job
 
 
 def changed(job: Job, changes: str) -> Job:

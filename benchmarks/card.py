@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from nemp_sim import load_potential
-from nemp_sim.accuracy import ErrorRow, Reliability, error_rows, predict, reliability
-from nemp_sim.job import read_config, read_splits
+from nemp_sim.training.accuracy import ErrorRow, Reliability, error_rows, predict, reliability
+from nemp_sim.training.job import read_config, read_splits
 
 MAX_FRAMES = 2000
 

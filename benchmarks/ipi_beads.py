@@ -16,12 +16,12 @@ import numpy as np
 from ase import Atoms
 from ase.units import Bohr
 
-from nemp_sim.adsorbates import place
 from nemp_sim.checkpoint import load_potential
-from nemp_sim.ipi_client import BeadEvaluator, IPIClient
-from nemp_sim.ipi_wire import Wire
+from nemp_sim.ipi.client import BeadEvaluator, IPIClient
+from nemp_sim.ipi.wire import Wire
 from nemp_sim.potential import Potential
-from nemp_sim.surfaces import fcc_slab
+from nemp_sim.surfaces.adsorbates import place
+from nemp_sim.surfaces.slabs import fcc_slab
 
 
 def receive(connection: socket.socket, count: int) -> bytes:

@@ -4,7 +4,7 @@
     python benchmarks/mace_accuracy.py benchmarks/accuracy/acac.toml --seconds 480 --device cuda \
         --hidden-irreps "256x0e + 256x1o + 256x2e" --r-max 5 --batch-size 5
 
-Training, validation and test frames are those of the TOML file (`nemp_sim.job.read_splits`), the
+Training, validation and test frames are those of the TOML file (`training.job.read_splits`), the
 lone-atom energies those of `nemp train` (MACE's E0s; frames of one atom enter MACE through them
 alone). Settings are those of the MACE paper (arXiv:2206.07697, appendix A.5.1): two layers, body
 order four, AMSGrad, learning rate 0.01, decay 5e-7, EMA 0.99, weights 1 and 1000 on energy and
@@ -43,8 +43,8 @@ import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers
 
-from nemp_sim.data import Frame, reference_energies
-from nemp_sim.job import Splits, read_config, read_splits
+from nemp_sim.training.data import Frame, reference_energies
+from nemp_sim.training.job import Splits, read_config, read_splits
 
 PROBE_STEPS = 15
 SAFETY = 0.95  # of the time left is planned for

@@ -4,7 +4,7 @@ python benchmarks/neb_calls.py                  H from fcc to hcp on Pd(111) wit
 python benchmarks/neb_calls.py --potential emt  the same job with ASE's effective-medium theory
 
 Both ends are relaxed once, before the clock starts. ASE's bands are driven by the solver and the
-two stages of nemp_sim.neb, so that only the way of evaluating the images differs.
+two stages of nemp_sim.reactions.neb, so that only the way of evaluating the images differs.
 """
 
 import argparse
@@ -18,13 +18,13 @@ from ase.calculators.emt import EMT
 from ase.mep import NEB
 from ase.optimize.ode import ode12r
 
-from nemp_sim.adsorbates import place
 from nemp_sim.checkpoint import load_potential
-from nemp_sim.ends import first_path
-from nemp_sim.neb import CLIMB_BELOW_FMAX, BandSettings, run_neb
 from nemp_sim.potential import Evaluation
+from nemp_sim.reactions.ends import first_path
+from nemp_sim.reactions.neb import CLIMB_BELOW_FMAX, BandSettings, run_neb
 from nemp_sim.relax import Engine, largest_force, relax
-from nemp_sim.surfaces import fcc_slab
+from nemp_sim.surfaces.adsorbates import place
+from nemp_sim.surfaces.slabs import fcc_slab
 
 
 class Counted:

@@ -18,12 +18,12 @@ import torch
 from ase import Atoms
 
 from nemp_sim.checkpoint import load_potential
-from nemp_sim.phonon_convergence import LENGTHS_ANGSTROM
-from nemp_sim.phonon_qha import volume_ratios
-from nemp_sim.phonon_structures import read_structure
-from nemp_sim.phonons import boxed, build_phonopy, to_ase
+from nemp_sim.phonons.convergence import LENGTHS_ANGSTROM
+from nemp_sim.phonons.force_constants import boxed, build_phonopy, to_ase
+from nemp_sim.phonons.qha import volume_ratios
 from nemp_sim.potential import Potential
 from nemp_sim.report import device_name
+from nemp_sim.systems import SYSTEMS
 
 TOLERANCE_EV_PER_A = {torch.float64: 1e-9, torch.float32: 2e-4}
 
@@ -50,7 +50,7 @@ def displaced(atoms: Atoms, radius: float, length: float = 0.01) -> list[Atoms]:
 
 def jobs(radius: float) -> list[Job]:
     """Bulk, sweep, volumes, slab."""
-    palladium, hydride, slab = (boxed(read_structure(n)) for n in ("Pd", "PdH", "H-Pd111"))
+    palladium, hydride, slab = (boxed(SYSTEMS[n].build()) for n in ("Pd", "PdH", "h-pd111"))
     sweep = [
         cell
         for reach in (4.0, radius, 1.25 * radius)

@@ -17,11 +17,11 @@ from ase import Atoms
 
 from nemp_sim.checkpoint import load_potential
 from nemp_sim.neighbors import NeighborLists
-from nemp_sim.pathintegral import Dynamics, prepare_start
-from nemp_sim.pathintegral_run import simulate
+from nemp_sim.pathintegral.input import Dynamics, prepare_start
+from nemp_sim.pathintegral.run import simulate
 from nemp_sim.potential import Evaluation, Potential
 from nemp_sim.relax import relax
-from nemp_sim.systems import POTENTIALS, build_system
+from nemp_sim.systems import SYSTEMS, choose_potential, read_system, systems_of
 
 WARM_UP_CALLS = 20
 
@@ -65,15 +65,19 @@ def main() -> None:
     """Check, run, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--system", default="water", choices=[k for k, v in POTENTIALS.items() if v]
+        "--system", default="water", choices=[*systems_of("slab", "molecule", "liquid")]
     )
     parser.add_argument("--beads", type=int, default=32)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--mode", default="unix", choices=("unix", "shm"))
     arguments = parser.parse_args()
-    potential = load_potential(POTENTIALS[arguments.system], arguments.device)
-    atoms = relax(potential, [build_system(arguments.system)], 0.2, 30).structures[0]
+    name, head = choose_potential(arguments.system, None, None)
+    potential = load_potential(name, arguments.device, head=head)
+    layers = 1 if SYSTEMS[arguments.system].kind == "slab" else 0
+    atoms = relax(
+        potential, [read_system(arguments.system, fixed_layers=layers)], 0.2, 30
+    ).structures[0]
     beads = arguments.beads
     error = check(potential, atoms, beads)
     print(f"{len(atoms)} atoms, {beads} beads, {potential.name} on {potential.device}")

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from nemp_sim import load_potential
-from nemp_sim.adsorbates import place
 from nemp_sim.potential import Potential
 from nemp_sim.relax import relax
-from nemp_sim.surfaces import fcc_slab
+from nemp_sim.surfaces.adsorbates import place
+from nemp_sim.surfaces.slabs import fcc_slab
 from nemp_sim.vibrations import partial_hessian
 from workflows.neb import Settings, run
 

@@ -12,7 +12,7 @@ import math
 from ase import Atoms
 from ase.build import bulk, fcc111, molecule
 
-from nemp_sim.labels import VACUUM_ANGSTROM, vacuum_gaps
+from nemp_sim.labelling.labels import VACUUM_ANGSTROM, vacuum_gaps
 
 KPOINT_LENGTH_ANGSTROM = 18.0  # cell length × k-points: 4 for a 2×2 slab of Pd, 5 for the fcc cube
 

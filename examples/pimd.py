@@ -6,12 +6,12 @@ For averages that mean something use workflows/pimd.py, or more steps here.
 from pathlib import Path
 
 from nemp_sim import load_potential
-from nemp_sim.adsorbates import place
-from nemp_sim.pathintegral import Dynamics, prepare_start
-from nemp_sim.pathintegral_averages import thermodynamics
-from nemp_sim.pathintegral_run import simulate
-from nemp_sim.pathintegral_structure import structure_averages
-from nemp_sim.surfaces import fcc_slab
+from nemp_sim.pathintegral.averages import thermodynamics
+from nemp_sim.pathintegral.input import Dynamics, prepare_start
+from nemp_sim.pathintegral.run import simulate
+from nemp_sim.pathintegral.structure import structure_averages
+from nemp_sim.surfaces.adsorbates import place
+from nemp_sim.surfaces.slabs import fcc_slab
 
 potential = load_potential("pdh.pt")
 start = prepare_start(place(fcc_slab(), "H", "fcc"))

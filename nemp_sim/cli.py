@@ -142,8 +142,8 @@ def train(
 
     On several GPUs: torchrun --nproc-per-node 2 -m nemp_sim.cli train CONFIG
     """
-    from nemp_sim.job import read_config
-    from nemp_sim.train import train
+    from nemp_sim.training.job import read_config
+    from nemp_sim.training.train import train
 
     directory = out or Path("results") / f"train-{read_config(config).training.name}"
     result = train(config, directory, device=device, start_from=start_from)
@@ -207,14 +207,14 @@ def ipi(  # noqa: PLR0913 (options of a command)
     """
     from nemp_sim.checkpoint import load_potential
     from nemp_sim.files import read_structure
-    from nemp_sim.ipi_client import BeadEvaluator, run_client
-    from nemp_sim.ipi_server import Server
+    from nemp_sim.ipi.client import BeadEvaluator, run_client
+    from nemp_sim.ipi.server import Server
 
     modes = [name for name, on in (("unix", unix), ("inet", inet), ("shm", shm)) if on]
     server = Server(" and ".join(modes) or "unix", address, port, prefix)
     evaluator = BeadEvaluator(
         load_potential(potential, device, dtype, head),
-        read_structure(template),
+        read_structure(template, "template"),
         tolerance_angstrom=tolerance_angstrom,
         max_step_angstrom=max_step_angstrom,
         committee_forces=committee_forces,

@@ -33,19 +33,45 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def read_with_ase(path: Path, name: str, index: int | str = -1) -> Atoms | list[Atoms]:
-    """A structure of a file of any format that ASE reads, or all of them (``index`` ":").
+def read_structure(path: str | Path, name: str) -> Atoms:
+    """The last structure of a file of any format that ASE reads.
 
     Args:
         path: the file.
         name: the argument that error messages name.
-        index: which structure, as for ``ase.io.read``.
 
     Raises:
-        InputError: no such file, or an unreadable one.
+        InputError: see ``read_structures``.
     """
+    return _read(Path(path), name, -1)
+
+
+def read_structures(path: str | Path, name: str) -> list[Atoms]:
+    """All structures of a file of any format that ASE reads.
+
+    Args:
+        path: the file.
+        name: the argument that error messages name.
+
+    Raises:
+        InputError: no such file, an unreadable one, or an xyz file of i-PI, of whose comment lines
+            ASE reads neither cell nor units.
+    """
+    return _read(Path(path), name, ":")
+
+
+def _read(path: Path, name: str, index: int | str) -> Atoms | list[Atoms]:
     if not path.is_file():
         raise InputError(f"{name} is {str(path)!r}, but there is no such file. Check the path.")
+    with path.open("rb") as handle:
+        of_ipi = any(b"# CELL" in handle.readline(400) for _ in range(2))
+    if of_ipi:
+        raise InputError(
+            f"{name}: {str(path)!r} is an xyz file of i-PI, of which ASE reads neither the cell "
+            "nor the units. Give the extended XYZ file that it was made from, or convert it: "
+            "import ipi, ase.io; ase.io.write('beads.extxyz', "
+            f"ipi.read_trajectory({str(path)!r}))"
+        )
     try:
         return ase.io.read(path, index)
     except Exception as error:  # ASE's readers raise anything
@@ -53,37 +79,3 @@ def read_with_ase(path: Path, name: str, index: int | str = -1) -> Atoms | list[
             f"{name}: ASE cannot read {str(path)!r} ({type(error).__name__}: {error}). Give a "
             "structure file of a format that ASE knows (extxyz, POSCAR, cif, traj …)."
         ) from error
-
-
-def read_structure(path: str | Path, name: str = "template") -> Atoms:
-    """The last structure of a file that ASE reads.
-
-    Args:
-        path: the file.
-        name: the argument that error messages name.
-
-    Raises:
-        InputError: no such file, an unreadable one, or an xyz file of i-PI, of whose comment line
-            ASE reads neither cell nor units.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{name}: {str(path)!r} is no file. Give a file that ASE reads.")
-    if path.suffix == ".xyz" and _is_of_ipi(path):
-        raise InputError(
-            f"{name}: {str(path)!r} is an xyz file of i-PI, of which ASE reads neither the cell "
-            "nor the units. Give the extended XYZ file that it was made from."
-        )
-    try:
-        return ase.io.read(path, index=-1)
-    except Exception as error:  # the readers of ASE raise whatever they like
-        raise InputError(
-            f"{name}: {str(path)!r} cannot be read ({type(error).__name__}: {error}). Use extended "
-            "XYZ (ase.io.write('init.extxyz', atoms))."
-        ) from error
-
-
-def _is_of_ipi(path: Path) -> bool:
-    with path.open(errors="replace") as handle:
-        comment = (handle.readline(), handle.readline())[1]
-    return "# CELL" in comment

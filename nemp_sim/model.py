@@ -149,7 +149,7 @@ class ReadOut(nn.Module):
     * ``reference_energies`` (S,) float64, eV: E⁰_Z, the energy of the lone atom in the smooth form,
       the published ``energy_per_atom`` in the published form;
     * ``members`` (M, width): deviations of the last layer's weights in an ensemble of M read-outs,
-      fitted by ``uncertainty.py``; they add up to zero; M is zero where none was fitted;
+      fitted by ``training/uncertainty.py``; they add up to zero; M is zero where none was fitted;
     * ``force_calibration``: factor of the standard deviations of forces.
     """
 

@@ -27,4 +27,7 @@ def numbers(
         return tuple(kind(word) for word in words(text))
     except ValueError:
         what = "whole numbers" if kind is int else "numbers"
-        raise InputError(f"{name} is {text!r}, but must be {what}, as in '2 3'.") from None
+        option = name.replace("_", "-")
+        raise InputError(
+            f"{name} is {text!r}, but must be {what}, as in --{option} '2 3'."
+        ) from None

@@ -12,10 +12,10 @@ from ase.optimize import FIRE, LBFGS
 from ase.optimize.optimize import Optimizer
 
 from nemp_sim.config import require
-from nemp_sim.ends import bare
 from nemp_sim.errors import EvaluationError
 from nemp_sim.neighbors import NeighborLists
 from nemp_sim.potential import Evaluation, Potential
+from nemp_sim.structures import bare
 
 SKIN_ANGSTROM = 0.5
 OPTIMIZERS = {

@@ -10,3 +10,4 @@ from ase.units import Bohr, Hartree, kcal, mol
 HARTREE_EV: float = Hartree
 BOHR_ANGSTROM: float = Bohr
 KCAL_PER_MOL_EV: float = kcal / mol
+DEUTERIUM_AMU: float = 2.014101778

@@ -20,10 +20,10 @@ from ase import Atoms
 from ase.units import _amu, _e, _hbar, invcm
 
 from nemp_sim.config import require
-from nemp_sim.ends import fixed_coordinates
 from nemp_sim.errors import EvaluationError, InputError
 from nemp_sim.potential import Potential
 from nemp_sim.relax import CountedCalls, Engine
+from nemp_sim.structures import fixed_coordinates
 
 METHODS = ("auto", "analytic", "differences")
 DISPLACEMENT_ANGSTROM = 0.01

@@ -12,8 +12,7 @@ from nemp_sim import __version__
 from nemp_sim.checkpoint import load_potential, save_potential
 from nemp_sim.cli import app
 from nemp_sim.jax_import import read_checkpoint
-
-from .test_data import emt_trajectory
+from tests.training.test_data import emt_trajectory
 
 PUBLISHED = Path(__file__).parent / "data" / "authors_checkpoint"
 

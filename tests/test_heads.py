@@ -14,18 +14,17 @@ from typer.testing import CliRunner
 from nemp_sim import NEMP
 from nemp_sim.checkpoint import load_model, load_potential, save_potential
 from nemp_sim.cli import app
-from nemp_sim.data import reference_energies
 from nemp_sim.derivatives import differentiate
 from nemp_sim.errors import InputError, UnknownElementError
 from nemp_sim.graph import AtomGraph
-from nemp_sim.job import Splits, read_config, read_splits
 from nemp_sim.potential import Potential, PotentialMetadata
-from nemp_sim.start import continued_model
-from nemp_sim.train import train
-
-from .conftest import SMALL, make_potential
-from .test_data import emt_trajectory
-from .test_train import read_log
+from nemp_sim.training.data import reference_energies
+from nemp_sim.training.job import Splits, read_config, read_splits
+from nemp_sim.training.start import continued_model
+from nemp_sim.training.train import train
+from tests.conftest import SMALL, make_potential
+from tests.training.test_data import emt_trajectory
+from tests.training.test_train import read_log
 
 HEADS = ("pbe", "rpbe", "hse")
 SHIFT_EV = {"Pd": 3.0, "H": -1.5}  # second head: labels 1.2 E + Σ shift

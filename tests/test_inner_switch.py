@@ -8,9 +8,9 @@ from ase.build import molecule
 from ase.data import covalent_radii
 
 from nemp_sim.config import ModelConfig
-from nemp_sim.data import Frame
 from nemp_sim.model import INNER_SWITCH, inner_switch
-from nemp_sim.start import shortest_distances
+from nemp_sim.training.data import Frame
+from nemp_sim.training.start import shortest_distances
 from tests.conftest import make_potential, make_slab
 
 RADIUS = 1.4

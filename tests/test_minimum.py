@@ -8,8 +8,7 @@ from ase.units import GPa
 
 from nemp_sim.errors import InputError
 from nemp_sim.minimum import check_minimum, relax_crystal, relax_crystals
-
-from .engines import EMTEngine, StressEMT
+from tests.engines import EMTEngine, StressEMT
 
 
 def test_crystal_is_relaxed():

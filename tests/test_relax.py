@@ -3,12 +3,11 @@ import pytest
 from ase.calculators.emt import EMT
 from ase.optimize import FIRE, LBFGS
 
-from nemp_sim.adsorbates import place
 from nemp_sim.errors import InputError
 from nemp_sim.relax import OPTIMIZERS, relax
-from nemp_sim.surfaces import fcc_slab
-
-from .engines import EMTEngine
+from nemp_sim.surfaces.adsorbates import place
+from nemp_sim.surfaces.slabs import fcc_slab
+from tests.engines import EMTEngine
 
 ASE_ALONE = {
     "lbfgs": lambda atoms: LBFGS(atoms, logfile=None, alpha=30.0),

@@ -1,14 +1,13 @@
 import numpy as np
 import pytest
 
-from nemp_sim.adsorbates import place
 from nemp_sim.errors import EvaluationError
-from nemp_sim.neb import BandSettings, run_neb
+from nemp_sim.reactions.neb import BandSettings, run_neb
 from nemp_sim.relax import relax
-from nemp_sim.surfaces import fcc_slab
+from nemp_sim.surfaces.adsorbates import place
+from nemp_sim.surfaces.slabs import fcc_slab
 from nemp_sim.together import run_together
-
-from .engines import EMTEngine
+from tests.engines import EMTEngine
 
 
 @pytest.fixture(scope="module")

@@ -10,15 +10,14 @@ from ase.io import read
 from ase.units import _amu, _c, _e
 from ase.vibrations import Vibrations as ASEVibrations
 
-from nemp_sim.adsorbates import place
 from nemp_sim.checkpoint import load_potential
 from nemp_sim.errors import EvaluationError, InputError
 from nemp_sim.mode_files import mode_frames, mode_table, remarks, write_modes
 from nemp_sim.relax import relax
-from nemp_sim.surfaces import fcc_slab
+from nemp_sim.surfaces.adsorbates import place
+from nemp_sim.surfaces.slabs import fcc_slab
 from nemp_sim.vibrations import vibrations
-
-from .engines import EMTEngine
+from tests.engines import EMTEngine
 
 HESSIAN = 1e-4  # eV/Å²
 

@@ -16,20 +16,20 @@ import typer
 from ase import Atoms
 from ase.io import write
 
-from nemp_sim.adsorbates import FORMS, gas_molecule
-from nemp_sim.adsorption import Minimum, candidates, merged, outcome
-from nemp_sim.adsorption_report import Energies, adsorption_report, energy_levels
 from nemp_sim.checkpoint import load_potential
 from nemp_sim.config import require
 from nemp_sim.console import KeptStep, progress
 from nemp_sim.errors import NempError
-from nemp_sim.files import read_with_ase, replacing
+from nemp_sim.files import read_structure, replacing
 from nemp_sim.options import numbers, words
 from nemp_sim.plots import save_png
 from nemp_sim.relax import Engine, Relaxation, Step, relax
 from nemp_sim.report import Report, provenance, write_report
-from nemp_sim.surfaces import FACETS, composition_shares, equation_of_state, fcc_slab
-from nemp_sim.uncertainty import combination_std
+from nemp_sim.statistics import combination_std
+from nemp_sim.surfaces.adsorbates import FORMS, gas_molecule
+from nemp_sim.surfaces.adsorption import Minimum, candidates, merged, outcome
+from nemp_sim.surfaces.report import Energies, adsorption_report, energy_levels
+from nemp_sim.surfaces.slabs import FACETS, composition_shares, equation_of_state, fcc_slab
 from nemp_sim.vibrations import Vibrations, vibrations
 
 
@@ -41,7 +41,7 @@ class Settings:
         metal: a metal ("Pd") or a formula whose elements are dealt at random ("Pd3Ag").
         facet: "111", "100" or "110".
         size: surface cells along both in-plane vectors, and layers.
-        slab: file of a slab of your own order, written from ``surfaces.fcc_slab``; None builds one.
+        slab: file of a slab of your own order, written from ``slabs.fcc_slab``; None builds one.
         adsorbates: names of ``adsorbates.FORMS``.
         sites: kinds of sites; None: all above the surface.
         subsurface: also the holes below the surface, for lone atoms.
@@ -181,7 +181,7 @@ def build_slab(settings: Settings, engine: Engine) -> tuple[Atoms, list[str]]:
         InputError: an unreadable file, or a potential that does not hold the metal.
     """
     if settings.slab is not None:
-        slab = read_with_ase(settings.slab, "slab")
+        slab = read_structure(settings.slab, "slab")
         return slab, [f"Slab of {settings.slab.name}: {slab.get_chemical_formula()}."]
     a, how = settings.lattice_constant, "as given"
     if a is None:

@@ -16,19 +16,19 @@ from ase import Atoms
 from ase.io import write
 from matplotlib.figure import Figure
 
-from nemp_sim.adsorbates import place
 from nemp_sim.checkpoint import load_potential
 from nemp_sim.config import require
-from nemp_sim.diffusion import Diffusion, diffusion_constant, hollow_diffusion, langevin
 from nemp_sim.errors import NempError
-from nemp_sim.files import read_with_ase, replacing
-from nemp_sim.kinetics import rates
-from nemp_sim.neb import BandSettings, run_neb
+from nemp_sim.files import read_structure, replacing
 from nemp_sim.plots import BLUE, FONT_POINTS, VERMILLION, new_figure, save_png
-from nemp_sim.reaction import Reaction, analyse
+from nemp_sim.reactions.diffusion import Diffusion, diffusion_constant, hollow_diffusion, langevin
+from nemp_sim.reactions.kinetics import rates
+from nemp_sim.reactions.neb import BandSettings, run_neb
+from nemp_sim.reactions.reaction import Reaction, analyse
 from nemp_sim.relax import Engine, relax
 from nemp_sim.report import Quantity, Report, provenance, write_report
-from nemp_sim.surfaces import PD_LATTICE_ANGSTROM, fcc_slab
+from nemp_sim.surfaces.adsorbates import place
+from nemp_sim.surfaces.slabs import PD_LATTICE_ANGSTROM, fcc_slab
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def msd_figure(found: Diffusion, hops_A2_per_ps: dict[str, float] | None) -> Fig
 
 def _start(settings: Settings, engine: Engine) -> tuple[Atoms, Reaction | None]:
     if settings.structure is not None:
-        return read_with_ase(settings.structure, "structure"), None
+        return read_structure(settings.structure, "structure"), None
     slab = fcc_slab()
     ends = relax(engine, [place(slab, "H", site) for site in ("fcc", "hcp")], 0.01, 500).structures
     band = run_neb(engine, *ends, BandSettings())

@@ -20,7 +20,11 @@ from ase import Atoms
 from ase.io import read
 from rich.console import Console
 
-from nemp_sim.candidates import (
+from nemp_sim.checkpoint import find_potential, load_potential, read_header
+from nemp_sim.config import require
+from nemp_sim.errors import InputError, NempError
+from nemp_sim.files import replacing
+from nemp_sim.labelling.candidates import (
     Candidate,
     UncertainEngine,
     displaced,
@@ -29,16 +33,12 @@ from nemp_sim.candidates import (
     read_candidates,
     sensible,
 )
-from nemp_sim.checkpoint import find_potential, load_potential, read_header
-from nemp_sim.config import require
-from nemp_sim.data import read_xyz
-from nemp_sim.errors import InputError, NempError
-from nemp_sim.files import replacing
-from nemp_sim.label_report import LabelCheck, check_labels, label_report
-from nemp_sim.labelling import Event, Queue, label_queue, locked, write_queue
-from nemp_sim.labels import find_calculator
+from nemp_sim.labelling.labels import find_calculator
+from nemp_sim.labelling.queue import Event, Queue, label_queue, locked, write_queue
+from nemp_sim.labelling.report import LabelCheck, check_labels, label_report
+from nemp_sim.labelling.selection import KnownEnvironments, select
 from nemp_sim.report import Report, plain, provenance, versions, write_report
-from nemp_sim.selection import KnownEnvironments, select
+from nemp_sim.training.data import read_xyz
 
 Show = Callable[[str | Event], None]
 

@@ -14,16 +14,17 @@ from typing import Annotated
 import typer
 from ase import Atoms
 
-from nemp_sim.adsorbates import place
 from nemp_sim.checkpoint import load_potential
 from nemp_sim.config import require
 from nemp_sim.console import KeptStep, progress
-from nemp_sim.ends import check_ends
 from nemp_sim.errors import InputError, NempError
-from nemp_sim.files import read_with_ase
-from nemp_sim.matching import match_atoms
-from nemp_sim.neb import BandSettings, NEBResult, energy_spread, run_neb
-from nemp_sim.neb_report import (
+from nemp_sim.files import read_structure, read_structures
+from nemp_sim.options import numbers
+from nemp_sim.plots import save_png
+from nemp_sim.reactions.ends import check_ends
+from nemp_sim.reactions.matching import match_atoms
+from nemp_sim.reactions.neb import BandSettings, NEBResult, energy_spread, run_neb
+from nemp_sim.reactions.neb_report import (
     band_report,
     is_uncertain,
     with_reaction,
@@ -31,13 +32,13 @@ from nemp_sim.neb_report import (
     write_images,
     write_reaction,
 )
-from nemp_sim.options import numbers
-from nemp_sim.plots import neb_profile, save_png
-from nemp_sim.reaction import Reaction, analyse
+from nemp_sim.reactions.plots import neb_profile
+from nemp_sim.reactions.reaction import Reaction, analyse
+from nemp_sim.reactions.steps import elementary_steps
 from nemp_sim.relax import Engine, Relaxation, Step, relax
 from nemp_sim.report import Quantity, Report, provenance, write_report
-from nemp_sim.steps import elementary_steps
-from nemp_sim.surfaces import PD_LATTICE_ANGSTROM, fcc_slab, freeze_lowest_layers
+from nemp_sim.surfaces.adsorbates import place
+from nemp_sim.surfaces.slabs import PD_LATTICE_ANGSTROM, fcc_slab, freeze_lowest_layers
 
 
 @dataclass(frozen=True)
@@ -255,7 +256,7 @@ def prepare(settings: Settings) -> Job:
             f"{settings.lattice_constant_angstrom} Å; {held} atoms of the lowest layers are held."
         )
         return Job("H from fcc to hcp on Pd(111)", ends, ("fcc", "hcp"), (note,))
-    ends = read_with_ase(settings.initial, "initial"), read_with_ase(settings.final, "final")
+    ends = read_structure(settings.initial, "initial"), read_structure(settings.final, "final")
     title = f"{settings.initial.name} to {settings.final.name}"
     layers = settings.fixed_layers
     if any(atoms.constraints for atoms in ends):
@@ -293,7 +294,7 @@ def earlier_band(settings: Settings) -> list[Atoms]:
     Raises:
         InputError: there is none.
     """
-    images = read_with_ase(settings.directory / "neb.extxyz", "restart", ":")
+    images = read_structures(settings.directory / "neb.extxyz", "restart")
     if len(images) < 3:
         raise InputError(
             f"restart: {settings.directory / 'neb.extxyz'} holds {len(images)} structures and no "

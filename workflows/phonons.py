@@ -1,7 +1,7 @@
 """Phonons of a crystal, a slab or a molecule: bands, density of states, thermal properties.
 
-Without options: bulk Pd with pdh.pt. Also built in: Ag, PdH, PdD, AgPd, ice-Ih, CH3OH, H-Pd111,
-H2O, CO-Pd111. Your own, from any file that ASE reads: python workflows/phonons.py
+Without options: bulk Pd with pdh.pt. Also built in: Ag, PdH, PdD, AgPd, ice-Ih, h-pd111,
+co-pd111, methanol, H2O. Your own, from any file that ASE reads: python workflows/phonons.py
 --structure POSCAR --potential my.pt
 """
 
@@ -23,19 +23,12 @@ from nemp_sim.checkpoint import load_potential
 from nemp_sim.config import require
 from nemp_sim.errors import InputError, NempError
 from nemp_sim.minimum import SMAX_GPA, StressEngine
-from nemp_sim.phonon_analyses import Crystal, Wanted, analyse, drawn
-from nemp_sim.phonon_extra_plots import modes_of_molecule
-from nemp_sim.phonon_files import publishing, write_force_files, write_phonopy_files
-from nemp_sim.phonon_follow import descend
-from nemp_sim.phonon_gamma import gamma_modes
-from nemp_sim.phonon_minimum import RELAX, Limits, to_minimum
-from nemp_sim.phonon_parts import Part, gamma_part, with_parts
-from nemp_sim.phonon_plots import bands_and_dos, save_both, thermal_properties
-from nemp_sim.phonon_precision import precision_of
-from nemp_sim.phonon_report import molecule_report, phonon_report
-from nemp_sim.phonon_spectra import Spectra, spectra
-from nemp_sim.phonon_structures import BUILT_IN, read_structure, with_isotopes
-from nemp_sim.phonons import (
+from nemp_sim.options import numbers
+from nemp_sim.phonons.analyses import Crystal, Wanted, analyse, drawn
+from nemp_sim.phonons.extra_plots import modes_of_molecule
+from nemp_sim.phonons.files import publishing, write_force_files, write_phonopy_files
+from nemp_sim.phonons.follow import descend
+from nemp_sim.phonons.force_constants import (
     RADIUS_ANGSTROM,
     ForceConstants,
     build_phonopy,
@@ -44,9 +37,19 @@ from nemp_sim.phonons import (
     remarks,
     supercell_matrix,
 )
+from nemp_sim.phonons.gamma import gamma_modes
+from nemp_sim.phonons.isotopes import with_isotopes
+from nemp_sim.phonons.minimum import RELAX, Limits, to_minimum
+from nemp_sim.phonons.parts import Part, gamma_part, with_parts
+from nemp_sim.phonons.plots import bands_and_dos, save_both, thermal_properties
+from nemp_sim.phonons.precision import precision_of
+from nemp_sim.phonons.report import molecule_report, phonon_report
+from nemp_sim.phonons.spectra import Spectra, spectra
 from nemp_sim.report import Report, provenance, write_report
+from nemp_sim.systems import choose_potential, read_system, systems_of
 
 Say = Callable[[str], None]
+BUILT_IN = systems_of("crystal", "slab", "molecule")
 
 
 @dataclass(frozen=True)
@@ -103,12 +106,15 @@ class Settings(Wanted):
         require(good, "mesh", self.mesh, "three whole numbers, 1 or more")
         plain = self.name is None or (self.name and Path(self.name).name == self.name)
         require(bool(plain), "name", self.name, "a plain name, without '/'")
-        own = [name for name, built in BUILT_IN.items() if built.potential]
-        if self.structure not in own and self.potential is None:
-            raise InputError(
-                f"structure is {self.structure!r} and potential is not given, but only "
-                f"{', '.join(own)} have one of their own. Give --potential."
-            )
+        self.potential_and_head()
+
+    def potential_and_head(self) -> tuple[str, str | None]:
+        """Those that are given, or those of the built-in structure.
+
+        Raises:
+            InputError: neither.
+        """
+        return choose_potential(self.structure, self.potential, self.head, BUILT_IN, "structure")
 
     @property
     def directory(self) -> Path:
@@ -127,7 +133,7 @@ class Result:
         constants: force constants.
         spectra: what follows from them; None for molecules.
         report: what report.json and report.md hold.
-        extras: results of the further analyses by name: see ``phonon_analyses.analyse``.
+        extras: results of the further analyses by name: see ``phonons.analyses.analyse``.
     """
 
     settings: Settings
@@ -156,14 +162,12 @@ def run(
         EvaluationError: forces that are not finite.
     """
     started = time.perf_counter()
-    start = read_structure(settings.structure)
+    start = read_system(settings.structure, BUILT_IN, "structure")
     if settings.isotopes is not None:
         start = with_isotopes(start, settings.isotopes)
     built = BUILT_IN.get(settings.structure)
     if engine is None:
-        name, head = settings.potential, settings.head
-        if name is None:
-            name, head = built.potential, head or built.head
+        name, head = settings.potential_and_head()
         engine = load_potential(name, settings.device, settings.dtype, head)
     say("relaxing")
     wanted = built.relax if built and settings.relax == "auto" else settings.relax
@@ -266,20 +270,6 @@ def _name_of(engine: StressEngine) -> str:
     return getattr(engine, "name", type(engine).__name__) + (f" ({engine.head})" if several else "")
 
 
-def _numbers(name: str, text: str | None, kind: type = int) -> tuple[float, ...] | None:
-    """Numbers of an option such as "4 4 4" or "4,4,4"."""
-    if text is None:
-        return None
-    try:
-        return tuple(kind(word) for word in text.replace(",", " ").split())
-    except ValueError:
-        option = name.replace("_", "-")
-        what = "whole numbers" if kind is int else "numbers"
-        raise InputError(
-            f"{name} is {text!r}, but must be {what}, as in --{option} '4 4 4'."
-        ) from None
-
-
 @contextmanager
 def progress() -> Iterator[Say]:
     """A line on the terminal that follows the run; silent where stderr is no terminal."""
@@ -351,7 +341,7 @@ def main(  # noqa: PLR0913 (one argument for each option)
     options = dict(locals())
     try:
         for option, kind in LISTS.items():
-            options[option] = _numbers(option, options[option], kind)
+            options[option] = numbers(option, options[option], kind)
         with progress() as say:
             result = run(Settings(**options), say=say)
     except (NempError, OSError) as error:

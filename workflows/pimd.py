@@ -21,31 +21,33 @@ from ase.units import kB
 
 from nemp_sim.checkpoint import load_potential
 from nemp_sim.config import require
-from nemp_sim.errors import InputError, NempError
-from nemp_sim.files import read_with_ase, replacing
-from nemp_sim.ipi_client import BeadEngine
-from nemp_sim.pathintegral import (
+from nemp_sim.errors import NempError
+from nemp_sim.files import read_structure, replacing
+from nemp_sim.ipi.client import BeadEngine
+from nemp_sim.options import numbers, words
+from nemp_sim.pathintegral.averages import (
+    Thermodynamics,
+    isotope_free_energy,
+    isotope_masses,
+    thermodynamics,
+)
+from nemp_sim.pathintegral.dynamics import centroid_dynamics
+from nemp_sim.pathintegral.input import (
     ISOTOPES,
     Dynamics,
     Start,
     prepare_start,
     with_isotope,
 )
-from nemp_sim.pathintegral_averages import (
-    Thermodynamics,
-    isotope_free_energy,
-    isotope_masses,
-    thermodynamics,
-)
-from nemp_sim.pathintegral_dynamics import centroid_dynamics
-from nemp_sim.pathintegral_report import Findings, IsotopeChange, pimd_report, write_findings
-from nemp_sim.pathintegral_run import Helper, simulate
-from nemp_sim.pathintegral_structure import structure_averages
-from nemp_sim.pathintegral_terminal import Show, progress, whole_numbers, words
+from nemp_sim.pathintegral.report import Findings, IsotopeChange, pimd_report, write_findings
+from nemp_sim.pathintegral.run import Helper, simulate
+from nemp_sim.pathintegral.structure import structure_averages
+from nemp_sim.pathintegral.terminal import Show, progress
 from nemp_sim.relax import relax
 from nemp_sim.report import Report, provenance, write_report
-from nemp_sim.systems import POTENTIALS, build_system
+from nemp_sim.systems import choose_potential, read_system, systems_of
 
+BUILT_IN = systems_of("slab", "molecule", "liquid")  # crystals are cells of too few atoms
 START_FMAX = 0.1  # eV/Å, and at most so many steps: a start for dynamics, no minimum
 START_STEPS = 40
 
@@ -55,7 +57,8 @@ class Settings:
     """Everything that fixes a run.
 
     Attributes:
-        system: h-pd111, water (64 molecules), methanol (gas), co-pd111, or a file (last frame).
+        system: h-pd111, co-pd111, methanol or H2O (gas), water (64 molecules), or a file (its last
+            frame).
         potential: path or name of a potential; None: that of the built-in system.
         head: read-out of the potential; None: the first.
         beads: numbers of beads; 1 is classical dynamics.
@@ -128,12 +131,15 @@ class Settings:
         require(known, "isotope", self.isotope, f"one or two of {', '.join(ISOTOPES)}")
         for beads in self.beads:
             self.dynamics(beads)
-        if self.potential is None and POTENTIALS.get(self.system) is None:
-            raise InputError(
-                f"system is {self.system!r} and potential is not given, but only "
-                f"{', '.join(k for k, v in POTENTIALS.items() if v)} have a shipped one. Give "
-                "--potential."
-            )
+        self.potential_and_head()
+
+    def potential_and_head(self) -> tuple[str, str | None]:
+        """Those that are given, or those of the built-in system.
+
+        Raises:
+            InputError: neither.
+        """
+        return choose_potential(self.system, self.potential, self.head, BUILT_IN)
 
     def dynamics(self, beads: int) -> Dynamics:
         """The part that concerns i-PI.
@@ -195,12 +201,12 @@ def run(settings: Settings, engine: BeadEngine | None = None, show: Show | None 
         EvaluationError: forces that are not finite, or i-PI failed.
     """
     started = time.perf_counter()
-    name = settings.potential or POTENTIALS.get(settings.system)
     helpers = ()
     if engine is None:
-        engine = load_potential(name, settings.device[0], settings.dtype, settings.head)
+        name, head = settings.potential_and_head()
+        engine = load_potential(name, settings.device[0], settings.dtype, head)
         more = settings.device[1:]
-        helpers = tuple(Helper(name, d, settings.head, settings.dtype) for d in more)
+        helpers = tuple(Helper(name, d, head, settings.dtype) for d in more)
     if settings.fresh and settings.directory.is_dir():
         shutil.rmtree(settings.directory)
     atoms, notes = _start_structure(settings, engine)
@@ -263,10 +269,13 @@ def _isotope_change(
 def _start_structure(settings: Settings, engine: BeadEngine) -> tuple[Atoms, list[str]]:
     """The structure that the simulations start from; the same again where they go on."""
     path = settings.directory / "start.extxyz"
-    built_in = settings.system in POTENTIALS
+    built_in = BUILT_IN.get(settings.system)
     if path.is_file() and built_in:
-        return read_with_ase(path, "start"), ["The start is that of the earlier run here."]
-    atoms = build_system(settings.system, settings.fixed_layers)
+        return read_structure(path, "start"), ["The start is that of the earlier run here."]
+    held = settings.fixed_layers
+    if held is None:
+        held = 1 if built_in and built_in.kind == "slab" else 0
+    atoms = read_system(settings.system, BUILT_IN, fixed_layers=held)
     notes = ["The start is the structure of the file."]
     if built_in:
         relaxed = relax(engine, [atoms], START_FMAX, START_STEPS)
@@ -275,7 +284,7 @@ def _start_structure(settings: Settings, engine: BeadEngine) -> tuple[Atoms, lis
         notes = [f"Built-in structure, relaxed to forces of {relaxed.fmax_eV_per_A:.2f} eV/Å."]
     with replacing(path) as temporary:
         write(temporary, atoms, format="extxyz")
-    return (read_with_ase(path, "start") if built_in else atoms), notes  # the same when it goes on
+    return (read_structure(path, "start") if built_in else atoms), notes  # the same when it goes on
 
 
 DEFAULT = Settings()
@@ -285,7 +294,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command(help=__doc__)
 def main(  # noqa: PLR0913 (one argument for each option)
     system: Annotated[
-        str, typer.Option(help="h-pd111, water, methanol, co-pd111 or a file.")
+        str, typer.Option(help="h-pd111, co-pd111, methanol, H2O, water or a file.")
     ] = DEFAULT.system,
     potential: Annotated[str | None, typer.Option(help="Path or name.")] = None,
     head: Annotated[str | None, typer.Option(help="Read-out of the potential.")] = None,
@@ -321,8 +330,8 @@ def main(  # noqa: PLR0913 (one argument for each option)
     """Read the options, run, say how it went: exit code 0, 2 (error), 130 (interrupted)."""
     options = dict(locals())
     try:
-        options["beads"] = whole_numbers("beads", beads)
-        options |= {"isotope": words(isotope), "device": words(device)}
+        options["beads"] = numbers("beads", beads, int)
+        options |= {"isotope": words(isotope) if isotope else None, "device": words(device)}
         with progress() as show:
             result = run(Settings(**options), show=show)
     except (NempError, OSError) as error:

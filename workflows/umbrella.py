@@ -17,23 +17,24 @@ import typer
 from ase import Atoms
 from ase.io import write
 
-from nemp_sim.adsorbates import place
 from nemp_sim.checkpoint import load_potential
 from nemp_sim.config import require
-from nemp_sim.ends import check_ends
 from nemp_sim.errors import InputError, NempError
-from nemp_sim.files import read_with_ase, replacing
-from nemp_sim.free_energy import Profile, Window, umbrella_integration
-from nemp_sim.ipi_client import BeadEngine
-from nemp_sim.pathintegral import PREFIX, Dynamics, Umbrella, prepare_start
-from nemp_sim.pathintegral_files import read_properties
-from nemp_sim.pathintegral_plots import free_energy_profiles
-from nemp_sim.pathintegral_run import Helper, simulate
-from nemp_sim.pathintegral_terminal import Show, progress, whole_numbers, words
+from nemp_sim.files import read_structure, read_structures, replacing
+from nemp_sim.ipi.client import BeadEngine
+from nemp_sim.options import numbers, words
+from nemp_sim.pathintegral.files import read_properties
+from nemp_sim.pathintegral.free_energy import Profile, Window, umbrella_integration
+from nemp_sim.pathintegral.input import PREFIX, Dynamics, Umbrella, prepare_start
+from nemp_sim.pathintegral.plots import free_energy_profiles
+from nemp_sim.pathintegral.run import Helper, simulate
+from nemp_sim.pathintegral.terminal import Show, progress
 from nemp_sim.plots import save_png
+from nemp_sim.reactions.ends import check_ends
 from nemp_sim.relax import relax
 from nemp_sim.report import Quantity, Report, provenance, write_report
-from nemp_sim.surfaces import fcc_slab
+from nemp_sim.surfaces.adsorbates import place
+from nemp_sim.surfaces.slabs import fcc_slab
 
 END_FMAX = 0.02  # eV/Å
 END_STEPS = 300
@@ -208,7 +209,7 @@ def _ends(settings: Settings) -> tuple[Atoms, Atoms]:
     if settings.initial is None:
         slab = fcc_slab()
         return place(slab, "H", "fcc"), place(slab, "H", "hcp")
-    return read_with_ase(settings.initial, "initial"), read_with_ase(settings.final, "final")
+    return read_structure(settings.initial, "initial"), read_structure(settings.final, "final")
 
 
 def _relaxed(
@@ -222,7 +223,7 @@ def _relaxed(
             atoms.calc, atoms.info = None, {}
         with replacing(path) as temporary:
             write(temporary, structures, format="extxyz")
-    first, last = read_with_ase(path, "ends", ":")
+    first, last = read_structures(path, "ends")
     return first, last
 
 
@@ -337,7 +338,7 @@ def main(  # noqa: PLR0913 (one argument for each option)
     """Read the options, run, say how it went: exit code 0, 2 (error), 130 (interrupted)."""
     options = dict(locals())
     try:
-        options |= {"beads": whole_numbers("beads", beads), "device": words(device)}
+        options |= {"beads": numbers("beads", beads, int), "device": words(device)}
         with progress() as show:
             result = run(Settings(**options), show=show)
     except (NempError, OSError) as error:

@@ -10,9 +10,9 @@ from ase.vibrations import Vibrations
 from matplotlib.image import imread
 from typer.testing import CliRunner
 
-from nemp_sim.adsorbates import place
 from nemp_sim.errors import EvaluationError
-from nemp_sim.surfaces import fcc_slab
+from nemp_sim.surfaces.adsorbates import place
+from nemp_sim.surfaces.slabs import fcc_slab
 from workflows.adsorption import Settings, app, run
 
 FILES = ["adsorption.extxyz", "adsorption.png", "report.json", "report.md"]

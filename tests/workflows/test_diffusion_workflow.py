@@ -6,7 +6,7 @@ from ase import Atoms
 from ase.io import read, write
 from typer.testing import CliRunner
 
-from nemp_sim.diffusion import hollow_diffusion
+from nemp_sim.reactions.diffusion import hollow_diffusion
 from workflows.diffusion import Settings, app, run
 
 

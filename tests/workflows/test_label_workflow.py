@@ -9,10 +9,10 @@ from typer.testing import CliRunner
 
 from nemp_sim.checkpoint import save_potential
 from nemp_sim.config import DataConfig
-from nemp_sim.data import read_frames
 from nemp_sim.errors import InputError
-from nemp_sim.labelling import Event, label_queue
+from nemp_sim.labelling.queue import Event, label_queue
 from nemp_sim.potential import PotentialMetadata
+from nemp_sim.training.data import read_frames
 from tests.engines import UncertainEMT
 from workflows.label import Settings, app, run
 

@@ -13,11 +13,11 @@ from ase.io import read, write
 from matplotlib.image import imread
 from typer.testing import CliRunner
 
-from nemp_sim.adsorbates import place
 from nemp_sim.errors import EvaluationError, InputError
-from nemp_sim.neb import BandSettings, minima_on_the_way, run_neb
+from nemp_sim.reactions.neb import BandSettings, minima_on_the_way, run_neb
 from nemp_sim.relax import relax
-from nemp_sim.surfaces import fcc_slab
+from nemp_sim.surfaces.adsorbates import place
+from nemp_sim.surfaces.slabs import fcc_slab
 from workflows.neb import Settings, app, matched, prepare, run
 
 FILES = ["neb.extxyz", "neb.png", "report.json", "report.md"]
@@ -99,7 +99,8 @@ def test_full_job_goes_on_to_rates(emt, tmp_path):
 
 
 def test_a_path_of_two_hops_is_taken_apart(emt, tmp_path, monkeypatch):
-    monkeypatch.setattr("nemp_sim.neb.LOCAL_MINIMUM_EV", 1e-3)  # EMT's hollows are shallow
+    # EMT's hollows are shallow
+    monkeypatch.setattr("nemp_sim.reactions.neb.LOCAL_MINIMUM_EV", 1e-3)
     slab = fcc_slab()
     first, last = place(slab, "H", "fcc"), place(slab, "H", "fcc")
     last.positions[-1] += slab.cell[0] / 2  # the next fcc hollow, over the hcp hollow between
@@ -150,7 +151,7 @@ def test_restart_goes_on_from_the_last_band(emt, tmp_path):
 
 
 def test_a_saddle_that_is_not_proved_is_no_success(emt, tmp_path, monkeypatch):
-    monkeypatch.setattr("nemp_sim.transition_state.SAME_END_ANGSTROM", 0.0)
+    monkeypatch.setattr("nemp_sim.reactions.transition_state.SAME_END_ANGSTROM", 0.0)
     result = run(Settings(out=tmp_path, images=3, full=True), emt)
     assert result.converged and not result.trusted
     assert result.report.verdict.startswith("NOT PROVED: steepest descent from the saddle")

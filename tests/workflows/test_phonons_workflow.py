@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from nemp_sim.checkpoint import shipped_directory
 from nemp_sim.errors import EvaluationError, InputError, PotentialFileError
-from nemp_sim.phonon_files import FILES, FORCE_FILES
+from nemp_sim.phonons.files import FILES, FORCE_FILES
 from tests.engines import StressEMT
 from workflows.phonons import Settings, app, run
 
@@ -149,10 +149,10 @@ def test_an_older_result_is_replaced_and_survives_an_error(settings):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"structure": "Xy", "potential": "p.pt"}, "neither a built-in one"),
+        ({"structure": "Xy", "potential": "p.pt"}, "neither built in"),
         (
             {"structure": "cu.vasp"},
-            "only Pd, Ag, PdH, PdD, AgPd, ice-Ih, CH3OH, H-Pd111 have one of",
+            "only Pd, Ag, PdH, PdD, AgPd, ice-Ih, h-pd111, methanol have a",
         ),
         ({"relax": "volume"}, "relax is 'volume', but must be one of auto, cell"),
         ({"mesh": (4, 4)}, "mesh is"),
@@ -265,7 +265,7 @@ def test_molecule(settings):
 
 def test_methanol(shipped_methanol, tmp_path):
     """Gas-phase fundamentals of CH3OH: O–H stretch 3681, C–O stretch 1034 cm⁻¹ (NIST)."""
-    result = run(Settings(structure="CH3OH", out=tmp_path, device="cpu"))
+    result = run(Settings(structure="methanol", out=tmp_path, device="cpu"))
     wavenumbers = result.extras["modes"].wavenumbers_per_cm
     assert len(wavenumbers) == 12 and not result.extras["modes"].n_imaginary
     assert wavenumbers[-1] == pytest.approx(3681, rel=0.03)

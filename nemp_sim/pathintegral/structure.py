@@ -1,0 +1,222 @@
+"""Where the quantum atoms are: pair distances, radii of gyration, heights and maps above a slab."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+from ase.data import covalent_radii
+
+from nemp_sim.errors import InputError
+from nemp_sim.neighbors import edge_list
+from nemp_sim.pathintegral.blocking import Average, block_average
+from nemp_sim.pathintegral.files import Frames
+from nemp_sim.pathintegral.input import PREFIX, Start
+from nemp_sim.surfaces.slabs import MIN_VACUUM_ANGSTROM, layers_from_below
+
+PAIR_REACH_ANGSTROM = 6.0
+PAIR_BINS = 120
+PAIR_BEADS = 8  # of a frame that enter the pair distances; its beads are nearly copies
+MAP_BINS = 40  # along each in-plane vector
+HEIGHT_BIN_ANGSTROM = 0.04
+BOND_FACTOR = 1.25  # of the sum of covalent radii
+LIGHT_AMU = 20.0  # lighter atoms are adsorbates, heavier ones the slab
+
+
+@dataclass(frozen=True)
+class PairDistances:
+    """Distances between two species, of atoms in the same bead.
+
+    Attributes:
+        distance_A: (R,) middle of each bin.
+        neighbours_per_A: (R,) atoms of the second species at a distance from one of the first.
+        rdf: (R,) g(r); None where the structure is not periodic in three directions.
+        bond_A: mean of the distances below 1.25 times the sum of the covalent radii; None without.
+    """
+
+    distance_A: np.ndarray
+    neighbours_per_A: np.ndarray
+    rdf: np.ndarray | None
+    bond_A: Average | None
+
+
+@dataclass(frozen=True)
+class SurfaceDensity:
+    """Where the light atoms of a species are above a slab, all beads.
+
+    Attributes:
+        species: their label.
+        map_per_A2: (M, M) atoms per Å² of the surface, over the fractions of both cell vectors.
+        centroid_map_per_A2: (M, M) likewise, of the centroids.
+        in_plane: (2, 2) in-plane cell vectors, rows, Å.
+        top_layer: (L, 2) mean places of the atoms of the top layer, Å.
+        height_A: (R,) middle of each bin, above the mean height of the top layer.
+        height_per_A: (R,) probability density of the heights of beads.
+        mean_height_A: mean height.
+        spread_in_plane_A: root mean square distance of beads from their centroid in the plane.
+        spread_normal_A: likewise along the normal.
+    """
+
+    species: str
+    map_per_A2: np.ndarray
+    centroid_map_per_A2: np.ndarray
+    in_plane: np.ndarray
+    top_layer: np.ndarray
+    height_A: np.ndarray
+    height_per_A: np.ndarray
+    mean_height_A: Average
+    spread_in_plane_A: float
+    spread_normal_A: float
+
+
+@dataclass(frozen=True)
+class Structure:
+    """Averages over the frames of one simulation.
+
+    Attributes:
+        n_frames: frames used.
+        gyration_A: by species, √⟨r²⟩ of the beads about their centroid, Å.
+        pairs: by "A–B".
+        surface: densities above a slab, one for each light species.
+        last_beads: (P, N, 3) Å, of the last frame, in i-PI's frame.
+    """
+
+    n_frames: int
+    gyration_A: Mapping[str, Average]
+    pairs: Mapping[str, PairDistances]
+    surface: tuple[SurfaceDensity, ...]
+    last_beads: np.ndarray
+
+
+def structure_averages(directory: Path, start: Start, skip: int = 0) -> Structure:
+    """Averages over the frames after step ``skip``.
+
+    Raises:
+        InputError: no frames are left.
+    """
+    frames = [frame for frame in Frames(directory, PREFIX) if frame[0] > skip]
+    if not frames:
+        raise InputError(
+            f"no frame was written after step {skip}. Give more --steps, or a smaller "
+            "--frames-every."
+        )
+    cells = np.array([cell for _, cell, _ in frames])
+    beads = np.array([values for *_, values in frames])  # (F, P, N, 3)
+    spread = ((beads - beads.mean(axis=1, keepdims=True)) ** 2).sum(-1).mean(1)  # (F, N)
+    gyration = {}
+    for species in start.species():
+        chosen = [i for i in start.free if start.labels[i] == species]
+        square = block_average(spread[:, chosen].mean(axis=1))
+        root = np.sqrt(square.mean)
+        error = 0.5 * square.error / root if root > 0 else 0.0
+        gyration[species] = Average(root, error, square.inefficiency, square.resolved)
+    return Structure(
+        n_frames=len(frames),
+        gyration_A=gyration,
+        pairs=_pairs(start, cells, beads),
+        surface=_surface(start, cells, beads),
+        last_beads=beads[-1],
+    )
+
+
+def _pairs(start: Start, cells: np.ndarray, beads: np.ndarray) -> dict[str, PairDistances]:
+    """Of all pairs of species of which one is the lightest."""
+    labels = np.array(start.labels)
+    names = list(dict.fromkeys(sorted(set(start.labels), key=lambda s: _mass(start, s))))
+    first = names[0]
+    counts = {name: np.zeros((len(beads), PAIR_BINS)) for name in names}
+    bonds = {name: [] for name in names}
+    edges = np.linspace(0.0, PAIR_REACH_ANGSTROM, PAIR_BINS + 1)
+    beads = beads[:, :: max(beads.shape[1] // PAIR_BEADS, 1)]
+    for f, (cell, frame) in enumerate(zip(cells, beads, strict=True)):
+        close = {name: [] for name in names}
+        for places in frame:
+            atoms = Atoms(start.atoms.numbers, places, cell=cell, pbc=start.atoms.pbc)
+            found = edge_list(atoms, PAIR_REACH_ANGSTROM)
+            from_first = labels[found.centre] == first
+            lengths = np.linalg.norm(found.vectors(atoms), axis=1)
+            for name in names:
+                chosen = lengths[from_first & (labels[found.neighbour] == name)]
+                counts[name][f] += np.histogram(chosen, edges)[0] / len(frame)
+                close[name].append(chosen[chosen < _bond_limit(start, first, name)])
+        for name in names:
+            joined = np.concatenate(close[name])
+            if len(joined):
+                bonds[name].append(joined.mean())
+    n_first = int((labels == first).sum())
+    shells = 4.0 / 3.0 * np.pi * np.diff(edges**3)
+    result = {}
+    for name in names:
+        per_atom = counts[name].mean(axis=0) / n_first
+        n_others = (labels == name).sum() - (name == first)
+        if n_others == 0:  # only its own images
+            continue
+        rdf = None
+        if start.atoms.pbc.all():
+            density = n_others / np.abs(np.linalg.det(cells)).mean()
+            rdf = per_atom / (shells * density)
+        bond = block_average(np.array(bonds[name])) if bonds[name] else None
+        middle = 0.5 * (edges[1:] + edges[:-1])
+        result[f"{first}–{name}"] = PairDistances(middle, per_atom / np.diff(edges), rdf, bond)
+    return result
+
+
+def _mass(start: Start, species: str) -> float:
+    return float(start.atoms.get_masses()[start.labels.index(species)])
+
+
+def _bond_limit(start: Start, first: str, second: str) -> float:
+    radii = [covalent_radii[start.atoms.numbers[start.labels.index(s)]] for s in (first, second)]
+    return BOND_FACTOR * sum(radii)
+
+
+def _surface(start: Start, cells: np.ndarray, beads: np.ndarray) -> tuple[SurfaceDensity, ...]:
+    """Densities where the structure is a slab: heavy atoms with vacuum above."""
+    heavy = np.flatnonzero(start.atoms.get_masses() > LIGHT_AMU)
+    light = [s for s in start.species() if _mass(start, s) <= LIGHT_AMU]
+    if not is_slab(start) or not len(heavy) or not light:
+        return ()
+    top = heavy[layers_from_below(start.atoms[heavy])[-1]]
+    plane = cells.mean(axis=0)[:2, :2]
+    level = beads[:, :, top, 2].mean(axis=(1, 2))
+    found = []
+    for species in light:
+        chosen = [i for i in start.free if start.labels[i] == species]
+        places = beads[:, :, chosen]  # (F, P, n, 3)
+        heights = places[..., 2] - level[:, None, None]
+        low, high = heights.min() - 0.2, heights.max() + 0.2
+        n_bins = max(int((high - low) / HEIGHT_BIN_ANGSTROM), 1)
+        density, edges = np.histogram(heights, n_bins, range=(low, high), density=True)
+        from_centroid = places - places.mean(axis=1, keepdims=True)
+        found.append(
+            SurfaceDensity(
+                species=species,
+                map_per_A2=_map(places.reshape(-1, 3), plane, len(chosen)),
+                centroid_map_per_A2=_map(places.mean(axis=1).reshape(-1, 3), plane, len(chosen)),
+                in_plane=plane,
+                top_layer=beads[:, :, top, :2].mean(axis=(0, 1)),
+                height_A=0.5 * (edges[1:] + edges[:-1]),
+                height_per_A=density,
+                mean_height_A=block_average(heights.mean(axis=(1, 2))),
+                spread_in_plane_A=float(np.sqrt((from_centroid[..., :2] ** 2).sum(-1).mean())),
+                spread_normal_A=float(np.sqrt((from_centroid[..., 2] ** 2).mean())),
+            )
+        )
+    return tuple(found)
+
+
+def is_slab(start: Start) -> bool:
+    """Whether the structure repeats in the plane of the first two vectors, with vacuum above."""
+    atoms = start.atoms
+    if not atoms.pbc[:2].all():
+        return False
+    heights = np.sort(atoms.positions[:, 2] % atoms.cell[2, 2])
+    gaps = np.diff(heights, append=heights[0] + atoms.cell[2, 2])
+    return bool(not atoms.pbc[2] or gaps.max() > MIN_VACUUM_ANGSTROM)
+
+
+def _map(places: np.ndarray, plane: np.ndarray, n_atoms: int) -> np.ndarray:
+    fractions = (places[:, :2] @ np.linalg.inv(plane)) % 1.0
+    counts, *_ = np.histogram2d(*fractions.T, bins=MAP_BINS, range=((0, 1), (0, 1)))
+    return counts / len(places) * n_atoms * MAP_BINS**2 / abs(np.linalg.det(plane))

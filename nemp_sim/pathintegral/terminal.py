@@ -1,0 +1,29 @@
+"""What the path-integral workflows show at the terminal: a progress line."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+
+from nemp_sim.pathintegral.run import Progress
+
+Show = Callable[[str, Progress], None]
+
+
+@contextmanager
+def progress() -> Iterator[Show]:
+    """A line on the terminal that follows the run; silent where stderr is no terminal."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda label, step: None
+        return
+    with console.status("starting") as status:
+
+        def show(label: str, at: Progress) -> None:
+            left = "" if at.seconds_left is None else f", {at.seconds_left:.0f} s left"
+            status.update(
+                f"{label}: step {at.step} of {at.steps}{left}; {at.temperature_K:.0f} K, potential "
+                f"{at.potential_eV:.3f} eV, conserved {1e3 * at.conserved_eV:+.1f} meV"
+            )
+
+        yield show

@@ -1,0 +1,143 @@
+"""A training job as its TOML file describes it: settings, and frames by use."""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nemp_sim.config import DataConfig, ModelConfig, TrainConfig, check_keys, require, to_head_names
+from nemp_sim.errors import InputError
+from nemp_sim.training.data import Frame, read_frames, split_groups
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a TOML file asks for.
+
+    Attributes:
+        model: section [model] as it stands.
+        heads: data of each head, from [heads.NAME]; a section [data] is the head "default".
+        training: section [training].
+    """
+
+    model: dict[str, Any]
+    heads: Mapping[str, DataConfig]
+    training: TrainConfig
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Frames of all heads by use.
+
+    Attributes:
+        train: fitted.
+        validation: held out by groups; used for early stopping where that is on, and to scale the
+            uncertainties.
+        test: never used but for the final table.
+        left_out: frames that are excluded or have too large a force.
+    """
+
+    train: list[Frame]
+    validation: list[Frame]
+    test: list[Frame]
+    left_out: int = 0
+
+    @property
+    def parts(self) -> dict[str, list[Frame]]:
+        """The splits that hold frames, by name."""
+        named = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: frames for name, frames in named.items() if frames}
+
+    def elements(self, head: str | None = None) -> set[str]:
+        """Chemical symbols in any of the frames, or in those of a head."""
+        every = (f for part in self.parts.values() for f in part)
+        return {s for f in every if head in (None, f.head) for s in f.atoms.symbols}
+
+
+def read_config(path: Path) -> Job:
+    """Sections [model], [data] or [heads.NAME], and [training]; data paths become absolute.
+
+    Raises:
+        InputError: an unreadable file, an unknown section or key, an unusable value.
+    """
+    try:
+        content = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a TOML file ({error}).") from None
+    unknown = sorted(content.keys() - {"model", "data", "heads", "training"})
+    if unknown:
+        raise InputError(
+            f"{path}: unknown section [{unknown[0]}]; wanted [model], [data] or [heads.NAME], "
+            "[training]."
+        )
+    if ("data" in content) == ("heads" in content):
+        raise InputError(f"{path}: wanted either [data] or one or more [heads.NAME].")
+    check_keys(ModelConfig, content.get("model", {}), "[model]")
+    check_keys(TrainConfig, content.get("training", {}), "[training]")
+    sections = content.get("heads") or {"default": content["data"]}
+    here = path.resolve().parent
+    heads = {}
+    for head in to_head_names(list(sections)):
+        where = f"[heads.{head}]" if "heads" in content else "[data]"
+        require(isinstance(sections[head], dict), where, sections[head], "a table")
+        check_keys(DataConfig, sections[head], where)
+        heads[head] = _with_absolute_paths(DataConfig(**sections[head]), here)
+    training = TrainConfig(**content.get("training", {}))
+    if training.start_from and (here / training.start_from).is_file():
+        training = replace(training, start_from=str(here / training.start_from))
+    return Job(content.get("model", {}), heads, training)
+
+
+def _with_absolute_paths(data: DataConfig, here: Path) -> DataConfig:
+    """Paths relative to ``here``, environment variables expanded."""
+    paths = {}
+    for name in ("train", "validation", "test"):
+        expanded = [os.path.expandvars(p) for p in getattr(data, name)]
+        for p in expanded:
+            if "$" in p:
+                raise InputError(
+                    f"data.{name}: {p} names an environment variable that is not set. Set it to "
+                    "the directory of the data (docs/data.md says how to get them)."
+                )
+        paths[name] = tuple(str(here / p) for p in expanded)
+    return replace(data, **paths)
+
+
+def read_splits(heads: Mapping[str, DataConfig], with_stress: bool) -> Splits:
+    """Training, validation and test frames of all heads."""
+    parts: dict[str, list[Frame]] = {"train": [], "validation": [], "test": []}
+    left_out = 0
+    for head, data in heads.items():
+        read = {
+            name: [
+                f
+                for path in getattr(data, name)
+                for f in read_frames(Path(path), data, with_stress, head)
+            ]
+            for name in parts
+        }
+        limit = data.max_force_eV_per_A or np.inf
+        for name in parts:
+            most = np.inf if name == "test" else limit
+            kept = [
+                f
+                for f in read[name]
+                if not f.excluded and np.linalg.norm(f.forces, axis=1).max() <= most
+            ]
+            left_out += len(read[name]) - len(kept)
+            read[name] = kept
+        if not read["validation"]:
+            read["train"], read["validation"] = split_groups(
+                read["train"], data.validation_fraction, data.split_seed
+            )
+        if not read["train"]:
+            raise InputError(f"data.train {list(data.train)} leaves no frames to train on.")
+        for name, frames in read.items():
+            parts[name] += frames
+    return Splits(**parts, left_out=left_out)

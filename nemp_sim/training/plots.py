@@ -1,0 +1,80 @@
+"""Figures of a training run: predictions against references, and errors against uncertainties."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+
+from nemp_sim.plots import BLACK, BLUE, FONT_POINTS, GREY, VERMILLION, style_axes
+from nemp_sim.statistics import rms
+from nemp_sim.training.accuracy import ErrorPair, Reliability
+
+
+def parity(splits: Mapping[str, Sequence[ErrorPair]]) -> Figure:
+    """Predicted against reference energies and force components of each split.
+
+    Args:
+        splits: by split name, the (reference, predicted) pairs of ``accuracy.error_pairs``.
+    """
+    figure = Figure(figsize=(8.0, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    colours = {"train": GREY, "validation": BLUE, "test": VERMILLION}
+    titles = ("Energy relative to lone atoms (eV/atom)", "Force components (eV/Å)")
+    for column, title in enumerate(titles):
+        axes = figure.add_subplot(1, 2, column + 1)
+        style_axes(axes)
+        axes.set_title(title, fontsize=FONT_POINTS)
+        ends = [v for pairs in splits.values() for v in (pairs[column].reference,)]
+        low, high = min(v.min() for v in ends), max(v.max() for v in ends)
+        axes.plot([low, high], [low, high], color=BLACK, linewidth=0.8, zorder=1)
+        for order, (name, pairs) in enumerate(splits.items()):
+            pair = pairs[column]
+            label = f"{name}: RMSE {pair.rmse_meV:.1f} {pair.unit}"
+            dots = {"s": 9, "linewidths": 0, "alpha": 0.7, "label": label, "zorder": 2 + order}
+            axes.scatter(pair.reference, pair.predicted, color=colours.get(name, BLACK), **dots)
+        axes.set_xlabel("reference", fontsize=FONT_POINTS)
+        axes.set_ylabel("potential", fontsize=FONT_POINTS)
+        axes.legend(fontsize=FONT_POINTS - 1.5, frameon=False, loc="upper left")
+    return figure
+
+
+def reliability_diagram(splits: Mapping[str, Reliability]) -> Figure:
+    """True errors of the forces on atoms and of the energies against predicted ones, binned.
+
+    A dot is the root mean square of the true errors in one of the quantiles of the predicted ones;
+    dots on the diagonal say that the uncertainties are calibrated.
+    """
+    figure = Figure(figsize=(8.0, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    colours = {"train": GREY, "validation": BLUE, "test": VERMILLION}
+    panels = (("force", "Force on an atom (meV/Å)"), ("energy", "Energy (meV/atom)"))
+    for column, (kind, title) in enumerate(panels):
+        axes = figure.add_subplot(1, 2, column + 1)
+        style_axes(axes)
+        axes.set_title(title, fontsize=FONT_POINTS)
+        for name, values in splits.items():
+            std = 1e3 * getattr(values, f"{kind}_std")
+            error = 1e3 * getattr(values, f"{kind}_error")
+            rank = getattr(values, f"{kind}_spearman")
+            colour = colours.get(name, BLACK)
+            every = max(1, len(std) // 2000)
+            cloud = {"s": 4, "color": colour, "alpha": 0.15, "linewidths": 0}
+            axes.scatter(std[::every], error[::every], **cloud)
+            bins = np.array_split(np.argsort(std), min(10, max(1, len(std) // 5)))
+            x, y = ([rms(v[b]) for b in bins] for v in (std, error))
+            axes.plot(x, y, "o-", color=colour, ms=5, lw=1.2, label=f"{name}: Spearman {rank:.2f}")
+        every_std = 1e3 * np.concatenate([getattr(v, f"{kind}_std") for v in splits.values()])
+        every_error = 1e3 * np.concatenate([getattr(v, f"{kind}_error") for v in splits.values()])
+        low = max(np.quantile(every_std, 0.02) / 3, 1e-6)  # atoms held by symmetry lie far below
+        high = 3 * max(every_std.max(), low)
+        lowest = np.clip(np.quantile(every_error, 0.05), 1e-3 * low, low)
+        axes.plot([low, high], [low, high], color=BLACK, linewidth=0.8, zorder=1)
+        axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(lowest, high))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel("predicted standard deviation", fontsize=FONT_POINTS)
+        axes.set_ylabel("true error", fontsize=FONT_POINTS)
+        axes.legend(fontsize=FONT_POINTS - 1.5, frameon=False, loc="upper left")
+    return figure

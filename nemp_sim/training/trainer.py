@@ -1,0 +1,195 @@
+"""Training steps: on a GPU the whole step is compiled and is one CUDA graph."""
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.utils import vector_to_parameters
+
+from nemp_sim.config import TrainConfig
+from nemp_sim.derivatives import differentiate
+from nemp_sim.model import NEMP
+from nemp_sim.training.optimizer import Optimizer
+from nemp_sim.training.processes import Processes
+from nemp_sim.training.tables import BatchSize, FrameTable
+
+GRAPH_WARMUP_STEPS = 3
+N_TERMS = 3
+
+
+class Trainer:
+    """The steps of a run: loss of a batch, its gradient, sum over processes, optimizer."""
+
+    def __init__(
+        self,
+        model: NEMP,
+        table: FrameTable,
+        size: BatchSize,
+        config: TrainConfig,
+        processes: Processes,
+    ) -> None:
+        """Start from the weights of ``model``; those that require no gradient stay as they are."""
+        self.model, self.table, self.config, self.processes = model, table, config, processes
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = Optimizer(self.parameters, config)
+        self.device = device = table.energy.device
+        self.controls = torch.zeros(2, dtype=torch.float64, device=device)  # rate, w_E
+        self.sums = torch.zeros(2 + N_TERMS, dtype=torch.float64, device=device)  # terms, loss, 1
+        self.index = torch.zeros(size.frames * processes.count, dtype=torch.int64, device=device)
+        self.objective = Objective(model, size, config, processes)
+        self.gradient = self.objective.gradient
+        self.cuda_graph: torch.cuda.CUDAGraph | None = None
+
+    def step(self, index: Tensor, rate: float, energy_weight: float) -> None:
+        """One optimizer step on the frames ``index`` (batch,), those of all processes."""
+        self.index.copy_(index, non_blocking=True)
+        self.controls.copy_(torch.tensor([rate, energy_weight], dtype=torch.float64))
+        if self.cuda_graph is None:
+            self._step()
+        else:
+            self.cuda_graph.replay()
+
+    def prepare(self, index: Tensor) -> None:
+        """On a GPU: compile the step and capture it, trying it on the frames ``index``."""
+        if self.device.type == "cpu" or self.cuda_graph is not None:
+            return
+        self.index.copy_(index)
+        if self.config.compile:
+            self.gradient = compiled(self.objective.gradient, self._inputs())
+        saved = {name: tensor.clone() for name, tensor in self.optimizer.state().items()}
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(GRAPH_WARMUP_STEPS):
+                self._step()
+        torch.cuda.current_stream().wait_stream(side)
+        self.cuda_graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.cuda_graph):
+            self._step()
+        self.optimizer.restore(saved)
+        self.sums.zero_()
+
+    def _inputs(self) -> list[Tensor]:
+        return [self.index, self.controls, *self.parameters, *vars(self.table).values()]
+
+    def _step(self) -> None:
+        terms, gradient = self.gradient(*self._inputs())
+        with torch.no_grad():
+            self.processes.sum_(gradient)
+            self.optimizer.step(gradient, self.controls[0])
+            self.sums += torch.cat([terms, torch.ones_like(terms[:1])])
+
+    def mean_terms(self) -> list[float]:
+        """Means of the loss terms and of the loss since the last call, over all processes."""
+        sums = self.sums.clone()
+        self.processes.sum_(sums[: 1 + N_TERMS])
+        self.sums.zero_()
+        *means, steps = sums.tolist()
+        return [value / max(steps, 1.0) for value in means]
+
+    def averaged_model(self) -> NEMP:
+        """A copy of the network that holds the averaged weights."""
+        model = copy.deepcopy(self.model)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        vector_to_parameters(self.optimizer.average.clone(), trained)
+        return model
+
+
+class Objective(nn.Module):
+    """The loss of one process's part of a batch, and its gradient, as a function of tensors alone.
+
+    With b frames of n atoms in the whole batch, the terms are Σ (ΔE/N)²/b in eV², Σ ΔF²/3n in
+    (eV/Å)², Σ Δσ²/(9 labelled frames) in (eV/Å³)²; they add up over processes.
+    """
+
+    def __init__(
+        self, model: NEMP, size: BatchSize, config: TrainConfig, processes: Processes
+    ) -> None:
+        """Keep the network and what fixes the loss."""
+        super().__init__()
+        self.model, self.size, self.config, self.processes = model, size, config, processes
+        self.names = [f"model.{n}" for n, p in model.named_parameters() if p.requires_grad]
+
+    def forward(self, index: Tensor, table: FrameTable, training: bool = True) -> Tensor:
+        """Loss terms (3,) float64 of the frames ``index`` of all processes."""
+        mine = index[self.processes.rank :: self.processes.count]
+        graph, labels = table.batch(mine, self.size)
+        with_stress = self.config.stress_weight > 0
+        result = differentiate(
+            self.model, graph, forces=True, stress=with_stress, create_graph=training
+        )
+        n_atoms = table.n_atoms.index_select(0, mine)
+        error = (result.energy[:-1] - table.energy.index_select(0, mine)) / n_atoms
+        real = (graph.structure < len(mine))[:, None]
+        wrong = torch.where(real, result.forces - labels, 0.0)
+        all_atoms = table.n_atoms.index_select(0, index).sum()
+        terms = [(error**2).sum() / len(index), (wrong**2).sum() / (3 * all_atoms)]
+        if not with_stress:
+            return torch.stack([*terms, torch.zeros_like(terms[0])])
+        volume = table.volume.index_select(0, mine)[:, None, None]
+        stress = (result.virial[:-1] - table.virial.index_select(0, mine)) / volume
+        labelled = table.has_stress.index_select(0, mine)[:, None, None]
+        count = table.has_stress.index_select(0, index).sum().clamp(min=1)
+        return torch.stack([*terms, (stress**2 * labelled).sum() / (9 * count)])
+
+    def gradient(self, index: Tensor, controls: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        """Terms and loss (4,), and the flat gradient of the loss.
+
+        ``tensors`` are the trained parameters, then the fields of the FrameTable.
+        """
+        n = len(self.names)
+        parameters = [p.detach().requires_grad_() for p in tensors[:n]]
+        table = FrameTable(*tensors[n:])
+        with torch.enable_grad():
+            weights = dict(zip(self.names, parameters, strict=True))
+            terms = functional_call(self, weights, (index, table))
+            loss = controls[1] * terms[0] + self.config.force_weight * terms[1]
+            loss = loss + self.config.stress_weight * terms[2]
+            gradients = torch.autograd.grad(loss, parameters)
+        shown = torch.cat([terms.detach(), loss.detach()[None]])
+        return shown, torch.cat([g.flatten() for g in gradients])
+
+
+def compiled(function: Callable, inputs: Sequence[Tensor]) -> Callable:
+    """``function`` with its second derivatives traced into one graph and fused by the compiler."""
+    traced = make_fx(function)(*inputs)
+    return torch._inductor.compile(traced, list(inputs))
+
+
+def learning_rate(config: TrainConfig, step: int, share: float) -> float:
+    """Linear warm-up, then half a cosine from ``learning_rate`` to ``final_learning_rate``.
+
+    Args:
+        config: the rates.
+        step: steps done.
+        share: share of the run that is done, 0 … 1.
+    """
+    warm = min(1.0, (step + 1) / (config.warmup_steps + 1))
+    low, high = config.final_learning_rate, config.learning_rate
+    return warm * (low + (high - low) * 0.5 * (1 + math.cos(math.pi * share)))
+
+
+def energy_weight(config: TrainConfig, share: float) -> float:
+    """w_E: geometric from ``energy_weight`` to ``final_energy_weight``.
+
+    Forces first, energies last; without a jump, which throws an optimizer off that is scaled by
+    past gradients. ``share`` is the share of the run that is done, 0 … 1.
+    """
+    return config.energy_weight * (config.final_energy_weight / config.energy_weight) ** share
+
+
+def table_errors(model: NEMP, table: FrameTable, config: TrainConfig) -> list[float]:
+    """RMSE over a table: energy per atom (eV), force (eV/Å), stress (eV/Å³, 0 without labels)."""
+    batch = 8 * config.batch_size
+    totals, n_atoms = torch.zeros(N_TERMS), table.n_atoms.double()
+    weights = torch.tensor([len(table), n_atoms.sum(), table.has_stress.sum().clamp(min=1)])
+    for index in torch.arange(len(table), device=table.energy.device).split(batch):
+        objective = Objective(model, table.size_of(index), config, Processes())
+        terms = objective(index, table, training=False).detach().cpu()
+        share = [len(index), n_atoms[index].sum(), table.has_stress[index].sum()]
+        totals = totals + terms * torch.tensor(share)
+    return torch.sqrt(totals / weights).tolist()
