@@ -4,6 +4,7 @@ import copy
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -116,7 +117,9 @@ class Potential:
         labelled = self.metadata.heads.get(self.head, {}).get("elements")
         self.elements = self.config.symbols if labelled is None else tuple(labelled)
         with torch.no_grad():
-            self._code = model.pair_code()
+            code = model.pair_code()
+        functions = partial(model.pair_functions, code=code)
+        self._describe = partial(model.describe, pair_functions=functions)
         self._species_of_number = torch.full((len(chemical_symbols),), -1)
         self._species_of_number[list(self.config.elements)] = torch.arange(
             len(self.config.elements)
@@ -262,7 +265,7 @@ class Potential:
             )
             function = differentiate_members if self.n_members else differentiate
             with torch.no_grad():
-                result = _to_host(function(self.model, graph, code=self._code, **wanted))
+                result = _to_host(function(self.model, graph, describe=self._describe, **wanted))
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
