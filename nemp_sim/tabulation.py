@@ -20,6 +20,7 @@ SLOPE_ERROR = 2.0**-22  # likewise of a slope
 FEWEST, MOST = 32, 1024  # intervals of a stretch
 PARTS = (0.0, 0.125, 0.25, 0.5, 1.0)  # where the stretches end, of the way to the cutoff
 MAX_BYTES = 256 * 2**20
+CLOSEST = 0.02  # Å, the first knot at least: sinc loses its digits near zero
 CHUNK = 4096  # distances evaluated at once
 
 Function = Callable[[Tensor, Tensor], Tensor]  # distances, pairs → (…, columns)
@@ -75,7 +76,7 @@ class PairTable:
         radius = torch.zeros(len(config.elements) ** 2, dtype=torch.float64, device=device)
         if model.zbl is not None:
             radius = model.inner_radius.double()
-        off, whole = (share * radius for share in INNER_SWITCH)
+        off, whole = ((share * radius).clamp(min=CLOSEST) for share in INNER_SWITCH)
         ends = [off] + [whole + (config.cutoff_angstrom - whole) * x for x in PARTS]
         sizes = _sizes(function, ends, self.kinds)
         self.intervals: list[int] = []

@@ -1,0 +1,288 @@
+"""Triton kernels of the first derivatives: networks are evaluated anew, nothing is kept.
+
+Each kernel adds its share to the gradient of the edge vectors; the sums over the edges of a
+centre go through ``partial`` rows as in the forward kernels; the gradients of the neighbour's
+orbitals are left per edge (``U`` = V² ∂s, ``M`` = M^a) and summed by ``neighbour_back`` over the
+edges that point to an atom, in their order in ``by_neighbour``.
+"""
+
+import triton
+import triton.language as tl
+
+from nemp_sim.kernels.triton_edge import (
+    basis,
+    basis_slope,
+    edge_vector,
+    harmonics,
+    harmonics_back,
+    interpolate,
+    interpolate_both,
+    interpolate_one,
+    locate,
+    repulsion,
+    vector_grad,
+)
+from nemp_sim.kernels.triton_forward import edge_state, tile_edges
+from nemp_sim.kernels.triton_mlp import (
+    mlp_back,
+    mlp_hidden,
+    mlp_row,
+    mlp_row_back,
+    mlp_saved,
+    mlp_zero_grad,
+)
+
+
+@triton.jit
+def add_vector_grad(grad_ptr, e, mask, x, y, z, d, g_lm, gd, L: tl.constexpr,
+                    EPSILON: tl.constexpr, ADD: tl.constexpr):
+    """Add to (or set) the gradient of the edge vectors."""
+    gx, gy, gz = harmonics_back(x, y, z, g_lm, L, EPSILON)
+    gx, gy, gz = vector_grad(x, y, z, d, gx, gy, gz, gd)
+    place = grad_ptr + 3 * e
+    if ADD:
+        gx += tl.load(place, mask=mask, other=0.0)
+        gy += tl.load(place + 1, mask=mask, other=0.0)
+        gz += tl.load(place + 2, mask=mask, other=0.0)
+    tl.store(place, gx, mask=mask)
+    tl.store(place + 1, gy, mask=mask)
+    tl.store(place + 2, gz, mask=mask)
+
+
+@triton.jit
+def state_slope(g0, g1, table_ptr, row, slopes, K: tl.constexpr, COLUMNS: tl.constexpr):
+    """Gradient of the length from those of h⁰ = [a f_c, R_e]."""
+    k = tl.arange(0, K)[None, :]
+    gd = tl.sum(g0 * interpolate(table_ptr, row, slopes, k, COLUMNS), 1)
+    return gd + tl.sum(g1 * interpolate(table_ptr, row, slopes, K + k, COLUMNS), 1)
+
+
+@triton.jit
+def radial_back(
+    vector_ptr, pair_ptr, row_start, tile_start, tile_centre,
+    grid_ptr, table_ptr, cutoff_ptr, zbl_ptr, grad_sums, grad_count, grad_ptr, n_atoms,
+    ZBL: tl.constexpr, EPSILON: tl.constexpr, P: tl.constexpr, K: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """Of ``radial_forward``: grad_sums (N, rows, K), grad_count (N, 2)."""
+    i, e, mask = tile_edges(row_start, tile_start, tile_centre, n_atoms, TILE)
+    if i >= n_atoms:
+        return
+    S: tl.constexpr = (P + 1) * (P + 1)
+    k = tl.arange(0, K)[None, :]
+    x, y, z, d = edge_vector(vector_ptr, e, mask)
+    pair = tl.load(pair_ptr + e, mask=mask, other=0)
+    row, t, inverse_h = locate(grid_ptr, pair, d, ROWS)
+    weights = basis(t)
+    slopes = basis_slope(t, inverse_h)
+    y_lm = harmonics(x, y, z, P, EPSILON)
+    g_ptr = grad_sums + i * (S + 1) * K + k
+    along = tl.load(g_ptr + S * K) * interpolate(table_ptr, row, slopes, (3 + P) * K + k, COLUMNS)
+    g_lm = ()
+    for l in tl.static_range(P + 1):
+        radial, slope = interpolate_both(
+            table_ptr, row, weights, slopes, (2 + l) * K + k, COLUMNS
+        )
+        for m in tl.static_range(2 * l + 1):
+            g = tl.load(g_ptr + (l * l + m) * K)
+            g_lm = g_lm + (tl.sum(radial * g, 1),)
+            along += slope * g * y_lm[l * l + m][:, None]
+    gd = tl.sum(along, 1)
+    gd += tl.load(grad_count + 2 * i) * interpolate_one(cutoff_ptr, row, slopes)
+    if ZBL:
+        _, slope = repulsion(zbl_ptr, pair, d)
+        gd += tl.load(grad_count + 2 * i + 1) * slope
+    add_vector_grad(grad_ptr, e, mask, x, y, z, d, g_lm, gd, P, EPSILON, True)
+
+
+@triton.jit
+def step_back(
+    vector_ptr, pair_ptr, neighbour_ptr, row_start, tile_start, tile_centre, grid_ptr, table_ptr,
+    c_ptr, mixed_ptr, s_ptr, v_ptr, v_low, m_ptr, m_low,
+    grad_sums, grad_s, grad_ptr, u_ptr, message_ptr, partial_ptr, n_atoms, n_edges,
+    T: tl.constexpr, EPSILON: tl.constexpr, P: tl.constexpr, L: tl.constexpr, K: tl.constexpr,
+    W: tl.constexpr, BLOCKS: tl.constexpr, LAYERS: tl.constexpr, MODE: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """Of ``step_forward``: grad_sums (N, N-G-ρ rows, K), grad_s (T+1 …, E, K) from later steps."""
+    i, e, mask = tile_edges(row_start, tile_start, tile_centre, n_atoms, TILE)
+    if i >= n_atoms:
+        return
+    S: tl.constexpr = (P + 1) * (P + 1)
+    S_G: tl.constexpr = (L + 1) * (L + 1)
+    DEPTH: tl.constexpr = BLOCKS * LAYERS
+    k = tl.arange(0, K)[None, :]
+    edge_mask = mask[:, None]
+    x, y, z, d = edge_vector(vector_ptr, e, mask)
+    pair = tl.load(pair_ptr + e, mask=mask, other=0)
+    j = tl.load(neighbour_ptr + e, mask=mask, other=0).to(tl.int64)[:, None]
+    row, t, inverse_h = locate(grid_ptr, pair, d, ROWS)
+    weights = basis(t)
+    slopes = basis_slope(t, inverse_h)
+    y_lm = harmonics(x, y, z, L, EPSILON)
+    h = edge_state(table_ptr, s_ptr, n_edges, row, weights, e, mask, T + 1, K, COLUMNS)
+    g_ptr = grad_sums + i * (S + S_G + 1) * K + k
+
+    # 3. and 4.: messages
+    saved = mlp_saved(h, m_ptr, m_low, 3 + T, K, W, BLOCKS, LAYERS, MODE)
+    hidden = mlp_hidden(saved, W, BLOCKS, LAYERS)
+    grad_hidden = mlp_zero_grad(h[0], 3 + T, W)
+    for l in tl.static_range(P + 1):
+        message = mlp_row(hidden, l, m_ptr, m_low, 3 + T, K, W, DEPTH, MODE)
+        tl.store(message_ptr + (e[:, None] * (P + 1) + l) * K + k, message, mask=edge_mask)
+        grad = tl.zeros([TILE, K], x.dtype)
+        for m in tl.static_range(2 * l + 1):
+            grad += tl.load(mixed_ptr + (j * S + l * l + m) * K + k) * tl.load(g_ptr + (l * l + m) * K)
+        grad_hidden = mlp_row_back(grad_hidden, grad, l, m_ptr, m_low, 3 + T, K, W, DEPTH, MODE)
+    g_message = ()
+    for l in tl.static_range(L + 1):
+        message = mlp_row(hidden, P + 1 + l, m_ptr, m_low, 3 + T, K, W, DEPTH, MODE)
+        grad = tl.zeros([TILE, K], x.dtype)
+        for m in tl.static_range(2 * l + 1):
+            g = tl.load(g_ptr + (S + l * l + m) * K)
+            grad += y_lm[l * l + m][:, None] * g
+            g_message = g_message + (tl.sum(message * g, 1),)
+        grad_hidden = mlp_row_back(
+            grad_hidden, grad, P + 1 + l, m_ptr, m_low, 3 + T, K, W, DEPTH, MODE
+        )
+    grad_h = mlp_back(grad_hidden, saved, m_ptr, m_low, 3 + T, K, W, BLOCKS, LAYERS, MODE)
+    gd = state_slope(grad_h[0], grad_h[1], table_ptr, row, slopes, K, COLUMNS)
+
+    # 1. and 2.: edge scalar and read-out
+    place = grad_s + (T * n_edges + e)[:, None] * K + k
+    gs = grad_h[2 + T] + tl.load(place, mask=edge_mask, other=0.0)
+    g_rho = tl.load(g_ptr + (S + S_G) * K)
+    if T > 0:
+        saved = mlp_saved(h, v_ptr, v_low, 2 + T, K, W, BLOCKS, LAYERS, MODE)
+        hidden = mlp_hidden(saved, W, BLOCKS, LAYERS)
+        grad_hidden = mlp_zero_grad(h[0], 2 + T, W)
+    along = tl.zeros([TILE, K], x.dtype)
+    out = partial_ptr + tl.program_id(0).to(tl.int64) * S * K + tl.arange(0, K)
+    g_lm = ()
+    for l in tl.static_range(P + 1):
+        own = tl.zeros([TILE, K], x.dtype)
+        other = tl.zeros([TILE, K], x.dtype)
+        for m in tl.static_range(2 * l + 1):
+            own += y_lm[l * l + m][:, None] * tl.load(c_ptr + (i * S + l * l + m) * K + k)
+            other += y_lm[l * l + m][:, None] * tl.load(c_ptr + (j * S + l * l + m) * K + k)
+        if T == 0:
+            v1, s1 = interpolate_both(
+                table_ptr, row, weights, slopes, (4 + P + l) * K + k, COLUMNS
+            )
+            v2, s2 = interpolate_both(
+                table_ptr, row, weights, slopes, (5 + 2 * P + l) * K + k, COLUMNS
+            )
+            v3, s3 = interpolate_both(
+                table_ptr, row, weights, slopes, (6 + 3 * P + l) * K + k, COLUMNS
+            )
+            along += gs * (own * s1 + other * s2) + g_rho * own * s3
+        else:
+            v1 = mlp_row(hidden, l, v_ptr, v_low, 2 + T, K, W, DEPTH, MODE)
+            v2 = mlp_row(hidden, P + 1 + l, v_ptr, v_low, 2 + T, K, W, DEPTH, MODE)
+            v3 = mlp_row(hidden, 2 * P + 2 + l, v_ptr, v_low, 2 + T, K, W, DEPTH, MODE)
+            grad_hidden = mlp_row_back(
+                grad_hidden, gs * own, l, v_ptr, v_low, 2 + T, K, W, DEPTH, MODE
+            )
+            grad_hidden = mlp_row_back(
+                grad_hidden, gs * other, P + 1 + l, v_ptr, v_low, 2 + T, K, W, DEPTH, MODE
+            )
+            grad_hidden = mlp_row_back(
+                grad_hidden, g_rho * own, 2 * P + 2 + l, v_ptr, v_low, 2 + T, K, W, DEPTH, MODE
+            )
+        g_own = v1 * gs + v3 * g_rho
+        g_other = v2 * gs
+        tl.store(u_ptr + (e[:, None] * (P + 1) + l) * K + k, g_other, mask=edge_mask)
+        g_own = tl.where(edge_mask, g_own, 0.0)
+        for m in tl.static_range(2 * l + 1):
+            tl.store(out + (l * l + m) * K, tl.sum(g_own * y_lm[l * l + m][:, None], 0))
+            g = g_own * tl.load(c_ptr + (i * S + l * l + m) * K + k)
+            g += g_other * tl.load(c_ptr + (j * S + l * l + m) * K + k)
+            g_lm = g_lm + (tl.sum(g, 1) + g_message[l * l + m],)
+    for lm in tl.static_range(S, S_G):
+        g_lm = g_lm + (g_message[lm],)
+    if T == 0:
+        gd += tl.sum(along, 1)
+    else:
+        more = mlp_back(grad_hidden, saved, v_ptr, v_low, 2 + T, K, W, BLOCKS, LAYERS, MODE)
+        gd += state_slope(more[0], more[1], table_ptr, row, slopes, K, COLUMNS)
+        for u in tl.static_range(T):
+            place = grad_s + (u * n_edges + e)[:, None] * K + k
+            g = tl.load(place, mask=edge_mask, other=0.0) + grad_h[2 + u] + more[2 + u]
+            tl.store(place, g, mask=edge_mask)
+    add_vector_grad(grad_ptr, e, mask, x, y, z, d, g_lm, gd, L, EPSILON, True)
+
+
+@triton.jit
+def final_back(
+    vector_ptr, pair_ptr, row_start, tile_start, tile_centre, grid_ptr, table_ptr,
+    c_ptr, s_ptr, v_ptr, v_low, grad_rho, grad_s, grad_ptr, partial_ptr, n_atoms, n_edges,
+    T: tl.constexpr, EPSILON: tl.constexpr, P: tl.constexpr, K: tl.constexpr,
+    W: tl.constexpr, BLOCKS: tl.constexpr, LAYERS: tl.constexpr, MODE: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """Of ``final_forward``: the first backward kernel, it sets grad_s and the vectors' gradient."""
+    i, e, mask = tile_edges(row_start, tile_start, tile_centre, n_atoms, TILE)
+    if i >= n_atoms:
+        return
+    S: tl.constexpr = (P + 1) * (P + 1)
+    DEPTH: tl.constexpr = BLOCKS * LAYERS
+    k = tl.arange(0, K)[None, :]
+    x, y, z, d = edge_vector(vector_ptr, e, mask)
+    pair = tl.load(pair_ptr + e, mask=mask, other=0)
+    row, t, inverse_h = locate(grid_ptr, pair, d, ROWS)
+    y_lm = harmonics(x, y, z, P, EPSILON)
+    h = edge_state(table_ptr, s_ptr, n_edges, row, basis(t), e, mask, T, K, COLUMNS)
+    saved = mlp_saved(h, v_ptr, v_low, 2 + T, K, W, BLOCKS, LAYERS, MODE)
+    hidden = mlp_hidden(saved, W, BLOCKS, LAYERS)
+    grad_hidden = mlp_zero_grad(h[0], 2 + T, W)
+    g_rho = tl.load(grad_rho + i * K + k)
+    out = partial_ptr + tl.program_id(0).to(tl.int64) * S * K + tl.arange(0, K)
+    g_lm = ()
+    for l in tl.static_range(P + 1):
+        own = tl.zeros([TILE, K], x.dtype)
+        for m in tl.static_range(2 * l + 1):
+            own += y_lm[l * l + m][:, None] * tl.load(c_ptr + (i * S + l * l + m) * K + k)
+        v = mlp_row(hidden, l, v_ptr, v_low, 2 + T, K, W, DEPTH, MODE)
+        grad_hidden = mlp_row_back(
+            grad_hidden, g_rho * own, l, v_ptr, v_low, 2 + T, K, W, DEPTH, MODE
+        )
+        g_own = tl.where(mask[:, None], v * g_rho, 0.0)
+        for m in tl.static_range(2 * l + 1):
+            tl.store(out + (l * l + m) * K, tl.sum(g_own * y_lm[l * l + m][:, None], 0))
+            g_lm = g_lm + (tl.sum(g_own * tl.load(c_ptr + (i * S + l * l + m) * K + k), 1),)
+    grad_h = mlp_back(grad_hidden, saved, v_ptr, v_low, 2 + T, K, W, BLOCKS, LAYERS, MODE)
+    gd = state_slope(
+        grad_h[0], grad_h[1], table_ptr, row, basis_slope(t, inverse_h), K, COLUMNS
+    )
+    for u in tl.static_range(T):
+        place = grad_s + (u * n_edges + e)[:, None] * K + k
+        tl.store(place, grad_h[2 + u], mask=mask[:, None])
+    add_vector_grad(grad_ptr, e, mask, x, y, z, d, g_lm, gd, P, EPSILON, False)
+
+
+@triton.jit
+def neighbour_back(
+    vector_ptr, centre_ptr, by_neighbour, row_start, tile_start, tile_centre,
+    grad_sums, u_ptr, message_ptr, partial_ptr, n_atoms,
+    EPSILON: tl.constexpr, P: tl.constexpr, SUMS: tl.constexpr, K: tl.constexpr,
+    TILE: tl.constexpr,
+):  # fmt: skip
+    """Gradients of C_j (rows lm) and of C_j W⁰ (rows S + lm): sums over the edges that end at j."""
+    j, place, mask = tile_edges(row_start, tile_start, tile_centre, n_atoms, TILE)
+    if j >= n_atoms:
+        return
+    S: tl.constexpr = (P + 1) * (P + 1)
+    k = tl.arange(0, K)[None, :]
+    e = tl.load(by_neighbour + place, mask=mask, other=0).to(tl.int64)
+    x, y, z, d = edge_vector(vector_ptr, e, mask)
+    y_lm = harmonics(x, y, z, P, EPSILON)
+    i = tl.load(centre_ptr + e, mask=mask, other=0).to(tl.int64)[:, None]
+    out = partial_ptr + tl.program_id(0).to(tl.int64) * 2 * S * K + tl.arange(0, K)
+    for l in tl.static_range(P + 1):
+        place_l = (e[:, None] * (P + 1) + l) * K + k
+        u = tl.load(u_ptr + place_l, mask=mask[:, None], other=0.0)
+        message = tl.load(message_ptr + place_l, mask=mask[:, None], other=0.0)
+        for m in tl.static_range(2 * l + 1):
+            tl.store(out + (l * l + m) * K, tl.sum(u * y_lm[l * l + m][:, None], 0))
+            g = tl.load(grad_sums + (i * SUMS + l * l + m) * K + k)
+            tl.store(out + (S + l * l + m) * K, tl.sum(message * g, 0))
