@@ -1,5 +1,6 @@
 """FusedNetwork: ``NEMP.describe`` and its first derivatives through the Triton kernels."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,6 +123,7 @@ class FusedNetwork:
     ) -> None:
         """Pack the weights of ``model``, on its device, in its dtype."""
         self.model, self.mode, self.launch = model, mode, launch or Launch()
+        self.only_compile = False
         config, k = model.config, model.config.n_channels
         self.k, self.kp, self.steps = k, padded_size(k), config.n_message_passing
         self.p, self.l = config.pmax_l, config.max_l
@@ -301,8 +303,26 @@ class FusedNetwork:
         along = (grad * c).sum((1, 2), keepdim=True) / ((self.p + 1) * self.k)
         return factor * (grad - c * along)
 
+    def compile(self, graph: AtomGraph) -> None:
+        """Compile all kernels that graphs like ``graph`` need, side by side; runs none of them."""
+        vectors = graph.edge_vectors().to(self.model.species_mix.dtype)
+        edges = edges_of(graph, self.model.pair_of_edge(graph), self.launch.tile)
+        with ThreadPoolExecutor() as executor, triton.AsyncCompileMode(executor):
+            self.only_compile = True
+            try:
+                density, count, repulsion, record = self.forward(vectors, edges)
+                self.backward(record, density, count, repulsion)
+            finally:
+                self.only_compile = False
+
     def _launch(self, kernel: Any, edges: Edges, *inputs: Tensor | int, **constants: Any) -> None:
-        kernel[(edges.n_tiles,)](*inputs, **constants, **self.shape)
+        self._run(kernel, (edges.n_tiles,), *inputs, **constants, **self.shape)
+
+    def _run(self, kernel: Any, grid: tuple, *inputs: Tensor | int, **constants: Any) -> None:
+        if self.only_compile:
+            kernel.warmup(*inputs, grid=grid, **constants)
+        else:
+            kernel[grid](*inputs, **constants)
 
     def _partial(self, edges: Edges, n_rows: int, width: int | None = None) -> Tensor:
         return self.table.new_empty(edges.n_tiles, n_rows, width or self.kp)
@@ -313,7 +333,7 @@ class FusedNetwork:
         size = out[0].numel()
         block = min(triton.next_power_of_2(size), 1024)
         grid = (edges.n_atoms, triton.cdiv(size, block))
-        sum_tiles[grid](partial, edges.tile_start, out, R=size, BLOCK=block, num_warps=4)
+        self._run(sum_tiles, grid, partial, edges.tile_start, out, R=size, BLOCK=block, num_warps=4)
         return out
 
     def _mix(
@@ -326,8 +346,8 @@ class FusedNetwork:
     ) -> Tensor:
         """x W_Z of each atom, x (N, S, K) with any stride between the atoms."""
         out = x.new_empty(edges.n_atoms, self.s, self.kp) if add_to is None else add_to
-        mix_channels[(edges.n_atoms,)](
-            x, weights.high, weights.low, edges.species, out, x.stride(0),
+        self._run(
+            mix_channels, (edges.n_atoms,), x, weights.high, weights.low, edges.species, out, x.stride(0),
             ADD=add_to is not None, TRANSPOSED=transposed, S=self.s, S_PAD=padded_size(self.s),
             K=self.kp, MODE=self.mode, num_warps=2,
         )  # fmt: skip
@@ -339,8 +359,8 @@ class FusedNetwork:
         """Fill the first components of ``out`` by the bilinear map ``entries`` of a and b."""
         block = 16
         grid = (triton.cdiv(edges.n_atoms, block), len(entries.start) - 1)
-        couple[grid](
-            a, b, self.path_weight[t], edges.species, entries.start, entries.index, entries.value,
+        self._run(
+            couple, grid, a, b, self.path_weight[t], edges.species, entries.start, entries.index, entries.value,
             out, edges.n_atoms, a.stride(0), b.stride(0), out.stride(0),
             N_PATHS=self.path_weight.shape[2], K=self.kp, BLOCK=block, num_warps=4,
         )  # fmt: skip

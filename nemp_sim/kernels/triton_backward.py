@@ -57,7 +57,7 @@ def state_slope(g0, g1, table_ptr, row, slopes, K: tl.constexpr, COLUMNS: tl.con
     return gd + tl.sum(g1 * interpolate(table_ptr, row, slopes, K + k, COLUMNS), 1)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_atoms"])
 def radial_back(
     vector_ptr, pair_ptr, row_start, tile_start, tile_centre,
     grid_ptr, table_ptr, cutoff_ptr, zbl_ptr, grad_sums, grad_count, grad_ptr, n_atoms,
@@ -95,7 +95,7 @@ def radial_back(
     add_vector_grad(grad_ptr, e, mask, x, y, z, d, g_lm, gd, P, EPSILON, True)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_atoms", "n_edges"])
 def step_back(
     vector_ptr, pair_ptr, neighbour_ptr, row_start, tile_start, tile_centre, grid_ptr, table_ptr,
     c_ptr, mixed_ptr, s_ptr, v_ptr, v_low, m_ptr, m_low,
@@ -212,7 +212,7 @@ def step_back(
     add_vector_grad(grad_ptr, e, mask, x, y, z, d, g_lm, gd, L, EPSILON, True)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_atoms", "n_edges"])
 def final_back(
     vector_ptr, pair_ptr, row_start, tile_start, tile_centre, grid_ptr, table_ptr,
     c_ptr, s_ptr, v_ptr, v_low, grad_rho, grad_s, grad_ptr, partial_ptr, n_atoms, n_edges,
@@ -260,7 +260,7 @@ def final_back(
     add_vector_grad(grad_ptr, e, mask, x, y, z, d, g_lm, gd, P, EPSILON, False)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_atoms"])
 def neighbour_back(
     vector_ptr, centre_ptr, by_neighbour, row_start, tile_start, tile_centre,
     grad_sums, u_ptr, message_ptr, partial_ptr, n_atoms,

@@ -52,7 +52,7 @@ def edge_state(table_ptr, s_ptr, n_edges, row, weights, e, mask, N_S: tl.constex
     return h
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_atoms"])
 def radial_forward(
     vector_ptr, pair_ptr, row_start, tile_start, tile_centre,
     grid_ptr, table_ptr, cutoff_ptr, zbl_ptr, partial_ptr, count_ptr, n_atoms,
@@ -83,7 +83,7 @@ def radial_forward(
         tl.store(count_ptr + 2 * p + 1, tl.sum(value, 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_atoms", "n_edges"])
 def step_forward(
     vector_ptr, pair_ptr, neighbour_ptr, row_start, tile_start, tile_centre, grid_ptr, table_ptr,
     c_ptr, mixed_ptr, s_ptr, v_ptr, v_low, m_ptr, m_low, partial_ptr, n_atoms, n_edges,
@@ -144,7 +144,7 @@ def step_forward(
     tl.store(out + (S + S_G) * K, tl.sum(rho, 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_atoms", "n_edges"])
 def final_forward(
     vector_ptr, pair_ptr, row_start, tile_start, tile_centre, grid_ptr, table_ptr,
     c_ptr, s_ptr, v_ptr, v_low, partial_ptr, n_atoms, n_edges,

@@ -62,13 +62,16 @@ def matmul(
         if TRANSPOSED:
             low = tl.trans(low)
         if MODE == "bf16x3":
-            return split_dot(x, w, low, tl.bfloat16)
-        if TRANSPOSED:
-            return split_dot(x * GRADIENT_SCALE, w, low, tl.float16) * (1.0 / GRADIENT_SCALE)
-        return split_dot(x, w, low, tl.float16)
-    if MODE == "bf16":
-        return tl.dot(x.to(tl.bfloat16), w)
-    return tl.dot(x, w, input_precision=MODE, out_dtype=x.dtype)
+            out = split_dot(x, w, low, tl.bfloat16)
+        elif TRANSPOSED:
+            out = split_dot(x * GRADIENT_SCALE, w, low, tl.float16) * (1.0 / GRADIENT_SCALE)
+        else:
+            out = split_dot(x, w, low, tl.float16)
+    elif MODE == "bf16":
+        out = tl.dot(x.to(tl.bfloat16), w)
+    else:
+        out = tl.dot(x, w, input_precision=MODE, out_dtype=x.dtype)
+    return out
 
 
 @triton.jit

@@ -21,7 +21,7 @@ def sum_tiles(partial_ptr, tile_start, out_ptr, R: tl.constexpr, BLOCK: tl.const
     tl.store(out_ptr + i.to(tl.int64) * R + column, total, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["x_stride"])
 def mix_channels(
     x_ptr, w_ptr, low_ptr, species_ptr, out_ptr, x_stride,
     ADD: tl.constexpr, TRANSPOSED: tl.constexpr, S: tl.constexpr, S_PAD: tl.constexpr,
@@ -41,7 +41,7 @@ def mix_channels(
     tl.store(place, out, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_atoms", "a_stride", "b_stride", "out_stride"])
 def couple(
     a_ptr, b_ptr, weight_ptr, species_ptr, start_ptr, index_ptr, value_ptr, out_ptr, n_atoms,
     a_stride, b_stride, out_stride, N_PATHS: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr,
