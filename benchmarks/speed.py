@@ -71,7 +71,9 @@ def water_box(n_atoms: int) -> Atoms:
     water = molecule("H2O")
     water.positions -= water.get_center_of_mass()
     turns = Rotation.random(len(corners), random_state=0).as_matrix()
-    positions = (corners[:, None] + 0.5) * SPACING + np.einsum("nab,mb->nma", turns, water.positions)
+    positions = (corners[:, None] + 0.5) * SPACING + np.einsum(
+        "nab,mb->nma", turns, water.positions
+    )
     numbers = np.tile(water.numbers, len(corners))
     return Atoms(numbers, positions.reshape(-1, 3), cell=[n * SPACING] * 3, pbc=True)
 

@@ -75,13 +75,14 @@ def differentiate_members(
     forces: bool,
     stress: bool,
     forces_std: bool,
+    batched: bool = True,
     describe: Describe | None = None,
 ) -> Derivatives:
     """As ``differentiate``, with standard deviations over the ensemble read-out of a single head.
 
     A member m changes the atomic energies by δ_m E_i = ∂E_i/∂w · δ_m w (w: weights of the last
     layer), so that the deviations of the energies cost one small matrix product, and those of the
-    forces one backward pass for each member, all of them in one batch.
+    forces one backward pass for each member, all of them in one batch where ``batched``.
     """
     (readout,) = model.readouts.values()
     with torch.set_grad_enabled(forces or stress or forces_std):
@@ -90,11 +91,7 @@ def differentiate_members(
         deviations = (features @ readout.members.T).double()  # (N, M)
         spread = None
         if forces_std:
-            n_members = deviations.shape[1]
-            each = torch.eye(n_members, dtype=deviations.dtype, device=deviations.device)
-            (spread,) = torch.autograd.grad(
-                deviations.sum(0), inputs[:1], each, is_grads_batched=True, retain_graph=True
-            )  # (M, N, 3)
+            spread = _member_gradients(deviations.sum(0), inputs[0], batched)  # (M, N, 3)
             spread = spread.square().mean(0).sqrt() * readout.force_calibration
         gradient = ()
         if forces or stress:
@@ -111,6 +108,17 @@ def differentiate_members(
         forces_std=spread,
         energy_deviations=of_energy,
     )
+
+
+def _member_gradients(totals: Tensor, positions: Tensor, batched: bool) -> Tensor:
+    """∂totals/∂r (M, N, 3) of totals (M,); the graph is kept."""
+    each = torch.eye(len(totals), dtype=totals.dtype, device=totals.device)
+    if batched:
+        return torch.autograd.grad(
+            totals, positions, each, is_grads_batched=True, retain_graph=True
+        )[0]
+    one_by_one = (torch.autograd.grad(totals, positions, one, retain_graph=True) for one in each)
+    return torch.stack([gradient for (gradient,) in one_by_one])
 
 
 def _movable(graph: AtomGraph, stress: bool) -> tuple[AtomGraph, list[Tensor]]:

@@ -15,6 +15,7 @@ from ase.data import atomic_numbers, chemical_symbols
 from nemp_sim.config import ModelConfig, require
 from nemp_sim.derivatives import Derivatives, differentiate, differentiate_members
 from nemp_sim.errors import EvaluationError, InputError, UnknownElementError
+from nemp_sim.kernels import choose, padded_size
 from nemp_sim.model import NEMP
 from nemp_sim.neighbors import EdgeList, NeighborLists, build_graph, check_structure
 
@@ -78,6 +79,7 @@ class Potential:
         heads: all read-outs that the network came with.
         elements: chemical symbols that the labels of the head hold; others are refused.
         readout: the module of the head.
+        kernel: the form of the network in use, "reference" or "fused", and why.
     """
 
     def __init__(
@@ -89,6 +91,8 @@ class Potential:
         name: str = "unnamed",
         sha256: str = "",
         device: str | torch.device = "cpu",
+        kernel: str = "auto",
+        precision: str = "tf32x3",
     ) -> None:
         """Freeze ``model`` and move it to ``device``.
 
@@ -99,9 +103,12 @@ class Potential:
             name: name used in reports.
             sha256: checksum of the file that the weights came from.
             device: torch device.
+            kernel: "reference", the plain form; "fused", the GPU kernels; "auto": those where they
+                can run the network, with a warning where a GPU cannot.
+            precision: of the matrix products of the kernels, one of ``kernels.PRECISIONS``.
 
         Raises:
-            InputError: no such head.
+            InputError: no such head, or kernels that cannot run the network.
         """
         self.heads = model.config.heads
         self.head = self.heads[0] if head is None else head
@@ -116,10 +123,7 @@ class Potential:
         self.readout = model.readouts[self.head]
         labelled = self.metadata.heads.get(self.head, {}).get("elements")
         self.elements = self.config.symbols if labelled is None else tuple(labelled)
-        with torch.no_grad():
-            code = model.pair_code()
-        functions = partial(model.pair_functions, code=code)
-        self._describe = partial(model.describe, pair_functions=functions)
+        self._describe, self.kernel = choose(self.model, kernel, precision)
         self._species_of_number = torch.full((len(chemical_symbols),), -1)
         self._species_of_number[list(self.config.elements)] = torch.arange(
             len(self.config.elements)
@@ -140,6 +144,11 @@ class Potential:
         """Energy of the lone atom of each element, eV."""
         every = zip(self.config.symbols, self.readout.reference_energies.tolist(), strict=True)
         return {symbol: value for symbol, value in every if symbol in self.elements}
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether the fused GPU kernels evaluate the network."""
+        return self.kernel.startswith("fused")
 
     @property
     def n_members(self) -> int:
@@ -234,7 +243,7 @@ class Potential:
 
     def _chunks(self, edges: list[EdgeList], copies: int) -> Iterator[list[int]]:
         """Consecutive indices whose edges fit the free memory together, ``copies`` at a time."""
-        each = copies * bytes_per_edge(self.config, self.dtype)
+        each = copies * bytes_per_edge(self.config, self.dtype, self.is_fused)
         limit = MEMORY_SHARE * _free_memory(self.device) / each
         chunk: list[int] = []
         held = 0
@@ -263,7 +272,9 @@ class Potential:
                 self._species_of_number,
                 self.device,
             )
-            function = differentiate_members if self.n_members else differentiate
+            function = differentiate
+            if self.n_members:
+                function = partial(differentiate_members, batched=not self.is_fused)
             with torch.no_grad():
                 result = _to_host(function(self.model, graph, describe=self._describe, **wanted))
         except (torch.OutOfMemoryError, RuntimeError) as error:
@@ -293,19 +304,22 @@ def has_stress(atoms: Atoms) -> bool:
     return bool(atoms.pbc.any()) and atoms.cell.rank == 3
 
 
-def bytes_per_edge(config: ModelConfig, dtype: torch.dtype) -> int:
+def bytes_per_edge(config: ModelConfig, dtype: torch.dtype, fused: bool = False) -> int:
     """Estimate of the peak memory of energy and forces for one directed edge, bytes.
 
     Counts the tensors (edges × features) that the backward pass keeps and uses; 1.0 to 1.5 times
-    the peak measured on an H100 for six shapes from L = 0 to L = 4, linear networks included.
+    the peak measured on an H100 for six shapes from L = 0 to L = 4, linear networks included. The
+    ``fused`` kernels keep the scalars of the edges and their gradients, beside the geometry.
     """
     p2, l2 = (config.pmax_l + 1) ** 2, (config.max_l + 1) ** 2
     steps, k = config.n_message_passing, config.n_channels
+    itemsize = torch.empty(0, dtype=dtype).element_size()
+    if fused:
+        return 256 + itemsize * 2 * padded_size(k) * (steps + config.pmax_l + 1)
     message, radial = config.message_mlp, config.radial_mlp
     hidden = (2 * steps + 1) * 2 * message.width * (1 + message.n_blocks * message.layers_per_block)
     hidden += 2 * radial.width * (1 + radial.n_blocks * radial.layers_per_block)
     orbitals = k * ((steps + 1) * (3 * p2 + 3 * (config.pmax_l + 1)) + steps * (6 * p2 + l2))
-    itemsize = torch.empty(0, dtype=dtype).element_size()
     return itemsize * (hidden + orbitals + k * (config.pmax_l + 3 + 2 * steps))
 
 

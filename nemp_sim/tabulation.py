@@ -6,6 +6,7 @@ tabulated energy. Knots are added until the error lies below the rounding of flo
 """
 
 import copy
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -201,7 +202,9 @@ def _taylor(f: Function, d: Tensor, pair: Tensor) -> tuple[Tensor, Tensor, Tenso
         def first(x: Tensor, which: Tensor = which, one: Tensor = one) -> tuple[Tensor, Tensor]:
             return jvp(lambda y: f(y, which), (x,), (one,))
 
-        (value, slope), (_, curvature) = jvp(first, (some,), (one,))
+        with warnings.catch_warnings():  # torch's forward mode uses what torch deprecates
+            warnings.simplefilter("ignore", DeprecationWarning)
+            (value, slope), (_, curvature) = jvp(first, (some,), (one,))
         parts.append((value, slope, curvature))
     return tuple(torch.cat(part) for part in zip(*parts, strict=True))
 
@@ -218,7 +221,8 @@ def _knots(f: Function, start: Tensor, end: Tensor, n: int) -> Tensor:
     """Value, h · slope and h² · curvature at n + 1 knots of each pair, (S², n+1, 3, columns)."""
     fractions = torch.linspace(0, 1, n + 1, dtype=torch.float64)
     value, slope, curvature = (
-        part.unflatten(0, (len(start), n + 1)) for part in _taylor(f, *_places(start, end, fractions))
+        part.unflatten(0, (len(start), n + 1))
+        for part in _taylor(f, *_places(start, end, fractions))
     )
     h = ((end - start) / n)[:, None, None]
     return torch.stack([value, h * slope, h * h * curvature], dim=2)

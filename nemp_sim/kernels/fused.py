@@ -2,13 +2,14 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import triton
 from torch import Tensor
+from triton.runtime import JITFunction
 
 from nemp_sim.graph import AtomGraph
+from nemp_sim.kernels import padded_size
 from nemp_sim.kernels import triton_backward as backward_kernels
 from nemp_sim.kernels import triton_forward as forward_kernels
 from nemp_sim.kernels.packing import (
@@ -20,14 +21,12 @@ from nemp_sim.kernels.packing import (
     pack_repulsion,
     pack_table,
     pad,
-    padded_size,
     split,
 )
+from nemp_sim.kernels.tiles import Edges, edges_of
 from nemp_sim.kernels.triton_node import couple, mix_channels, sum_tiles
 from nemp_sim.model import EPSILON, NEMP
 from nemp_sim.tabulation import PairTable
-
-MODES = ("tf32x3", "bf16x3", "fp16x3", "ieee", "tf32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -43,57 +42,6 @@ class Launch:
     tile: int = 32
     warps: int = 4
     stages: int = 1
-
-
-@dataclass(frozen=True)
-class Edges:
-    """Edges of an AtomGraph as the kernels read them, 32-bit.
-
-    Attributes:
-        pair: (E,) ordered pair of elements.
-        centre: (E,).
-        neighbour: (E,).
-        by_neighbour: (E,).
-        row_start: (N+1,).
-        species: (N,).
-        tile_start: (N+1,) first tile of each centre.
-        tile_centre: (tiles,) centre of each tile, N beyond the last.
-    """
-
-    pair: Tensor
-    centre: Tensor
-    neighbour: Tensor
-    by_neighbour: Tensor
-    row_start: Tensor
-    species: Tensor
-    tile_start: Tensor
-    tile_centre: Tensor
-
-    @property
-    def n_atoms(self) -> int:
-        """Atoms N."""
-        return len(self.species)
-
-    @property
-    def n_edges(self) -> int:
-        """Edges E."""
-        return len(self.pair)
-
-    @property
-    def n_tiles(self) -> int:
-        """Bound of the number of tiles."""
-        return len(self.tile_centre)
-
-
-def edges_of(graph: AtomGraph, pair: Tensor, tile: int) -> Edges:
-    """Tiles of up to ``tile`` edges of one centre each; asks the device for nothing."""
-    n_atoms, n_edges = len(graph.species), len(pair)
-    counts = (graph.row_start.diff() + tile - 1) // tile
-    tile_start = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    tiles = torch.arange(n_edges // tile + n_atoms, device=pair.device)
-    tile_centre = torch.searchsorted(tile_start, tiles, right=True) - 1
-    parts = (pair, graph.centre, graph.neighbour, graph.by_neighbour, graph.row_start)
-    return Edges(*(x.int() for x in (*parts, graph.species, tile_start, tile_centre)))
 
 
 @dataclass(frozen=True)
@@ -114,7 +62,7 @@ class FusedNetwork:
     """The network in kernels: same results as ``NEMP.describe`` to the rounding of ``mode``.
 
     Attributes:
-        mode: precision of the matrix products, one of MODES.
+        mode: precision of the matrix products, one of ``kernels.PRECISIONS``.
         launch: tile size and warps.
     """
 
@@ -315,10 +263,14 @@ class FusedNetwork:
             finally:
                 self.only_compile = False
 
-    def _launch(self, kernel: Any, edges: Edges, *inputs: Tensor | int, **constants: Any) -> None:
+    def _launch(
+        self, kernel: JITFunction, edges: Edges, *inputs: Tensor | int, **constants: object
+    ) -> None:
         self._run(kernel, (edges.n_tiles,), *inputs, **constants, **self.shape)
 
-    def _run(self, kernel: Any, grid: tuple, *inputs: Tensor | int, **constants: Any) -> None:
+    def _run(
+        self, kernel: JITFunction, grid: tuple, *inputs: Tensor | int, **constants: object
+    ) -> None:
         if self.only_compile:
             kernel.warmup(*inputs, grid=grid, **constants)
         else:
@@ -344,12 +296,12 @@ class FusedNetwork:
         transposed: bool = False,
         add_to: Tensor | None = None,
     ) -> Tensor:
-        """x W_Z of each atom, x (N, S, K) with any stride between the atoms."""
+        """Channel mix x W_Z of each atom, x (N, S, K) with any stride between the atoms."""
         out = x.new_empty(edges.n_atoms, self.s, self.kp) if add_to is None else add_to
         self._run(
-            mix_channels, (edges.n_atoms,), x, weights.high, weights.low, edges.species, out, x.stride(0),
-            ADD=add_to is not None, TRANSPOSED=transposed, S=self.s, S_PAD=padded_size(self.s),
-            K=self.kp, MODE=self.mode, num_warps=2,
+            mix_channels, (edges.n_atoms,), x, weights.high, weights.low, edges.species, out,
+            x.stride(0), ADD=add_to is not None, TRANSPOSED=transposed, S=self.s,
+            S_PAD=padded_size(self.s), K=self.kp, MODE=self.mode, num_warps=2,
         )  # fmt: skip
         return out
 
@@ -360,8 +312,8 @@ class FusedNetwork:
         block = 16
         grid = (triton.cdiv(edges.n_atoms, block), len(entries.start) - 1)
         self._run(
-            couple, grid, a, b, self.path_weight[t], edges.species, entries.start, entries.index, entries.value,
-            out, edges.n_atoms, a.stride(0), b.stride(0), out.stride(0),
+            couple, grid, a, b, self.path_weight[t], edges.species, entries.start, entries.index,
+            entries.value, out, edges.n_atoms, a.stride(0), b.stride(0), out.stride(0),
             N_PATHS=self.path_weight.shape[2], K=self.kp, BLOCK=block, num_warps=4,
         )  # fmt: skip
 
@@ -376,32 +328,6 @@ class _Describe(torch.autograd.Function):
         return density, count, repulsion
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx, density, count, repulsion):  # noqa: ANN001, ANN205
-        grad = _Gradient.apply(density, count, repulsion, ctx.network, ctx.record)
-        return grad, None, None
-
-
-class _Gradient(torch.autograd.Function):
-    """Gradient of the edge vectors; batches of gradients are taken one by one."""
-
-    @staticmethod
-    def forward(density, count, repulsion, network, record):  # noqa: ANN001, ANN205
-        return network.backward(record, density, count, repulsion)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):  # noqa: ANN001, ANN205
-        pass
-
-    @staticmethod
-    def backward(ctx, grad):  # noqa: ANN001, ANN205
-        raise NotImplementedError("the fused kernels have first derivatives only")
-
-    @staticmethod
-    def vmap(info, in_dims, *inputs):  # noqa: ANN001, ANN002, ANN205
-        each = [
-            _Gradient.apply(
-                *(x if dim is None else x.select(dim, b) for x, dim in zip(inputs, in_dims))  # noqa: B905
-            )
-            for b in range(info.batch_size)
-        ]
-        return torch.stack(each), 0
+        return ctx.network.backward(ctx.record, density, count, repulsion), None, None

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from nemp_sim.angular import coupling
+from nemp_sim.kernels import padded_size
 from nemp_sim.mlp import MLP
 from nemp_sim.model import NEMP
 from nemp_sim.tabulation import PairTable
@@ -21,11 +22,6 @@ class Weights:
 
     high: Tensor
     low: Tensor
-
-
-def padded_size(n: int) -> int:
-    """The power of two, 16 or more, that holds ``n``."""
-    return max(16, 1 << (n - 1).bit_length())
 
 
 def pad(values: Tensor, *sizes: int) -> Tensor:

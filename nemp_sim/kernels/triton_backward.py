@@ -34,8 +34,20 @@ from nemp_sim.kernels.triton_mlp import (
 
 
 @triton.jit
-def add_vector_grad(grad_ptr, e, mask, x, y, z, d, g_lm, gd, L: tl.constexpr,
-                    EPSILON: tl.constexpr, ADD: tl.constexpr):
+def add_vector_grad(
+    grad_ptr,
+    e,
+    mask,
+    x,
+    y,
+    z,
+    d,
+    g_lm,
+    gd,
+    L: tl.constexpr,
+    EPSILON: tl.constexpr,
+    ADD: tl.constexpr,
+):
     """Add to (or set) the gradient of the edge vectors."""
     gx, gy, gz = harmonics_back(x, y, z, g_lm, L, EPSILON)
     gx, gy, gz = vector_grad(x, y, z, d, gx, gy, gz, gd)
@@ -80,9 +92,7 @@ def radial_back(
     along = tl.load(g_ptr + S * K) * interpolate(table_ptr, row, slopes, (3 + P) * K + k, COLUMNS)
     g_lm = ()
     for l in tl.static_range(P + 1):
-        radial, slope = interpolate_both(
-            table_ptr, row, weights, slopes, (2 + l) * K + k, COLUMNS
-        )
+        radial, slope = interpolate_both(table_ptr, row, weights, slopes, (2 + l) * K + k, COLUMNS)
         for m in tl.static_range(2 * l + 1):
             g = tl.load(g_ptr + (l * l + m) * K)
             g_lm = g_lm + (tl.sum(radial * g, 1),)
@@ -132,7 +142,9 @@ def step_back(
         tl.store(message_ptr + (e[:, None] * (P + 1) + l) * K + k, message, mask=edge_mask)
         grad = tl.zeros([TILE, K], x.dtype)
         for m in tl.static_range(2 * l + 1):
-            grad += tl.load(mixed_ptr + (j * S + l * l + m) * K + k) * tl.load(g_ptr + (l * l + m) * K)
+            grad += tl.load(mixed_ptr + (j * S + l * l + m) * K + k) * tl.load(
+                g_ptr + (l * l + m) * K
+            )
         grad_hidden = mlp_row_back(grad_hidden, grad, l, m_ptr, m_low, 3 + T, K, W, DEPTH, MODE)
     g_message = ()
     for l in tl.static_range(L + 1):
@@ -166,9 +178,7 @@ def step_back(
             own += y_lm[l * l + m][:, None] * tl.load(c_ptr + (i * S + l * l + m) * K + k)
             other += y_lm[l * l + m][:, None] * tl.load(c_ptr + (j * S + l * l + m) * K + k)
         if T == 0:
-            v1, s1 = interpolate_both(
-                table_ptr, row, weights, slopes, (4 + P + l) * K + k, COLUMNS
-            )
+            v1, s1 = interpolate_both(table_ptr, row, weights, slopes, (4 + P + l) * K + k, COLUMNS)
             v2, s2 = interpolate_both(
                 table_ptr, row, weights, slopes, (5 + 2 * P + l) * K + k, COLUMNS
             )
@@ -251,9 +261,7 @@ def final_back(
             tl.store(out + (l * l + m) * K, tl.sum(g_own * y_lm[l * l + m][:, None], 0))
             g_lm = g_lm + (tl.sum(g_own * tl.load(c_ptr + (i * S + l * l + m) * K + k), 1),)
     grad_h = mlp_back(grad_hidden, saved, v_ptr, v_low, 2 + T, K, W, BLOCKS, LAYERS, MODE)
-    gd = state_slope(
-        grad_h[0], grad_h[1], table_ptr, row, basis_slope(t, inverse_h), K, COLUMNS
-    )
+    gd = state_slope(grad_h[0], grad_h[1], table_ptr, row, basis_slope(t, inverse_h), K, COLUMNS)
     for u in tl.static_range(T):
         place = grad_s + (u * n_edges + e)[:, None] * K + k
         tl.store(place, grad_h[2 + u], mask=mask[:, None])

@@ -38,8 +38,18 @@ def tile_edges(row_start, tile_start, tile_centre, n_atoms, TILE: tl.constexpr):
 
 
 @triton.jit
-def edge_state(table_ptr, s_ptr, n_edges, row, weights, e, mask, N_S: tl.constexpr, K: tl.constexpr,
-               COLUMNS: tl.constexpr):
+def edge_state(
+    table_ptr,
+    s_ptr,
+    n_edges,
+    row,
+    weights,
+    e,
+    mask,
+    N_S: tl.constexpr,
+    K: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
     """Edge state h = [a f_c, R_e, s⁰ …] with N_S scalars: a tuple of tiles (edges, K)."""
     k = tl.arange(0, K)[None, :]
     h = (

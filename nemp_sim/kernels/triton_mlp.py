@@ -18,7 +18,7 @@ GRADIENT_SCALE = tl.constexpr(256.0)
 
 @triton.jit
 def silu(x):
-    """x σ(x)."""
+    """SiLU: x σ(x)."""
     return x / (1.0 + tl.exp(-x))
 
 
@@ -31,7 +31,7 @@ def silu_slope(x):
 
 @triton.jit
 def split_dot(x, high, low, DTYPE: tl.constexpr):
-    """x @ (high + low) from three products of halves."""
+    """Product x @ (high + low) from three products of halves."""
     x_high = x.to(DTYPE)
     x_low = (x - x_high.to(x.dtype)).to(DTYPE)
     product = tl.dot(x_low, high)
@@ -50,7 +50,7 @@ def matmul(
     TRANSPOSED: tl.constexpr,
     MODE: tl.constexpr,
 ):
-    """x @ W, W (ROWS, COLUMNS) stored at ``base``; x @ Wᵀ where TRANSPOSED."""
+    """Product x @ W, W (ROWS, COLUMNS) stored at ``base``; x @ Wᵀ where TRANSPOSED."""
     rows = tl.arange(0, ROWS)[:, None]
     columns = tl.arange(0, COLUMNS)[None, :]
     place = base + rows * COLUMNS + columns
