@@ -140,16 +140,22 @@ class FusedNetwork:
         scalars = vectors.new_empty(self.steps, edges.n_edges, self.kp)
         density, sums, orbitals, norms = [first[:, self.s]], [], [c], []
         for t in range(self.steps):
-            partial = self._partial(edges, self.s + self.s_g + 1)
-            mixed = self._mix(c, self.mixes[t][0], edges)
             v, m = self.orbitals[t], self.messages[t]
+            partial = self._partial(edges, 1)
             self._launch(
-                forward_kernels.step_forward, edges, *geometry, edges.neighbour, *tiles, self.grid,
-                self.table, c, mixed, scalars, v.high, v.low, m.high, m.low, partial, *ends,
+                forward_kernels.scalar_forward, edges, *geometry, edges.neighbour, *tiles,
+                self.grid, self.table, c, scalars, v.high, v.low, partial, *ends,
+                T=t, **self.network, **self.lookup,
+            )  # fmt: skip
+            density.append(self._sum(partial, edges)[:, 0])
+            mixed = self._mix(c, self.mixes[t][0], edges)
+            partial = self._partial(edges, self.s + self.s_g)
+            self._launch(
+                forward_kernels.message_forward, edges, *geometry, edges.neighbour, *tiles,
+                self.grid, self.table, mixed, scalars, m.high, m.low, partial, *ends,
                 T=t, L=self.l, **self.network, **self.lookup,
             )  # fmt: skip
             sums.append(self._sum(partial, edges))
-            density.append(sums[t][:, -1])
             c, norm = self._update(t, c, sums[t], m_i, edges)
             orbitals.append(c)
             norms.append(norm)
@@ -212,20 +218,24 @@ class FusedNetwork:
             grad_sums = torch.empty_like(sums)
             self._couple(t, self.couplings[2], grad_d, sums[:, self.s :], grad_sums, edges)
             self._couple(t, self.couplings[1], grad_d, sums, grad_sums[:, self.s :], edges)
-            grad_sums[:, -1] = rho[:, t + 1]
             mixed = self._mix(c, self.mixes[t][0], edges)
             v, m = self.orbitals[t], self.messages[t]
             self._launch(
-                backward_kernels.step_back, edges, *geometry, edges.neighbour, *tiles, self.grid,
-                self.table, c, mixed, record.scalars, v.high, v.low, m.high, m.low, grad_sums,
-                grad_s, grad, per_edge[0], per_edge[1], partial, *ends,
-                T=t, L=self.l, **self.network, **self.lookup,
+                backward_kernels.message_back, edges, *geometry, edges.neighbour, *tiles,
+                self.grid, self.table, mixed, record.scalars, m.high, m.low, grad_sums, grad_s,
+                grad, per_edge[1], *ends, T=t, L=self.l, **self.network, **self.lookup,
+            )  # fmt: skip
+            self._launch(
+                backward_kernels.scalar_back, edges, *geometry, edges.neighbour, *tiles,
+                self.grid, self.table, c, record.scalars, v.high, v.low,
+                rho[:, t + 1].contiguous(), grad_s, grad, per_edge[0], partial, *ends,
+                T=t, **self.network, **self.lookup,
             )  # fmt: skip
             grad_c = kept + self._sum(partial, edges)
             self._launch(
                 backward_kernels.neighbour_back, edges, vectors, edges.centre, edges.by_neighbour,
                 *tiles, grad_sums, per_edge[0], per_edge[1], both, ends[0],
-                SUMS=self.s + self.s_g + 1,
+                SUMS=self.s + self.s_g,
             )  # fmt: skip
             pulled = self._sum(both, edges)
             grad_c += pulled[:, : self.s]

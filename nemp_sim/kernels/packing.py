@@ -95,7 +95,7 @@ def pack_table(table: PairTable, pmax_l: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def pack_repulsion(model: NEMP) -> Tensor:
-    """Half charge products (eV Å), reciprocal screening lengths and cutoffs of the pairs, (S², 3)."""
+    """Half charge products (eV Å), reciprocal lengths and cutoffs of the pairs (S², 3)."""
     zbl = model.zbl
     if zbl is None:
         return model.species_mix.new_zeros(1, 3)

@@ -105,21 +105,81 @@ def radial_back(
     add_vector_grad(grad_ptr, e, mask, x, y, z, d, g_lm, gd, P, EPSILON, True)
 
 
+@triton.jit
+def add_scalar_grads(grad_s, grads, n_edges, e, mask, N_S: tl.constexpr, K: tl.constexpr):
+    """Add ``grads[2 + u]`` to the gradient of s^u, u < N_S."""
+    k = tl.arange(0, K)[None, :]
+    for u in tl.static_range(N_S):
+        place = grad_s + (u * n_edges + e)[:, None] * K + k
+        g = tl.load(place, mask=mask[:, None], other=0.0) + grads[2 + u]
+        tl.store(place, g, mask=mask[:, None])
+
+
 @triton.jit(do_not_specialize=["n_atoms", "n_edges"])
-def step_back(
+def message_back(
     vector_ptr, pair_ptr, neighbour_ptr, row_start, tile_start, tile_centre, grid_ptr, table_ptr,
-    c_ptr, mixed_ptr, s_ptr, v_ptr, v_low, m_ptr, m_low,
-    grad_sums, grad_s, grad_ptr, u_ptr, message_ptr, partial_ptr, n_atoms, n_edges,
+    mixed_ptr, s_ptr, m_ptr, m_low, grad_sums, grad_s, grad_ptr, message_ptr, n_atoms, n_edges,
     T: tl.constexpr, EPSILON: tl.constexpr, P: tl.constexpr, L: tl.constexpr, K: tl.constexpr,
     W: tl.constexpr, BLOCKS: tl.constexpr, LAYERS: tl.constexpr, MODE: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """Of ``step_forward``: grad_sums (N, N-G-ρ rows, K), grad_s (T+1 …, E, K) from later steps."""
+    """Of ``message_forward``: grad_sums (N, N and G rows, K); leaves M^a of the edges."""
     i, e, mask = tile_edges(row_start, tile_start, tile_centre, n_atoms, TILE)
     if i >= n_atoms:
         return
     S: tl.constexpr = (P + 1) * (P + 1)
     S_G: tl.constexpr = (L + 1) * (L + 1)
+    DEPTH: tl.constexpr = BLOCKS * LAYERS
+    k = tl.arange(0, K)[None, :]
+    x, y, z, d = edge_vector(vector_ptr, e, mask)
+    pair = tl.load(pair_ptr + e, mask=mask, other=0)
+    j = tl.load(neighbour_ptr + e, mask=mask, other=0).to(tl.int64)[:, None]
+    row, t, inverse_h = locate(grid_ptr, pair, d, ROWS)
+    y_lm = harmonics(x, y, z, L, EPSILON)
+    h = edge_state(table_ptr, s_ptr, n_edges, row, basis(t), e, mask, T + 1, K, COLUMNS)
+    saved = mlp_saved(h, m_ptr, m_low, 3 + T, K, W, BLOCKS, LAYERS, MODE)
+    hidden = mlp_hidden(saved, W, BLOCKS, LAYERS)
+    grad_hidden = mlp_zero_grad(h[0], 3 + T, W)
+    g_ptr = grad_sums + i * (S + S_G) * K + k
+    for l in tl.static_range(P + 1):
+        message = mlp_row(hidden, l, m_ptr, m_low, 3 + T, K, W, DEPTH, MODE)
+        tl.store(message_ptr + (e[:, None] * (P + 1) + l) * K + k, message, mask=mask[:, None])
+        grad = tl.zeros([TILE, K], x.dtype)
+        for m in tl.static_range(2 * l + 1):
+            mixed = tl.load(mixed_ptr + (j * S + l * l + m) * K + k)
+            grad += mixed * tl.load(g_ptr + (l * l + m) * K)
+        grad_hidden = mlp_row_back(grad_hidden, grad, l, m_ptr, m_low, 3 + T, K, W, DEPTH, MODE)
+    g_lm = ()
+    for l in tl.static_range(L + 1):
+        message = mlp_row(hidden, P + 1 + l, m_ptr, m_low, 3 + T, K, W, DEPTH, MODE)
+        grad = tl.zeros([TILE, K], x.dtype)
+        for m in tl.static_range(2 * l + 1):
+            g = tl.load(g_ptr + (S + l * l + m) * K)
+            grad += y_lm[l * l + m][:, None] * g
+            g_lm = g_lm + (tl.sum(message * g, 1),)
+        grad_hidden = mlp_row_back(
+            grad_hidden, grad, P + 1 + l, m_ptr, m_low, 3 + T, K, W, DEPTH, MODE
+        )
+    grad_h = mlp_back(grad_hidden, saved, m_ptr, m_low, 3 + T, K, W, BLOCKS, LAYERS, MODE)
+    slopes = basis_slope(t, inverse_h)
+    gd = state_slope(grad_h[0], grad_h[1], table_ptr, row, slopes, K, COLUMNS)
+    add_scalar_grads(grad_s, grad_h, n_edges, e, mask, T + 1, K)
+    add_vector_grad(grad_ptr, e, mask, x, y, z, d, g_lm, gd, L, EPSILON, True)
+
+
+@triton.jit(do_not_specialize=["n_atoms", "n_edges"])
+def scalar_back(
+    vector_ptr, pair_ptr, neighbour_ptr, row_start, tile_start, tile_centre, grid_ptr, table_ptr,
+    c_ptr, s_ptr, v_ptr, v_low, grad_rho, grad_s, grad_ptr, u_ptr, partial_ptr, n_atoms, n_edges,
+    T: tl.constexpr, EPSILON: tl.constexpr, P: tl.constexpr, K: tl.constexpr,
+    W: tl.constexpr, BLOCKS: tl.constexpr, LAYERS: tl.constexpr, MODE: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """Of ``scalar_forward``: grad_rho (N, K), whole gradient of s^T; leaves U = V² ∂s."""
+    i, e, mask = tile_edges(row_start, tile_start, tile_centre, n_atoms, TILE)
+    if i >= n_atoms:
+        return
+    S: tl.constexpr = (P + 1) * (P + 1)
     DEPTH: tl.constexpr = BLOCKS * LAYERS
     k = tl.arange(0, K)[None, :]
     edge_mask = mask[:, None]
@@ -129,45 +189,14 @@ def step_back(
     row, t, inverse_h = locate(grid_ptr, pair, d, ROWS)
     weights = basis(t)
     slopes = basis_slope(t, inverse_h)
-    y_lm = harmonics(x, y, z, L, EPSILON)
-    h = edge_state(table_ptr, s_ptr, n_edges, row, weights, e, mask, T + 1, K, COLUMNS)
-    g_ptr = grad_sums + i * (S + S_G + 1) * K + k
-
-    # 3. and 4.: messages
-    saved = mlp_saved(h, m_ptr, m_low, 3 + T, K, W, BLOCKS, LAYERS, MODE)
-    hidden = mlp_hidden(saved, W, BLOCKS, LAYERS)
-    grad_hidden = mlp_zero_grad(h[0], 3 + T, W)
-    for l in tl.static_range(P + 1):
-        message = mlp_row(hidden, l, m_ptr, m_low, 3 + T, K, W, DEPTH, MODE)
-        tl.store(message_ptr + (e[:, None] * (P + 1) + l) * K + k, message, mask=edge_mask)
-        grad = tl.zeros([TILE, K], x.dtype)
-        for m in tl.static_range(2 * l + 1):
-            grad += tl.load(mixed_ptr + (j * S + l * l + m) * K + k) * tl.load(
-                g_ptr + (l * l + m) * K
-            )
-        grad_hidden = mlp_row_back(grad_hidden, grad, l, m_ptr, m_low, 3 + T, K, W, DEPTH, MODE)
-    g_message = ()
-    for l in tl.static_range(L + 1):
-        message = mlp_row(hidden, P + 1 + l, m_ptr, m_low, 3 + T, K, W, DEPTH, MODE)
-        grad = tl.zeros([TILE, K], x.dtype)
-        for m in tl.static_range(2 * l + 1):
-            g = tl.load(g_ptr + (S + l * l + m) * K)
-            grad += y_lm[l * l + m][:, None] * g
-            g_message = g_message + (tl.sum(message * g, 1),)
-        grad_hidden = mlp_row_back(
-            grad_hidden, grad, P + 1 + l, m_ptr, m_low, 3 + T, K, W, DEPTH, MODE
-        )
-    grad_h = mlp_back(grad_hidden, saved, m_ptr, m_low, 3 + T, K, W, BLOCKS, LAYERS, MODE)
-    gd = state_slope(grad_h[0], grad_h[1], table_ptr, row, slopes, K, COLUMNS)
-
-    # 1. and 2.: edge scalar and read-out
-    place = grad_s + (T * n_edges + e)[:, None] * K + k
-    gs = grad_h[2 + T] + tl.load(place, mask=edge_mask, other=0.0)
-    g_rho = tl.load(g_ptr + (S + S_G) * K)
+    y_lm = harmonics(x, y, z, P, EPSILON)
+    gs = tl.load(grad_s + (T * n_edges + e)[:, None] * K + k, mask=edge_mask, other=0.0)
+    g_rho = tl.load(grad_rho + i * K + k)
     if T > 0:
+        h = edge_state(table_ptr, s_ptr, n_edges, row, weights, e, mask, T, K, COLUMNS)
         saved = mlp_saved(h, v_ptr, v_low, 2 + T, K, W, BLOCKS, LAYERS, MODE)
         hidden = mlp_hidden(saved, W, BLOCKS, LAYERS)
-        grad_hidden = mlp_zero_grad(h[0], 2 + T, W)
+        grad_hidden = mlp_zero_grad(gs, 2 + T, W)
     along = tl.zeros([TILE, K], x.dtype)
     out = partial_ptr + tl.program_id(0).to(tl.int64) * S * K + tl.arange(0, K)
     g_lm = ()
@@ -202,24 +231,18 @@ def step_back(
         g_own = v1 * gs + v3 * g_rho
         g_other = v2 * gs
         tl.store(u_ptr + (e[:, None] * (P + 1) + l) * K + k, g_other, mask=edge_mask)
-        g_own = tl.where(edge_mask, g_own, 0.0)
         for m in tl.static_range(2 * l + 1):
             tl.store(out + (l * l + m) * K, tl.sum(g_own * y_lm[l * l + m][:, None], 0))
             g = g_own * tl.load(c_ptr + (i * S + l * l + m) * K + k)
             g += g_other * tl.load(c_ptr + (j * S + l * l + m) * K + k)
-            g_lm = g_lm + (tl.sum(g, 1) + g_message[l * l + m],)
-    for lm in tl.static_range(S, S_G):
-        g_lm = g_lm + (g_message[lm],)
+            g_lm = g_lm + (tl.sum(g, 1),)
     if T == 0:
-        gd += tl.sum(along, 1)
+        gd = tl.sum(along, 1)
     else:
-        more = mlp_back(grad_hidden, saved, v_ptr, v_low, 2 + T, K, W, BLOCKS, LAYERS, MODE)
-        gd += state_slope(more[0], more[1], table_ptr, row, slopes, K, COLUMNS)
-        for u in tl.static_range(T):
-            place = grad_s + (u * n_edges + e)[:, None] * K + k
-            g = tl.load(place, mask=edge_mask, other=0.0) + grad_h[2 + u] + more[2 + u]
-            tl.store(place, g, mask=edge_mask)
-    add_vector_grad(grad_ptr, e, mask, x, y, z, d, g_lm, gd, L, EPSILON, True)
+        grad_h = mlp_back(grad_hidden, saved, v_ptr, v_low, 2 + T, K, W, BLOCKS, LAYERS, MODE)
+        gd = state_slope(grad_h[0], grad_h[1], table_ptr, row, slopes, K, COLUMNS)
+        add_scalar_grads(grad_s, grad_h, n_edges, e, mask, T, K)
+    add_vector_grad(grad_ptr, e, mask, x, y, z, d, g_lm, gd, P, EPSILON, True)
 
 
 @triton.jit(do_not_specialize=["n_atoms", "n_edges"])
@@ -256,7 +279,7 @@ def final_back(
         grad_hidden = mlp_row_back(
             grad_hidden, g_rho * own, l, v_ptr, v_low, 2 + T, K, W, DEPTH, MODE
         )
-        g_own = tl.where(mask[:, None], v * g_rho, 0.0)
+        g_own = v * g_rho
         for m in tl.static_range(2 * l + 1):
             tl.store(out + (l * l + m) * K, tl.sum(g_own * y_lm[l * l + m][:, None], 0))
             g_lm = g_lm + (tl.sum(g_own * tl.load(c_ptr + (i * S + l * l + m) * K + k), 1),)

@@ -94,28 +94,27 @@ def radial_forward(
 
 
 @triton.jit(do_not_specialize=["n_atoms", "n_edges"])
-def step_forward(
+def scalar_forward(
     vector_ptr, pair_ptr, neighbour_ptr, row_start, tile_start, tile_centre, grid_ptr, table_ptr,
-    c_ptr, mixed_ptr, s_ptr, v_ptr, v_low, m_ptr, m_low, partial_ptr, n_atoms, n_edges,
-    T: tl.constexpr, EPSILON: tl.constexpr, P: tl.constexpr, L: tl.constexpr, K: tl.constexpr,
+    c_ptr, s_ptr, v_ptr, v_low, partial_ptr, n_atoms, n_edges,
+    T: tl.constexpr, EPSILON: tl.constexpr, P: tl.constexpr, K: tl.constexpr,
     W: tl.constexpr, BLOCKS: tl.constexpr, LAYERS: tl.constexpr, MODE: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """Steps 1 to 4 of message passing step T: s^T of the edges, sums N, G and ρ of the centre."""
+    """Steps 1 and 2 of message passing step T: s^T of the edges, ρ^{T+1} of the centre (a row)."""
     i, e, mask = tile_edges(row_start, tile_start, tile_centre, n_atoms, TILE)
     if i >= n_atoms:
         return
     S: tl.constexpr = (P + 1) * (P + 1)
-    S_G: tl.constexpr = (L + 1) * (L + 1)
     k = tl.arange(0, K)[None, :]
     x, y, z, d = edge_vector(vector_ptr, e, mask)
     pair = tl.load(pair_ptr + e, mask=mask, other=0)
     j = tl.load(neighbour_ptr + e, mask=mask, other=0).to(tl.int64)[:, None]
     row, t, _ = locate(grid_ptr, pair, d, ROWS)
     weights = basis(t)
-    y_lm = harmonics(x, y, z, L, EPSILON)
-    h = edge_state(table_ptr, s_ptr, n_edges, row, weights, e, mask, T, K, COLUMNS)
+    y_lm = harmonics(x, y, z, P, EPSILON)
     if T > 0:
+        h = edge_state(table_ptr, s_ptr, n_edges, row, weights, e, mask, T, K, COLUMNS)
         saved = mlp_saved(h, v_ptr, v_low, 2 + T, K, W, BLOCKS, LAYERS, MODE)
         hidden = mlp_hidden(saved, W, BLOCKS, LAYERS)
     s = tl.zeros([TILE, K], x.dtype)
@@ -137,11 +136,34 @@ def step_forward(
         s += v1 * own + v2 * other
         rho += v3 * own
     tl.store(s_ptr + (T * n_edges + e)[:, None] * K + k, s, mask=mask[:, None])
+    out = partial_ptr + tl.program_id(0).to(tl.int64) * K + tl.arange(0, K)
+    tl.store(out, tl.sum(rho, 0))
 
-    h = h + (s,)
+
+@triton.jit(do_not_specialize=["n_atoms", "n_edges"])
+def message_forward(
+    vector_ptr, pair_ptr, neighbour_ptr, row_start, tile_start, tile_centre, grid_ptr, table_ptr,
+    mixed_ptr, s_ptr, m_ptr, m_low, partial_ptr, n_atoms, n_edges,
+    T: tl.constexpr, EPSILON: tl.constexpr, P: tl.constexpr, L: tl.constexpr, K: tl.constexpr,
+    W: tl.constexpr, BLOCKS: tl.constexpr, LAYERS: tl.constexpr, MODE: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """Steps 3 and 4: the sums N (rows lm) and G (rows S + lm) of the centre."""
+    i, e, mask = tile_edges(row_start, tile_start, tile_centre, n_atoms, TILE)
+    if i >= n_atoms:
+        return
+    S: tl.constexpr = (P + 1) * (P + 1)
+    S_G: tl.constexpr = (L + 1) * (L + 1)
+    k = tl.arange(0, K)[None, :]
+    x, y, z, d = edge_vector(vector_ptr, e, mask)
+    pair = tl.load(pair_ptr + e, mask=mask, other=0)
+    j = tl.load(neighbour_ptr + e, mask=mask, other=0).to(tl.int64)[:, None]
+    row, t, _ = locate(grid_ptr, pair, d, ROWS)
+    y_lm = harmonics(x, y, z, L, EPSILON)
+    h = edge_state(table_ptr, s_ptr, n_edges, row, basis(t), e, mask, T + 1, K, COLUMNS)
     saved = mlp_saved(h, m_ptr, m_low, 3 + T, K, W, BLOCKS, LAYERS, MODE)
     hidden = mlp_hidden(saved, W, BLOCKS, LAYERS)
-    out = partial_ptr + tl.program_id(0).to(tl.int64) * (S + S_G + 1) * K + tl.arange(0, K)
+    out = partial_ptr + tl.program_id(0).to(tl.int64) * (S + S_G) * K + tl.arange(0, K)
     for l in tl.static_range(P + 1):
         message = mlp_row(hidden, l, m_ptr, m_low, 3 + T, K, W, BLOCKS * LAYERS, MODE)
         for m in tl.static_range(2 * l + 1):
@@ -151,7 +173,6 @@ def step_forward(
         message = mlp_row(hidden, P + 1 + l, m_ptr, m_low, 3 + T, K, W, BLOCKS * LAYERS, MODE)
         for m in tl.static_range(2 * l + 1):
             tl.store(out + (S + l * l + m) * K, tl.sum(message * y_lm[l * l + m][:, None], 0))
-    tl.store(out + (S + S_G) * K, tl.sum(rho, 0))
 
 
 @triton.jit(do_not_specialize=["n_atoms", "n_edges"])
