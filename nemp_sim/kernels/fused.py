@@ -125,13 +125,12 @@ class FusedNetwork:
 
     def forward(self, vectors: Tensor, edges: Edges) -> tuple[Tensor, Tensor, Tensor, Record]:
         """ρ (N, T+2, K), n (N,), repulsion (N,) of the edge vectors, and the record."""
-        tiles = (edges.row_start, edges.tile_start, edges.tile_centre)
-        ends = (edges.n_atoms, edges.n_edges)
-        geometry = (vectors, edges.pair)
+        geometry = (vectors, edges.pair, edges.centre)
+        pairs = (vectors, edges.pair, edges.neighbour, edges.centre)
         partial, count = self._partial(edges, self.s + 1), self._partial(edges, 2, 1)
         self._launch(
-            forward_kernels.radial_forward, edges, *geometry, *tiles, self.grid, self.table,
-            self.cutoff_table, self.repulsion, partial, count, ends[0],
+            forward_kernels.radial_forward, edges, *geometry, self.grid, self.table,
+            self.cutoff_table, self.repulsion, partial, count, edges.n_edges,
             ZBL=self.model.zbl is not None, **self.lookup,
         )  # fmt: skip
         first, count = self._sum(partial, edges), self._sum(count, edges)[:, :, 0]
@@ -143,16 +142,16 @@ class FusedNetwork:
             v, m = self.orbitals[t], self.messages[t]
             partial = self._partial(edges, 1)
             self._launch(
-                forward_kernels.scalar_forward, edges, *geometry, edges.neighbour, *tiles,
-                self.grid, self.table, c, scalars, v.high, v.low, partial, *ends,
+                forward_kernels.scalar_forward, edges, *pairs,
+                self.grid, self.table, c, scalars, v.high, v.low, partial, edges.n_edges,
                 T=t, **self.network, **self.lookup,
             )  # fmt: skip
             density.append(self._sum(partial, edges)[:, 0])
             mixed = self._mix(c, self.mixes[t][0], edges)
             partial = self._partial(edges, self.s + self.s_g)
             self._launch(
-                forward_kernels.message_forward, edges, *geometry, edges.neighbour, *tiles,
-                self.grid, self.table, mixed, scalars, m.high, m.low, partial, *ends,
+                forward_kernels.message_forward, edges, *pairs,
+                self.grid, self.table, mixed, scalars, m.high, m.low, partial, edges.n_edges,
                 T=t, L=self.l, **self.network, **self.lookup,
             )  # fmt: skip
             sums.append(self._sum(partial, edges))
@@ -161,8 +160,8 @@ class FusedNetwork:
             norms.append(norm)
         partial = self._partial(edges, 1)
         self._launch(
-            forward_kernels.final_forward, edges, *geometry, *tiles, self.grid, self.table, c,
-            scalars, self.last.high, self.last.low, partial, *ends,
+            forward_kernels.final_forward, edges, *geometry, self.grid, self.table, c,
+            scalars, self.last.high, self.last.low, partial, edges.n_edges,
             T=self.steps, **self.network, **self.lookup,
         )  # fmt: skip
         density.append(self._sum(partial, edges)[:, 0])
@@ -192,16 +191,16 @@ class FusedNetwork:
     def backward(self, record: Record, rho: Tensor, count: Tensor, repulsion: Tensor) -> Tensor:
         """Gradient of the edge vectors from those of ρ, n and the repulsion."""
         edges, m_i, vectors = record.edges, record.normaliser, record.vectors
-        tiles = (edges.row_start, edges.tile_start, edges.tile_centre)
-        ends = (edges.n_atoms, edges.n_edges)
-        geometry = (vectors, edges.pair)
+        geometry = (vectors, edges.pair, edges.centre)
+        pairs = (vectors, edges.pair, edges.neighbour, edges.centre)
         rho = rho.contiguous()
         grad, grad_s = torch.empty_like(vectors), torch.empty_like(record.scalars)
         partial = self._partial(edges, self.s)
         self._launch(
-            backward_kernels.final_back, edges, *geometry, *tiles, self.grid, self.table,
+            backward_kernels.final_back, edges, *geometry, self.grid, self.table,
             record.orbitals[-1], record.scalars, self.last.high, self.last.low,
-            rho[:, -1].contiguous(), grad_s, grad, partial, *ends,
+            rho[:, -1].contiguous(), grad_s, grad, partial,
+            edges.n_edges,
             T=self.steps, **self.network, **self.lookup,
         )  # fmt: skip
         grad_c = self._sum(partial, edges)
@@ -221,20 +220,20 @@ class FusedNetwork:
             mixed = self._mix(c, self.mixes[t][0], edges)
             v, m = self.orbitals[t], self.messages[t]
             self._launch(
-                backward_kernels.message_back, edges, *geometry, edges.neighbour, *tiles,
+                backward_kernels.message_back, edges, *pairs,
                 self.grid, self.table, mixed, record.scalars, m.high, m.low, grad_sums, grad_s,
-                grad, per_edge[1], *ends, T=t, L=self.l, **self.network, **self.lookup,
+                grad, per_edge[1], edges.n_edges, T=t, L=self.l, **self.network, **self.lookup,
             )  # fmt: skip
             self._launch(
-                backward_kernels.scalar_back, edges, *geometry, edges.neighbour, *tiles,
+                backward_kernels.scalar_back, edges, *pairs,
                 self.grid, self.table, c, record.scalars, v.high, v.low,
-                rho[:, t + 1].contiguous(), grad_s, grad, per_edge[0], partial, *ends,
+                rho[:, t + 1].contiguous(), grad_s, grad, per_edge[0], partial, edges.n_edges,
                 T=t, **self.network, **self.lookup,
             )  # fmt: skip
             grad_c = kept + self._sum(partial, edges)
             self._launch(
-                backward_kernels.neighbour_back, edges, vectors, edges.centre, edges.by_neighbour,
-                *tiles, grad_sums, per_edge[0], per_edge[1], both, ends[0],
+                backward_kernels.neighbour_back, edges, vectors, edges.sorted_neighbour, edges.centre,
+                edges.by_neighbour, grad_sums, per_edge[0], per_edge[1], both, edges.n_edges,
                 SUMS=self.s + self.s_g,
             )  # fmt: skip
             pulled = self._sum(both, edges)
@@ -247,9 +246,9 @@ class FusedNetwork:
         grad_first[:, self.s] = rho[:, 0]
         grad_m -= (grad_x * record.first[:, : self.s]).sum((1, 2)) / m_i[:, 0, 0]
         self._launch(
-            backward_kernels.radial_back, edges, *geometry, *tiles, self.grid, self.table,
+            backward_kernels.radial_back, edges, *geometry, self.grid, self.table,
             self.cutoff_table, self.repulsion, grad_first,
-            torch.stack([count + grad_m, repulsion], 1), grad, ends[0],
+            torch.stack([count + grad_m, repulsion], 1), grad, edges.n_edges,
             ZBL=self.model.zbl is not None, **self.lookup,
         )  # fmt: skip
         return grad
@@ -287,15 +286,25 @@ class FusedNetwork:
             kernel[grid](*inputs, **constants)
 
     def _partial(self, edges: Edges, n_rows: int, width: int | None = None) -> Tensor:
-        return self.table.new_empty(edges.n_tiles, n_rows, width or self.kp)
+        return self.table.new_empty(edges.n_tiles + edges.n_atoms, n_rows, width or self.kp)
 
     def _sum(self, partial: Tensor, edges: Edges) -> Tensor:
-        """Sums (N, rows, K) of the tiles of each centre."""
+        """Sums (N, rows, K) of the rows of each centre."""
         out = partial.new_empty(edges.n_atoms, *partial.shape[1:])
         size = out[0].numel()
         block = min(triton.next_power_of_2(size), 1024)
         grid = (edges.n_atoms, triton.cdiv(size, block))
-        self._run(sum_tiles, grid, partial, edges.tile_start, out, R=size, BLOCK=block, num_warps=4)
+        self._run(
+            sum_tiles,
+            grid,
+            partial,
+            edges.first_row,
+            edges.end_row,
+            out,
+            R=size,
+            BLOCK=block,
+            num_warps=4,
+        )
         return out
 
     def _mix(

@@ -10,27 +10,33 @@ from nemp_sim.graph import AtomGraph
 
 @dataclass(frozen=True)
 class Edges:
-    """Edges of an AtomGraph as the kernels read them, 32-bit.
+    """Edges of an AtomGraph, 32-bit.
+
+    Tile p holds ``tile`` consecutive edges, p · tile and on, of one or more centres. Its sum over
+    the edges of centre c goes to row p + c of a buffer: no two share a row, for with each tile or
+    centre on the way the row grows. The rows of a centre stand together, in the order of the tiles.
 
     Attributes:
         pair: (E,) ordered pair of elements.
-        centre: (E,).
+        centre: (E,) ascending.
         neighbour: (E,).
-        by_neighbour: (E,).
-        row_start: (N+1,).
+        by_neighbour: (E,) edges sorted by neighbour.
+        sorted_neighbour: (E,) their neighbours, ascending; each atom as often as in ``centre``.
         species: (N,).
-        tile_start: (N+1,) first tile of each centre.
-        tile_centre: (tiles,) centre of each tile, N beyond the last.
+        first_row: (N,) of the rows of each centre.
+        end_row: (N,) likewise; the first where a centre has no edges.
+        tile: edges of a tile.
     """
 
     pair: Tensor
     centre: Tensor
     neighbour: Tensor
     by_neighbour: Tensor
-    row_start: Tensor
+    sorted_neighbour: Tensor
     species: Tensor
-    tile_start: Tensor
-    tile_centre: Tensor
+    first_row: Tensor
+    end_row: Tensor
+    tile: int
 
     @property
     def n_atoms(self) -> int:
@@ -44,16 +50,16 @@ class Edges:
 
     @property
     def n_tiles(self) -> int:
-        """Bound of the number of tiles."""
-        return len(self.tile_centre)
+        """Number of tiles."""
+        return -(-self.n_edges // self.tile)
 
 
 def edges_of(graph: AtomGraph, pair: Tensor, tile: int) -> Edges:
-    """Tiles of up to ``tile`` edges of one centre each; asks the device for nothing."""
-    n_atoms, n_edges = len(graph.species), len(pair)
-    counts = (graph.row_start.diff() + tile - 1) // tile
-    tile_start = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    tiles = torch.arange(n_edges // tile + n_atoms, device=pair.device)
-    tile_centre = torch.searchsorted(tile_start, tiles, right=True) - 1
-    parts = (pair, graph.centre, graph.neighbour, graph.by_neighbour, graph.row_start)
-    return Edges(*(x.int() for x in (*parts, graph.species, tile_start, tile_centre)))
+    """Tiles of ``tile`` edges; asks the device for nothing."""
+    start, end = graph.row_start[:-1], graph.row_start[1:]
+    atoms = torch.arange(len(start), device=pair.device)
+    first = start // tile + atoms
+    last = torch.where(end > start, (end - 1) // tile + atoms + 1, first)
+    by_neighbour = graph.by_neighbour
+    parts = (pair, graph.centre, graph.neighbour, by_neighbour, graph.neighbour[by_neighbour])
+    return Edges(*(x.int() for x in (*parts, graph.species, first, last)), tile)

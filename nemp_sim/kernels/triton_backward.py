@@ -1,7 +1,7 @@
 """Triton kernels of the first derivatives: networks are evaluated anew, nothing is kept.
 
 Each kernel adds its share to the gradient of the edge vectors; the sums over the edges of a
-centre go through ``partial`` rows as in the forward kernels; the gradients of the neighbour's
+centre go to rows of ``partial`` as in the forward kernels; the gradients of the neighbour's
 orbitals are left per edge (``U`` = V² ∂s, ``M`` = M^a) and summed by ``neighbour_back`` over the
 edges that point to an atom, in their order in ``by_neighbour``.
 """
@@ -22,7 +22,7 @@ from nemp_sim.kernels.triton_edge import (
     repulsion,
     vector_grad,
 )
-from nemp_sim.kernels.triton_forward import edge_state, tile_edges
+from nemp_sim.kernels.triton_forward import edge_state, store_sums, tile_edges, tile_rows
 from nemp_sim.kernels.triton_mlp import (
     mlp_back,
     mlp_hidden,
@@ -69,17 +69,16 @@ def state_slope(g0, g1, table_ptr, row, slopes, K: tl.constexpr, COLUMNS: tl.con
     return gd + tl.sum(g1 * interpolate(table_ptr, row, slopes, K + k, COLUMNS), 1)
 
 
-@triton.jit(do_not_specialize=["n_atoms"])
+@triton.jit(do_not_specialize=["n_edges"])
 def radial_back(
-    vector_ptr, pair_ptr, row_start, tile_start, tile_centre,
-    grid_ptr, table_ptr, cutoff_ptr, zbl_ptr, grad_sums, grad_count, grad_ptr, n_atoms,
+    vector_ptr, pair_ptr, centre_ptr,
+    grid_ptr, table_ptr, cutoff_ptr, zbl_ptr, grad_sums, grad_count, grad_ptr, n_edges,
     ZBL: tl.constexpr, EPSILON: tl.constexpr, P: tl.constexpr, K: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """Of ``radial_forward``: grad_sums (N, rows, K), grad_count (N, 2)."""
-    i, e, mask = tile_edges(row_start, tile_start, tile_centre, n_atoms, TILE)
-    if i >= n_atoms:
-        return
+    e, mask, centre = tile_edges(centre_ptr, n_edges, TILE)
+    i = tl.maximum(centre, 0).to(tl.int64)[:, None]
     S: tl.constexpr = (P + 1) * (P + 1)
     k = tl.arange(0, K)[None, :]
     x, y, z, d = edge_vector(vector_ptr, e, mask)
@@ -98,6 +97,7 @@ def radial_back(
             g_lm = g_lm + (tl.sum(radial * g, 1),)
             along += slope * g * y_lm[l * l + m][:, None]
     gd = tl.sum(along, 1)
+    i = tl.maximum(centre, 0)
     gd += tl.load(grad_count + 2 * i) * interpolate_one(cutoff_ptr, row, slopes)
     if ZBL:
         _, slope = repulsion(zbl_ptr, pair, d)
@@ -115,18 +115,17 @@ def add_scalar_grads(grad_s, grads, n_edges, e, mask, N_S: tl.constexpr, K: tl.c
         tl.store(place, g, mask=mask[:, None])
 
 
-@triton.jit(do_not_specialize=["n_atoms", "n_edges"])
+@triton.jit(do_not_specialize=["n_edges"])
 def message_back(
-    vector_ptr, pair_ptr, neighbour_ptr, row_start, tile_start, tile_centre, grid_ptr, table_ptr,
-    mixed_ptr, s_ptr, m_ptr, m_low, grad_sums, grad_s, grad_ptr, message_ptr, n_atoms, n_edges,
+    vector_ptr, pair_ptr, neighbour_ptr, centre_ptr, grid_ptr, table_ptr,
+    mixed_ptr, s_ptr, m_ptr, m_low, grad_sums, grad_s, grad_ptr, message_ptr, n_edges,
     T: tl.constexpr, EPSILON: tl.constexpr, P: tl.constexpr, L: tl.constexpr, K: tl.constexpr,
     W: tl.constexpr, BLOCKS: tl.constexpr, LAYERS: tl.constexpr, MODE: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """Of ``message_forward``: grad_sums (N, N and G rows, K); leaves M^a of the edges."""
-    i, e, mask = tile_edges(row_start, tile_start, tile_centre, n_atoms, TILE)
-    if i >= n_atoms:
-        return
+    e, mask, centre = tile_edges(centre_ptr, n_edges, TILE)
+    i = tl.maximum(centre, 0).to(tl.int64)[:, None]
     S: tl.constexpr = (P + 1) * (P + 1)
     S_G: tl.constexpr = (L + 1) * (L + 1)
     DEPTH: tl.constexpr = BLOCKS * LAYERS
@@ -167,18 +166,17 @@ def message_back(
     add_vector_grad(grad_ptr, e, mask, x, y, z, d, g_lm, gd, L, EPSILON, True)
 
 
-@triton.jit(do_not_specialize=["n_atoms", "n_edges"])
+@triton.jit(do_not_specialize=["n_edges"])
 def scalar_back(
-    vector_ptr, pair_ptr, neighbour_ptr, row_start, tile_start, tile_centre, grid_ptr, table_ptr,
-    c_ptr, s_ptr, v_ptr, v_low, grad_rho, grad_s, grad_ptr, u_ptr, partial_ptr, n_atoms, n_edges,
+    vector_ptr, pair_ptr, neighbour_ptr, centre_ptr, grid_ptr, table_ptr,
+    c_ptr, s_ptr, v_ptr, v_low, grad_rho, grad_s, grad_ptr, u_ptr, partial_ptr, n_edges,
     T: tl.constexpr, EPSILON: tl.constexpr, P: tl.constexpr, K: tl.constexpr,
     W: tl.constexpr, BLOCKS: tl.constexpr, LAYERS: tl.constexpr, MODE: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """Of ``scalar_forward``: grad_rho (N, K), whole gradient of s^T; leaves U = V² ∂s."""
-    i, e, mask = tile_edges(row_start, tile_start, tile_centre, n_atoms, TILE)
-    if i >= n_atoms:
-        return
+    e, mask, centre = tile_edges(centre_ptr, n_edges, TILE)
+    i = tl.maximum(centre, 0).to(tl.int64)[:, None]
     S: tl.constexpr = (P + 1) * (P + 1)
     DEPTH: tl.constexpr = BLOCKS * LAYERS
     k = tl.arange(0, K)[None, :]
@@ -198,7 +196,8 @@ def scalar_back(
         hidden = mlp_hidden(saved, W, BLOCKS, LAYERS)
         grad_hidden = mlp_zero_grad(gs, 2 + T, W)
     along = tl.zeros([TILE, K], x.dtype)
-    out = partial_ptr + tl.program_id(0).to(tl.int64) * S * K + tl.arange(0, K)
+    out_row, first, count = tile_rows(centre_ptr, n_edges, TILE)
+    out = partial_ptr + out_row * S * K
     g_lm = ()
     for l in tl.static_range(P + 1):
         own = tl.zeros([TILE, K], x.dtype)
@@ -232,7 +231,8 @@ def scalar_back(
         g_other = v2 * gs
         tl.store(u_ptr + (e[:, None] * (P + 1) + l) * K + k, g_other, mask=edge_mask)
         for m in tl.static_range(2 * l + 1):
-            tl.store(out + (l * l + m) * K, tl.sum(g_own * y_lm[l * l + m][:, None], 0))
+            values = g_own * y_lm[l * l + m][:, None]
+            store_sums(out + (l * l + m) * K, S * K, values, centre, first, count)
             g = g_own * tl.load(c_ptr + (i * S + l * l + m) * K + k)
             g += g_other * tl.load(c_ptr + (j * S + l * l + m) * K + k)
             g_lm = g_lm + (tl.sum(g, 1),)
@@ -245,18 +245,17 @@ def scalar_back(
     add_vector_grad(grad_ptr, e, mask, x, y, z, d, g_lm, gd, P, EPSILON, True)
 
 
-@triton.jit(do_not_specialize=["n_atoms", "n_edges"])
+@triton.jit(do_not_specialize=["n_edges"])
 def final_back(
-    vector_ptr, pair_ptr, row_start, tile_start, tile_centre, grid_ptr, table_ptr,
-    c_ptr, s_ptr, v_ptr, v_low, grad_rho, grad_s, grad_ptr, partial_ptr, n_atoms, n_edges,
+    vector_ptr, pair_ptr, centre_ptr, grid_ptr, table_ptr,
+    c_ptr, s_ptr, v_ptr, v_low, grad_rho, grad_s, grad_ptr, partial_ptr, n_edges,
     T: tl.constexpr, EPSILON: tl.constexpr, P: tl.constexpr, K: tl.constexpr,
     W: tl.constexpr, BLOCKS: tl.constexpr, LAYERS: tl.constexpr, MODE: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """Of ``final_forward``: the first backward kernel, it sets grad_s and the vectors' gradient."""
-    i, e, mask = tile_edges(row_start, tile_start, tile_centre, n_atoms, TILE)
-    if i >= n_atoms:
-        return
+    e, mask, centre = tile_edges(centre_ptr, n_edges, TILE)
+    i = tl.maximum(centre, 0).to(tl.int64)[:, None]
     S: tl.constexpr = (P + 1) * (P + 1)
     DEPTH: tl.constexpr = BLOCKS * LAYERS
     k = tl.arange(0, K)[None, :]
@@ -269,7 +268,8 @@ def final_back(
     hidden = mlp_hidden(saved, W, BLOCKS, LAYERS)
     grad_hidden = mlp_zero_grad(h[0], 2 + T, W)
     g_rho = tl.load(grad_rho + i * K + k)
-    out = partial_ptr + tl.program_id(0).to(tl.int64) * S * K + tl.arange(0, K)
+    out_row, first, count = tile_rows(centre_ptr, n_edges, TILE)
+    out = partial_ptr + out_row * S * K
     g_lm = ()
     for l in tl.static_range(P + 1):
         own = tl.zeros([TILE, K], x.dtype)
@@ -281,7 +281,8 @@ def final_back(
         )
         g_own = v * g_rho
         for m in tl.static_range(2 * l + 1):
-            tl.store(out + (l * l + m) * K, tl.sum(g_own * y_lm[l * l + m][:, None], 0))
+            values = g_own * y_lm[l * l + m][:, None]
+            store_sums(out + (l * l + m) * K, S * K, values, centre, first, count)
             g_lm = g_lm + (tl.sum(g_own * tl.load(c_ptr + (i * S + l * l + m) * K + k), 1),)
     grad_h = mlp_back(grad_hidden, saved, v_ptr, v_low, 2 + T, K, W, BLOCKS, LAYERS, MODE)
     gd = state_slope(grad_h[0], grad_h[1], table_ptr, row, basis_slope(t, inverse_h), K, COLUMNS)
@@ -291,29 +292,32 @@ def final_back(
     add_vector_grad(grad_ptr, e, mask, x, y, z, d, g_lm, gd, P, EPSILON, False)
 
 
-@triton.jit(do_not_specialize=["n_atoms"])
+@triton.jit(do_not_specialize=["n_edges"])
 def neighbour_back(
-    vector_ptr, centre_ptr, by_neighbour, row_start, tile_start, tile_centre,
-    grad_sums, u_ptr, message_ptr, partial_ptr, n_atoms,
+    vector_ptr, neighbour_ptr, centre_ptr, by_neighbour,
+    grad_sums, u_ptr, message_ptr, partial_ptr, n_edges,
     EPSILON: tl.constexpr, P: tl.constexpr, SUMS: tl.constexpr, K: tl.constexpr,
     TILE: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of C_j (rows lm) and of C_j W⁰ (rows S + lm): sums over the edges that end at j."""
-    j, place, mask = tile_edges(row_start, tile_start, tile_centre, n_atoms, TILE)
-    if j >= n_atoms:
-        return
+    """Gradients of C_j (rows lm) and of C_j W⁰ (rows S + lm): sums over the edges that end at j.
+
+    ``neighbour_ptr``: the neighbours in the order of ``by_neighbour``, whose tiles these are.
+    """
+    place, mask, j = tile_edges(neighbour_ptr, n_edges, TILE)
     S: tl.constexpr = (P + 1) * (P + 1)
     k = tl.arange(0, K)[None, :]
     e = tl.load(by_neighbour + place, mask=mask, other=0).to(tl.int64)
     x, y, z, d = edge_vector(vector_ptr, e, mask)
     y_lm = harmonics(x, y, z, P, EPSILON)
     i = tl.load(centre_ptr + e, mask=mask, other=0).to(tl.int64)[:, None]
-    out = partial_ptr + tl.program_id(0).to(tl.int64) * 2 * S * K + tl.arange(0, K)
+    out_row, first, count = tile_rows(neighbour_ptr, n_edges, TILE)
+    out = partial_ptr + out_row * 2 * S * K
     for l in tl.static_range(P + 1):
         place_l = (e[:, None] * (P + 1) + l) * K + k
         u = tl.load(u_ptr + place_l, mask=mask[:, None], other=0.0)
         message = tl.load(message_ptr + place_l, mask=mask[:, None], other=0.0)
         for m in tl.static_range(2 * l + 1):
-            tl.store(out + (l * l + m) * K, tl.sum(u * y_lm[l * l + m][:, None], 0))
+            values = u * y_lm[l * l + m][:, None]
+            store_sums(out + (l * l + m) * K, 2 * S * K, values, j, first, count)
             g = tl.load(grad_sums + (i * SUMS + l * l + m) * K + k)
-            tl.store(out + (S + l * l + m) * K, tl.sum(message * g, 0))
+            store_sums(out + (S + l * l + m) * K, 2 * S * K, message * g, j, first, count)

@@ -7,14 +7,14 @@ from nemp_sim.kernels.triton_mlp import matmul
 
 
 @triton.jit
-def sum_tiles(partial_ptr, tile_start, out_ptr, R: tl.constexpr, BLOCK: tl.constexpr):
-    """out[i] = Σ of the rows (R) of the tiles of centre i, in order."""
+def sum_tiles(partial_ptr, first_row, end_row, out_ptr, R: tl.constexpr, BLOCK: tl.constexpr):
+    """out[i] = Σ of the rows, each of R numbers, of centre i, in order."""
     i = tl.program_id(0)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = column < R
     total = tl.zeros([BLOCK], out_ptr.dtype.element_ty)
-    p = tl.load(tile_start + i).to(tl.int64)
-    end = tl.load(tile_start + i + 1)
+    p = tl.load(first_row + i).to(tl.int64)
+    end = tl.load(end_row + i)
     while p < end:
         total += tl.load(partial_ptr + p * R + column, mask=mask, other=0.0)
         p += 1
