@@ -24,8 +24,13 @@ def silu(x):
 
 @triton.jit
 def silu_slope(x):
-    """σ(x) (1 + x (1 − σ(x)))."""
-    sigma = 1.0 / (1.0 + tl.exp(-x))
+    """σ(x) (1 + x (1 − σ(x))).
+
+    Not from the exponential of ``silu``: the compiler would keep that one in registers, from the
+    forward pass to the backward.
+    """
+    small = tl.exp(-tl.abs(x))
+    sigma = tl.where(x > 0, 1.0, small) / (1.0 + small)
     return sigma * (1.0 + x * (1.0 - sigma))
 
 
