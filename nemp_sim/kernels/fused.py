@@ -233,7 +233,8 @@ class FusedNetwork:
             grad_c = kept + self._sum(partial, edges)
             self._launch(
                 backward_kernels.neighbour_back, edges, vectors, edges.sorted_neighbour,
-                edges.centre, edges.by_neighbour, grad_sums, per_edge[0], per_edge[1], both, edges.n_edges,
+                edges.centre, edges.by_neighbour, grad_sums, per_edge[0], per_edge[1], both,
+                edges.n_edges,
                 SUMS=self.s + self.s_g,
             )  # fmt: skip
             pulled = self._sum(both, edges)
