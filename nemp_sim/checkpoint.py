@@ -68,6 +68,8 @@ def load_potential(
     device: str | torch.device = "auto",
     dtype: object = None,
     head: str | None = None,
+    kernel: str = "auto",
+    precision: str = "tf32x3",
 ) -> Potential:
     """Read a potential file.
 
@@ -77,6 +79,8 @@ def load_potential(
         device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1" …
         dtype: "float32" or "float64" (or the torch dtype); None takes the dtype of the file.
         head: read-out (level of theory) to use; None: the first one of the file.
+        kernel: "auto", "reference" or "fused", as in Potential.
+        precision: of the fused kernels, as in Potential.
 
     Raises:
         PotentialFileError: no such file, or a damaged, foreign or newer file.
@@ -91,6 +95,8 @@ def load_potential(
         name=path.name,
         sha256=sha256_of(path),
         device=resolve_device(device),
+        kernel=kernel,
+        precision=precision,
     )
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from nemp_sim.graph import AtomGraph
-from nemp_sim.model import NEMP
+from nemp_sim.model import NEMP, Describe
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def differentiate(
     forces: bool,
     stress: bool,
     create_graph: bool = False,
-    code: tuple[Tensor, Tensor] | None = None,
+    describe: Describe | None = None,
 ) -> Derivatives:
     """Energy, forces −∂E/∂r and virial ∂E/∂ε of a batch of structures.
 
@@ -57,14 +57,14 @@ def differentiate(
         forces: whether to take ∂E/∂r.
         stress: whether to take ∂E/∂ε.
         create_graph: keep the derivative differentiable (training, Hessians).
-        code: kept result of ``model.pair_code()``.
+        describe: a faster equal of ``model.describe``.
     """
     if not (forces or stress):
-        atomic = model(graph, code)
+        atomic = model(graph, describe)
         return Derivatives(atomic, graph.sum_atoms(atomic), None, None)
     with torch.enable_grad():
         moved, inputs = _movable(graph, stress)
-        atomic = model(moved, code)
+        atomic = model(moved, describe)
         gradient = torch.autograd.grad(atomic.sum(), inputs, create_graph=create_graph)
     if not create_graph:
         atomic = atomic.detach()
@@ -79,26 +79,24 @@ def differentiate_members(
     forces: bool,
     stress: bool,
     forces_std: bool,
-    code: tuple[Tensor, Tensor] | None = None,
+    batched: bool = True,
+    describe: Describe | None = None,
 ) -> Derivatives:
     """As ``differentiate``, with standard deviations over the ensemble read-out of a single head.
 
     A member m changes the atomic energies by δ_m E_i = ∂E_i/∂w · δ_m w (w: weights of the last
     layer), so that the deviations of the energies cost one small matrix product, and those of the
-    forces one backward pass for each member, all of them in one batch.
+    forces one backward pass for each member, all of them in one batch where ``batched``.
     """
     (readout,) = model.readouts.values()
     with torch.set_grad_enabled(forces or stress or forces_std):
         moved, inputs = _movable(graph, stress)
-        atomic, features = model.forward_features(moved, code)
+        atomic, features = model.forward_features(moved, describe)
         deviations = (features @ readout.members.T).double()  # (N, M)
         spread, each = None, ()
         if forces_std:
-            n_members = deviations.shape[1]
-            unit = torch.eye(n_members, dtype=deviations.dtype, device=deviations.device)
-            each = torch.autograd.grad(
-                deviations.sum(0), inputs, unit, is_grads_batched=True, retain_graph=True
-            )  # (M, N, 3) and, for stress, (M, B, 3, 3)
+            # (M, N, 3) and, for stress, (M, B, 3, 3)
+            each = _member_gradients(deviations.sum(0), inputs, batched)
             spread = each[0].square().mean(0).sqrt() * readout.force_calibration
         gradient = ()
         if forces or stress:
@@ -123,7 +121,7 @@ def hessian_rows(
     model: NEMP,
     graph: AtomGraph,
     rows: tuple[Tensor, Tensor],
-    code: tuple[Tensor, Tensor] | None = None,
+    describe: Describe | None = None,
 ) -> Tensor:
     """One row ∂²E/∂r_{ia}∂r of the Hessian for each structure of a batch, (N, 3), eV/Å².
 
@@ -131,15 +129,24 @@ def hessian_rows(
         model: the network.
         graph: the batch, usually copies of one structure.
         rows: (B,) atoms i, counted through the batch, and (B,) axes a.
-        code: kept result of ``model.pair_code()``.
+        describe: an equal of ``model.describe`` that has second derivatives.
     """
     with torch.enable_grad():
         moved, (positions,) = _movable(graph, stress=False)
-        atomic = model(moved, code)
+        atomic = model(moved, describe)
         (gradient,) = torch.autograd.grad(atomic.sum(), positions, create_graph=True)
         chosen = gradient[rows].sum()
         (second,) = torch.autograd.grad(chosen, positions)
     return second
+
+
+def _member_gradients(totals: Tensor, inputs: list[Tensor], batched: bool) -> tuple[Tensor, ...]:
+    """∂totals/∂x (M, *x.shape) of totals (M,) for each x of ``inputs``; the graph is kept."""
+    unit = torch.eye(len(totals), dtype=totals.dtype, device=totals.device)
+    if batched:
+        return torch.autograd.grad(totals, inputs, unit, is_grads_batched=True, retain_graph=True)
+    rows = [torch.autograd.grad(totals, inputs, one, retain_graph=True) for one in unit]
+    return tuple(torch.stack(each) for each in zip(*rows, strict=True))
 
 
 def _movable(graph: AtomGraph, stress: bool) -> tuple[AtomGraph, list[Tensor]]:

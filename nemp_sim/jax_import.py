@@ -15,7 +15,8 @@ from torch import Tensor
 from nemp_sim.checkpoint import new_model
 from nemp_sim.config import MLPShape, ModelConfig
 from nemp_sim.errors import InputError, PotentialFileError
-from nemp_sim.model import NEMP, SILU_GAIN
+from nemp_sim.mlp import SILU_GAIN
+from nemp_sim.model import NEMP
 from nemp_sim.potential import Potential, PotentialMetadata
 
 _SKIPPED_MODULES = ("optax", "flax", "jax")  # optimizer states: read as inert placeholders

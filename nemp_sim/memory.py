@@ -5,21 +5,25 @@ import os
 import torch
 
 from nemp_sim.config import ModelConfig
+from nemp_sim.kernels import padded_size
 
 
-def bytes_per_edge(config: ModelConfig, dtype: torch.dtype) -> int:
+def bytes_per_edge(config: ModelConfig, dtype: torch.dtype, fused: bool = False) -> int:
     """Estimate of the peak memory of energy and forces for one directed edge, bytes.
 
     Counts the tensors (edges × features) that the backward pass keeps and uses; 1.0 to 1.5 times
-    the peak measured on an H100 for six shapes from L = 0 to L = 4, linear networks included.
+    the peak measured on an H100 for six shapes from L = 0 to L = 4, linear networks included. The
+    ``fused`` kernels keep the scalars of the edges and their gradients, beside the geometry.
     """
     p2, l2 = (config.pmax_l + 1) ** 2, (config.max_l + 1) ** 2
     steps, k = config.n_message_passing, config.n_channels
+    itemsize = torch.empty(0, dtype=dtype).element_size()
+    if fused:
+        return 256 + itemsize * 2 * padded_size(k) * (steps + config.pmax_l + 1)
     message, radial = config.message_mlp, config.radial_mlp
     hidden = (2 * steps + 1) * 2 * message.width * (1 + message.n_blocks * message.layers_per_block)
     hidden += 2 * radial.width * (1 + radial.n_blocks * radial.layers_per_block)
     orbitals = k * ((steps + 1) * (3 * p2 + 3 * (config.pmax_l + 1)) + steps * (6 * p2 + l2))
-    itemsize = torch.empty(0, dtype=dtype).element_size()
     return itemsize * (hidden + orbitals + k * (config.pmax_l + 3 + 2 * steps))
 
 

@@ -9,12 +9,13 @@ C_i the node orbitals, h_ij the edge state, n_i = Σ_j f_c(x_ij) the smooth coor
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu, softplus
+from torch.nn.functional import softplus
 
 from nemp_sim.angular import (
     SphericalHarmonics,
@@ -22,77 +23,13 @@ from nemp_sim.angular import (
     order_of_component,
     spread_orders,
 )
-from nemp_sim.config import MLPShape, ModelConfig
+from nemp_sim.config import ModelConfig
 from nemp_sim.graph import AtomGraph
+from nemp_sim.mlp import MLP
 from nemp_sim.zbl import ZBL
 
 EPSILON = 1e-8  # ε of the published equations
-SILU_GAIN = 1.67462  # c of the published dense layers
 INNER_SWITCH = (0.65, 0.85)  # of the inner radius: the network is off below, whole above
-
-
-class Dense(nn.Module):
-    """y = x (W s) + b, s = gain / √fan_in, divided by 100 where there is a bias; W ~ N(0, 1)."""
-
-    def __init__(self, n_in: int, n_out: int, gain: float, bias: bool) -> None:
-        """Draw the weights."""
-        super().__init__()
-        self.kernel = nn.Parameter(torch.randn(n_in, n_out))
-        self.bias = nn.Parameter(torch.zeros(n_out)) if bias else None
-        self.scale = gain / math.sqrt(n_in) / (100.0 if bias else 1.0)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(…, n_in) → (…, n_out)."""
-        y = x @ (self.kernel * self.scale)
-        return y if self.bias is None else y + self.bias
-
-
-class ResidualBlock(nn.Module):
-    """x ← (x + g(x)) / √2, g = layers × (SiLU, dense)."""
-
-    def __init__(self, width: int, n_layers: int, bias: bool) -> None:
-        """Build the layers."""
-        super().__init__()
-        self.layers = nn.ModuleList(Dense(width, width, SILU_GAIN, bias) for _ in range(n_layers))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(…, width) → (…, width)."""
-        y = x
-        for layer in self.layers:
-            y = layer(silu(y))
-        return (x + y) * 0.5**0.5
-
-
-class MLP(nn.Module):
-    """Input layer, residual blocks, SiLU, output layer; or the output layer alone (linear).
-
-    Without biases MLP(0) = 0, so an edge at the cutoff contributes nothing.
-    """
-
-    def __init__(self, n_in: int, n_out: int, shape: MLPShape, bias: bool = False) -> None:
-        """Build the layers of ``shape``."""
-        super().__init__()
-        self.linear = shape.linear
-        width = n_in if shape.linear else shape.width
-        if not shape.linear:
-            self.input_layer = Dense(n_in, width, SILU_GAIN, bias)
-            self.blocks = nn.ModuleList(
-                ResidualBlock(width, shape.layers_per_block, bias) for _ in range(shape.n_blocks)
-            )
-        self.output_layer = Dense(width, n_out, 1.0, bias)
-
-    def hidden(self, x: Tensor) -> Tensor:
-        """Input of the output layer: (…, n_in) → (…, width)."""
-        if self.linear:
-            return x
-        x = self.input_layer(x)
-        for block in self.blocks:
-            x = block(x)
-        return silu(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(…, n_in) → (…, n_out)."""
-        return self.output_layer(self.hidden(x))
 
 
 class PairCode(nn.Module):
@@ -199,6 +136,25 @@ def inner_switch(d: Tensor, radius: Tensor) -> Tensor:
     return x**3 * (10 - x * (15 - 6 * x))
 
 
+class PairFunctions(NamedTuple):
+    """What depends on the length and the ordered pair of elements of an edge alone.
+
+    Attributes:
+        cutoff: (E,) f_c, with the inner switch where there is one.
+        state: (E, 2K) edge state h⁰ = [a^edge f_c, R_e].
+        radial: (E, P+2, K) rows R_l (l ≤ P), then R_ρ.
+        orbitals: (E, 3, P+1, K) V¹, V², V³ of the first step, MLP_ead[first](h⁰).
+    """
+
+    cutoff: Tensor
+    state: Tensor
+    radial: Tensor
+    orbitals: Tensor
+
+
+Describe = Callable[[AtomGraph], tuple[Tensor, Tensor, Tensor | None]]  # see NEMP.describe
+
+
 class NEMP(nn.Module):
     """Node-equivariant message passing: atomic energies of an AtomGraph.
 
@@ -259,16 +215,16 @@ class NEMP(nn.Module):
         self.config = replace(self.config, heads=(head,))
         return self
 
-    def forward(self, graph: AtomGraph, code: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    def forward(self, graph: AtomGraph, describe: Describe | None = None) -> Tensor:
         """Atomic energies (N,) in eV, float64 whatever the dtype of the weights.
 
         Each structure is read out by its own head, ``graph.head``.
 
         Args:
             graph: the structures.
-            code: the result of ``pair_code()``, where the caller keeps it between evaluations.
+            describe: a faster equal of ``self.describe``.
         """
-        density, saturation, repulsion = self.describe(graph, code)
+        density, saturation, repulsion = (describe or self.describe)(graph)
         first, *others = self.readouts.values()
         energy = first(density, saturation, graph.species)
         head = graph.head.index_select(0, graph.structure) if others else None
@@ -278,45 +234,33 @@ class NEMP(nn.Module):
         return energy if repulsion is None else energy + repulsion
 
     def forward_features(
-        self, graph: AtomGraph, code: tuple[Tensor, Tensor] | None = None
+        self, graph: AtomGraph, describe: Describe | None = None
     ) -> tuple[Tensor, Tensor]:
         """Atomic energies (N,) and features ∂E_i/∂w of the last layer (N, width), eV.
 
         For a network of one head (``keep_head``).
         """
         (readout,) = self.readouts.values()
-        density, saturation, repulsion = self.describe(graph, code)
+        density, saturation, repulsion = (describe or self.describe)(graph)
         energy = readout(density, saturation, graph.species)
         features = readout.features(density, graph.species)
         return energy if repulsion is None else energy + repulsion, features
 
-    def describe(
-        self, graph: AtomGraph, code: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """What the read-outs start from.
+    def pair_functions(
+        self, d: Tensor, pair: Tensor, code: tuple[Tensor, Tensor] | None = None
+    ) -> PairFunctions:
+        """Edge invariants of distances d (E,), Å, and pairs a·S + b (E,).
 
-        Returns densities ρ_i/m_i (N, (T+2)K), saturations n_i/m_i (N,), and the short-range
-        repulsion (N,) float64 in eV, None without it.
+        Args:
+            d: √(|r|² + ε).
+            pair: ordered pairs of elements.
+            code: the result of ``pair_code()``, where the caller keeps it between evaluations.
         """
-        config, k = self.config, self.config.n_channels
-        p1 = config.pmax_l + 1
-        vectors = graph.edge_vectors().to(self.species_mix.dtype)  # (E, 3)
-        d = torch.sqrt((vectors * vectors).sum(1) + EPSILON)  # (E,)
-        pair = graph.at_centre(graph.species) * len(config.elements)
-        pair = pair + graph.at_neighbour(graph.species)  # (E,)
+        config, k, p1 = self.config, self.config.n_channels, self.config.pmax_l + 1
         f_c = cutoff_function(d / config.cutoff_angstrom, config.envelope_power)  # (E,)
         if self.zbl is not None:
             f_c = f_c * inner_switch(d, self.inner_radius.index_select(0, pair))
-        y = self._harmonics(vectors / d[:, None])  # (E, (L+1)²)
-        y_node = y[:, : p1**2, None]  # (E, (P+1)², 1)
-        n_i = graph.sum_edges(f_c)  # (N,)
-        if self.smooth:
-            m_i = n_i + softplus(self.coordination_floor).index_select(0, graph.species)
-        else:
-            m_i = n_i + EPSILON
-        m_i = m_i[:, None, None]  # (N, 1, 1)
-
-        # Edge invariants: B = [a^rad f_c, sinc(ω x) f_c] → R_l, R_ρ, R_e; edge state h⁰
+        # B = [a^rad f_c, sinc(ω x) f_c] → R_l, R_ρ, R_e; edge state h⁰
         frequency, weight = self.pair_code() if code is None else code
         smooth_weight = weight.index_select(0, pair) * f_c[:, None]  # (E, K + n_radial)
         x = d[:, None] / config.cutoff_angstrom
@@ -324,12 +268,49 @@ class NEMP(nn.Module):
         radial = self.radial_mlp(torch.cat([smooth_weight[:, k:], waves], dim=1))
         radial = radial.unflatten(1, (p1 + 2, k))  # (E, P+3, K)
         h = torch.cat([smooth_weight[:, :k], radial[:, p1 + 1]], dim=1)  # (E, 2K)
+        orbitals = self.first_mlp(h).unflatten(1, (3, p1, k))
+        return PairFunctions(f_c, h, radial[:, : p1 + 1], orbitals)
+
+    def pair_of_edge(self, graph: AtomGraph) -> Tensor:
+        """Ordered pair of elements a·S + b of each edge, (E,)."""
+        centre = graph.at_centre(graph.species) * len(self.config.elements)
+        return centre + graph.at_neighbour(graph.species)
+
+    def normaliser(self, n_i: Tensor, species: Tensor) -> Tensor:
+        """m_i (N,) of coordinations n_i (N,): n_i + n0 in the smooth form, else n_i + ε."""
+        if self.smooth:
+            return n_i + softplus(self.coordination_floor).index_select(0, species)
+        return n_i + EPSILON
+
+    def describe(
+        self,
+        graph: AtomGraph,
+        pair_functions: Callable[[Tensor, Tensor], PairFunctions] | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What the read-outs start from.
+
+        Returns densities ρ_i/m_i (N, (T+2)K), saturations n_i/m_i (N,), and the short-range
+        repulsion (N,) float64 in eV, None without it.
+
+        Args:
+            graph: the structures.
+            pair_functions: a faster equal of ``self.pair_functions``.
+        """
+        config, p1 = self.config, self.config.pmax_l + 1
+        vectors = graph.edge_vectors().to(self.species_mix.dtype)  # (E, 3)
+        d = torch.sqrt((vectors * vectors).sum(1) + EPSILON)  # (E,)
+        pair = self.pair_of_edge(graph)
+        f_c, h, radial, v = (pair_functions or self.pair_functions)(d, pair)
+        v = spread_orders(v, self.node_l_of)  # V of the first step, (E, 3, (P+1)², K)
+        y = self._harmonics(vectors / d[:, None])  # (E, (L+1)²)
+        y_node = y[:, : p1**2, None]  # (E, (P+1)², 1)
+        n_i = graph.sum_edges(f_c)  # (N,)
+        m_i = self.normaliser(n_i, graph.species)[:, None, None]  # (N, 1, 1)
 
         # Node orbitals C⁰ = (Σ_j R_l Y_lm / m_i) W^spec/√K; read-out ρ⁰ = Σ_j R_ρ
         readout = [graph.sum_edges(radial[:, p1])]  # (N, K)
         c = graph.sum_edges(spread_orders(radial[:, :p1], self.node_l_of) * y_node)  # (N, S, K)
         c = torch.bmm(c / m_i, self._mix(self.species_mix, graph))
-        v = self._edge_orbitals(self.first_mlp(h))  # (E, 3, (P+1)², K)
 
         for t in range(config.n_message_passing):
             c_hat = c * (self.g * p1**-0.5)[:, None]  # Ĉ = g_l C / √(P+1)

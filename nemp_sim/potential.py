@@ -14,6 +14,7 @@ from nemp_sim.config import ModelConfig, require
 from nemp_sim.derivatives import Derivatives, differentiate, differentiate_members, hessian_rows
 from nemp_sim.errors import EvaluationError, InputError, UnknownElementError
 from nemp_sim.graph import AtomGraph
+from nemp_sim.kernels import choose
 from nemp_sim.memory import bytes_per_edge, free_memory, is_out_of_memory
 from nemp_sim.model import NEMP
 from nemp_sim.neighbors import EdgeList, NeighborLists, build_graph, check_structure
@@ -86,6 +87,7 @@ class Potential:
         heads: all read-outs that the network came with.
         elements: chemical symbols that the labels of the head hold; others are refused.
         readout: the module of the head.
+        kernel: the form of the network in use, "reference" or "fused", and why.
     """
 
     def __init__(
@@ -97,6 +99,8 @@ class Potential:
         name: str = "unnamed",
         sha256: str = "",
         device: str | torch.device = "cpu",
+        kernel: str = "auto",
+        precision: str = "tf32x3",
     ) -> None:
         """Freeze ``model`` and move it to ``device``.
 
@@ -107,9 +111,12 @@ class Potential:
             name: name used in reports.
             sha256: checksum of the file that the weights came from.
             device: torch device.
+            kernel: "reference", the plain form; "fused", the GPU kernels; "auto": at present the
+                plain form, because the kernels have not been measured on a GPU yet.
+            precision: of the matrix products of the kernels, one of ``kernels.PRECISIONS``.
 
         Raises:
-            InputError: no such head.
+            InputError: no such head, or kernels that cannot run the network.
         """
         self.heads = model.config.heads
         self.head = self.heads[0] if head is None else head
@@ -124,8 +131,7 @@ class Potential:
         self.readout = model.readouts[self.head]
         labelled = self.metadata.heads.get(self.head, {}).get("elements")
         self.elements = self.config.symbols if labelled is None else tuple(labelled)
-        with torch.no_grad():
-            self._code = model.pair_code()
+        self._describe, self.kernel = choose(self.model, kernel, precision)
         self._species_of_number = torch.full((len(chemical_symbols),), -1)
         self._species_of_number[list(self.config.elements)] = torch.arange(
             len(self.config.elements)
@@ -146,6 +152,11 @@ class Potential:
         """Energy of the lone atom of each element, eV."""
         every = zip(self.config.symbols, self.readout.reference_energies.tolist(), strict=True)
         return {symbol: value for symbol, value in every if symbol in self.elements}
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether the fused GPU kernels evaluate the network."""
+        return self.kernel.startswith("fused")
 
     @property
     def n_members(self) -> int:
@@ -213,7 +224,6 @@ class Potential:
         wanted = {"forces": forces, "stress": stress}
         if self.n_members:
             wanted["forces_std"] = uncertainty
-        function = differentiate_members if self.n_members else differentiate
         chunks = self._chunks(edges, copies=1 + self.n_members * uncertainty)
         parts = [
             part
@@ -222,10 +232,17 @@ class Potential:
                 structures,
                 edges,
                 chunk,
-                lambda _, graph: [_to_host(function(self.model, graph, code=self._code, **wanted))],
+                lambda _, graph: [_to_host(self._differentiate(graph, **wanted))],
             )
         ]
         return _join(structures, parts, **wanted)
+
+    def _differentiate(self, graph: AtomGraph, **wanted: bool) -> Derivatives:
+        if not self.n_members:
+            return differentiate(self.model, graph, describe=self._describe, **wanted)
+        return differentiate_members(
+            self.model, graph, describe=self._describe, batched=not self.is_fused, **wanted
+        )
 
     def _check(self, atoms: Atoms, index: int, stress: bool) -> None:
         check_structure(atoms, index)
@@ -246,7 +263,7 @@ class Potential:
 
     def _chunks(self, edges: list[EdgeList], copies: int) -> Iterator[list[int]]:
         """Consecutive indices whose edges fit the free memory together, ``copies`` at a time."""
-        each = copies * bytes_per_edge(self.config, self.dtype)
+        each = copies * bytes_per_edge(self.config, self.dtype, self.is_fused)
         limit = MEMORY_SHARE * free_memory(self.device) / each
         chunk: list[int] = []
         held = 0
@@ -279,7 +296,8 @@ class Potential:
         def rows_of(chunk: list[int], graph: AtomGraph) -> list[np.ndarray]:
             atom, axis = torch.tensor([wanted[row] for row in chunk], device=self.device).T
             first = torch.arange(len(chunk), device=self.device) * len(atoms)
-            rows = hessian_rows(self.model, graph, (first + atom, axis), self._code)
+            plain = None if self.is_fused else self._describe  # the kernels have no second ones
+            rows = hessian_rows(self.model, graph, (first + atom, axis), plain)
             return [rows.reshape(len(chunk), len(atoms), 3).cpu().numpy()]
 
         every = [atoms] * len(wanted)

@@ -14,6 +14,7 @@ MODULES = {
     for path in HOUSE.rglob("*.py")
 }
 MAY_IMPORT = {  # besides modules of the top level
+    "kernels": set(),
     "training": set(),
     "labelling": set(),
     "surfaces": set(),
@@ -22,7 +23,12 @@ MAY_IMPORT = {  # besides modules of the top level
     "phonons": {"surfaces"},
     "pathintegral": {"surfaces", "ipi"},
 }
-ABOVE = {"cli": {"training", "ipi"}, "systems": {"surfaces"}}  # modules that import subpackages
+ABOVE = {  # modules that import subpackages
+    "cli": {"training", "ipi"},
+    "systems": {"surfaces"},
+    "potential": {"kernels"},
+    "memory": {"kernels"},
+}
 
 
 def imports_of(path):
