@@ -21,7 +21,6 @@ import torch
 import triton
 from ase import Atoms
 from ase.build import molecule
-from nemp_sim.training.trainer import compiled
 from scipy.spatial.transform import Rotation
 
 from nemp_sim import load_potential
@@ -33,6 +32,7 @@ from nemp_sim.kernels.fused import FusedNetwork, Launch
 from nemp_sim.model import NEMP
 from nemp_sim.neighbors import build_graph, edge_list
 from nemp_sim.tabulation import PairTable
+from nemp_sim.training.trainer import compiled
 
 REFERENCE = ModelConfig(
     elements=("H", "O"),

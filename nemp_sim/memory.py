@@ -5,7 +5,7 @@ import os
 import torch
 
 from nemp_sim.config import ModelConfig
-from nemp_sim.kernels import padded_size
+from nemp_sim.kernels.sizes import padded_size
 
 
 def bytes_per_edge(config: ModelConfig, dtype: torch.dtype, fused: bool = False) -> int:

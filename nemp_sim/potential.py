@@ -14,7 +14,7 @@ from nemp_sim.config import ModelConfig, require
 from nemp_sim.derivatives import Derivatives, differentiate, differentiate_members, hessian_rows
 from nemp_sim.errors import EvaluationError, InputError, UnknownElementError
 from nemp_sim.graph import AtomGraph
-from nemp_sim.kernels import choose
+from nemp_sim.kernels.choice import choose
 from nemp_sim.memory import bytes_per_edge, free_memory, is_out_of_memory
 from nemp_sim.model import NEMP
 from nemp_sim.neighbors import EdgeList, NeighborLists, build_graph, check_structure
@@ -113,7 +113,7 @@ class Potential:
             device: torch device.
             kernel: "reference", the plain form; "fused", the GPU kernels; "auto": at present the
                 plain form, because the kernels have not been measured on a GPU yet.
-            precision: of the matrix products of the kernels, one of ``kernels.PRECISIONS``.
+            precision: of the matrix products of the kernels, one of ``kernels.choice.PRECISIONS``.
 
         Raises:
             InputError: no such head, or kernels that cannot run the network.

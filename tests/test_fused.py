@@ -16,7 +16,7 @@ from ase.build import molecule
 from nemp_sim import load_potential
 from nemp_sim.config import MLPShape
 from nemp_sim.errors import InputError
-from nemp_sim.kernels import PRECISIONS, choose, interpreted
+from nemp_sim.kernels.choice import PRECISIONS, choose, interpreted
 from nemp_sim.potential import Potential
 from nemp_sim.tabulation import PairTable
 

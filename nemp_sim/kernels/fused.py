@@ -9,7 +9,6 @@ from torch import Tensor
 from triton.runtime import JITFunction
 
 from nemp_sim.graph import AtomGraph
-from nemp_sim.kernels import padded_size
 from nemp_sim.kernels import triton_backward as backward_kernels
 from nemp_sim.kernels import triton_forward as forward_kernels
 from nemp_sim.kernels.packing import (
@@ -23,6 +22,7 @@ from nemp_sim.kernels.packing import (
     pad,
     split,
 )
+from nemp_sim.kernels.sizes import padded_size
 from nemp_sim.kernels.tiles import Edges, edges_of
 from nemp_sim.kernels.triton_node import couple, mix_channels, sum_tiles
 from nemp_sim.model import EPSILON, NEMP
@@ -62,7 +62,7 @@ class FusedNetwork:
     """The network in kernels: same results as ``NEMP.describe`` to the rounding of ``mode``.
 
     Attributes:
-        mode: precision of the matrix products, one of ``kernels.PRECISIONS``.
+        mode: precision of the matrix products, one of ``choice.PRECISIONS``.
         launch: tile size and warps.
     """
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from nemp_sim.angular import coupling
-from nemp_sim.kernels import padded_size
+from nemp_sim.kernels.sizes import padded_size
 from nemp_sim.mlp import MLP
 from nemp_sim.model import NEMP
 from nemp_sim.tabulation import PairTable

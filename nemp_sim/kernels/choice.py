@@ -1,0 +1,67 @@
+"""Which form of the network evaluates it: the plain one, or the fused GPU kernels."""
+
+import importlib.util
+import os
+from functools import partial
+
+import torch
+
+from nemp_sim.config import require
+from nemp_sim.errors import InputError
+from nemp_sim.model import NEMP, Describe
+from nemp_sim.tabulation import PairTable, TabulationError
+
+KERNELS = ("auto", "reference", "fused")
+PRECISIONS = ("tf32x3", "fp16x3", "bf16x3", "ieee", "tf32", "bf16")
+MAX_L = 3  # largest max_l of the kernels
+
+
+def interpreted() -> bool:
+    """Whether Triton's interpreter runs the kernels, on the CPU (tests)."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def obstacle(model: NEMP) -> str:
+    """Why the fused kernels cannot run ``model`` where it is; empty if they can."""
+    weights = model.species_mix
+    if not weights.is_cuda and not interpreted():
+        return f"the device is {weights.device}, not an NVIDIA GPU"
+    if weights.dtype != torch.float32 and not interpreted():
+        return f"the dtype is {weights.dtype}, not float32"
+    if model.config.max_l > MAX_L:
+        return f"max_l is {model.config.max_l}, above {MAX_L}"
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed (it comes with the CUDA builds of torch)"
+    return ""
+
+
+def choose(model: NEMP, kernel: str, precision: str) -> tuple[Describe, str]:
+    """What evaluates a frozen network on its device, and its name with the reason.
+
+    Args:
+        model: the network.
+        kernel: "reference", "fused" or "auto": the reference, until the kernels are measured.
+        precision: of the matrix products of the kernels, one of PRECISIONS. "tf32x3", "fp16x3"
+            (three products, float32 sums) keep the accuracy of float32; "tf32" and "bf16" trade
+            it for speed.
+
+    Raises:
+        InputError: an unknown kernel or precision, or "fused" for a network that cannot be.
+    """
+    require(kernel in KERNELS, "kernel", kernel, f"one of {', '.join(KERNELS)}")
+    require(precision in PRECISIONS, "precision", precision, f"one of {', '.join(PRECISIONS)}")
+    with torch.no_grad():
+        functions = partial(model.pair_functions, code=model.pair_code())
+    plain = partial(model.describe, pair_functions=functions)
+    if kernel != "fused":
+        return plain, f"reference ({kernel})"
+    reason = obstacle(model)
+    if not reason:
+        from nemp_sim.kernels.fused import FusedNetwork  # triton is not everywhere
+
+        try:
+            table = PairTable(model, model.species_mix.dtype)
+            return FusedNetwork(model, table, precision).describe, f"fused ({precision})"
+        except TabulationError as error:
+            reason = str(error)
+    raise InputError(f"kernel is 'fused', but {reason}. Use kernel='reference' or 'auto'.")
