@@ -105,8 +105,9 @@ def test_analytic_of_a_shipped_potential():
     atoms = relax(potential, [start], 1e-3, 200).structures[0]
     exact = vibrations(potential, atoms, [12])
     differences = vibrations(potential, atoms, [12], method="differences")
-    np.testing.assert_allclose(exact.hessian, differences.hessian, rtol=0, atol=0.02)  # anharmonic
-    fine = vibrations(potential, atoms, [12], method="differences", displacement_angstrom=1e-3)
+    # at the default displacement the anharmonic part is some per cent
+    np.testing.assert_allclose(exact.hessian, differences.hessian, rtol=0.05, atol=0.02)
+    fine = vibrations(potential, atoms, [12], method="differences", displacement_angstrom=2e-4)
     np.testing.assert_allclose(exact.hessian, fine.hessian, rtol=0, atol=HESSIAN)
     assert exact.n_imaginary == 0 and 500 < exact.wavenumbers_cm1.min() < 1200
     deuterium = atoms.get_masses()
