@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
 from typing import Any, Literal, Self, get_type_hints
 
 from ase.data import atomic_numbers, chemical_symbols, covalent_radii
@@ -32,6 +33,12 @@ def require(condition: bool, name: str, got: object, wanted: str) -> None:
     """Raise an InputError that names the argument, its value and the wanted value."""
     if not condition:
         raise InputError(f"{name} is {got!r}, but must be {wanted}.")
+
+
+def require_plain_name(name: str | None) -> None:
+    """Refuse a name of results that is no plain file name; None stands for a made one."""
+    plain = name is None or (bool(name) and Path(name).name == name)
+    require(plain, "name", name, "a plain name, without '/'")
 
 
 def require_types(settings: object) -> None:

@@ -2,7 +2,9 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,6 +27,22 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_structures(path: Path, structures: Atoms | Sequence[Atoms]) -> None:
+    """Write one structure, or several, as extended XYZ: the whole file or none."""
+    with replacing(path) as temporary:
+        ase.io.write(temporary, structures, format="extxyz")
+
+
+@contextmanager
+def private_directory() -> Iterator[Path]:
+    """A new directory with mode 0700 and a path short enough for a socket."""
+    path = Path(tempfile.mkdtemp(prefix="nemp"))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def sha256_of(path: Path) -> str:

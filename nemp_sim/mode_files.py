@@ -4,9 +4,8 @@ from pathlib import Path
 
 import numpy as np
 from ase import Atoms
-from ase.io import write
 
-from nemp_sim.files import replacing
+from nemp_sim.files import write_structures
 from nemp_sim.vibrations import SMALL_CM1, Vibrations
 
 FRAMES = 20
@@ -39,8 +38,7 @@ def write_modes(found: Vibrations, path: Path) -> Path:
     ``info["wavenumber_cm1"]`` (negative: imaginary) says which; ``arrays["mode"]`` is its shape.
     """
     frames = [frame for k in range(len(found.modes)) for frame in mode_frames(found, k)]
-    with replacing(path) as temporary:
-        write(temporary, frames, format="extxyz")
+    write_structures(path, frames)
     return path
 
 

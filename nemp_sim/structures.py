@@ -1,4 +1,4 @@
-"""What calculations ask of a structure: its bare copy, and the coordinates that are held."""
+"""What calculations ask of a structure: its bare copy, the coordinates held, other masses."""
 
 from copy import deepcopy
 
@@ -26,3 +26,12 @@ def fixed_coordinates(atoms: Atoms) -> np.ndarray:
         elif isinstance(constraint, FixCartesian):
             fixed[constraint.index] |= constraint.mask
     return fixed
+
+
+def with_mass(atoms: Atoms, symbol: str, mass_amu: float) -> Atoms:
+    """A copy whose atoms of one element have another mass: isotopes."""
+    copy = atoms.copy()
+    masses = copy.get_masses()
+    masses[copy.symbols == symbol] = mass_amu
+    copy.set_masses(masses)
+    return copy

@@ -5,9 +5,7 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import xml.etree.ElementTree as ElementTree
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -55,16 +53,6 @@ INPUT = """<simulation verbosity='low'>
 <timestep units='femtosecond'>0.2</timestep></dynamics></motion></system></simulation>"""
 DIRECT = f"""<ffdirect name='ff'><pes>harmonic</pes><parameters>{{k1: {SPRING}}}</parameters>
 </ffdirect>"""
-
-
-@contextmanager
-def private_directory():
-    """A new directory with mode 0700 and a path short enough for a socket."""
-    path = Path(tempfile.mkdtemp(prefix="nemp"))
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def free_port():

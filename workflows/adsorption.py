@@ -4,7 +4,6 @@ Without options: H on Pd(111) with pdh.pt. Another job: python workflows/adsorpt
 --facet 100 --adsorbates "CO OH" --potential my.pt --zpe
 """
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,13 +13,12 @@ from typing import Annotated
 import numpy as np
 import typer
 from ase import Atoms
-from ase.io import write
 
 from nemp_sim.checkpoint import load_potential
-from nemp_sim.config import require
-from nemp_sim.console import KeptStep, progress
+from nemp_sim.config import require, require_plain_name
+from nemp_sim.console import KeptStep, exit_codes, progress
 from nemp_sim.errors import NempError
-from nemp_sim.files import read_structure, replacing
+from nemp_sim.files import read_structure, write_structures
 from nemp_sim.options import numbers, words
 from nemp_sim.plots import save_png
 from nemp_sim.relax import Engine, Relaxation, Step, relax
@@ -94,8 +92,7 @@ class Settings:
         for name in ("fmax", "max_std"):
             require(getattr(self, name) > 0, name, getattr(self, name), "positive")
         require(self.steps >= 1, "steps", self.steps, "1 or more")
-        plain = self.name is None or (self.name and Path(self.name).name == self.name)
-        require(bool(plain), "name", self.name, "a plain name, without '/'")
+        require_plain_name(self.name)
 
     @property
     def directory(self) -> Path:
@@ -155,7 +152,7 @@ def run(
         relaxed = _relax(settings, engine, [c.atoms for c in start], kept)
     except (NempError, KeyboardInterrupt):
         if kept.step:
-            _write(settings.directory / "broken-off.extxyz", kept.step.images)
+            write_structures(settings.directory / "broken-off.extxyz", kept.step.images)
         raise
     if not references.converged:
         notes.append("The clean slab or a gas molecule did NOT converge.")
@@ -167,7 +164,7 @@ def run(
     report = adsorption_report(_title(settings), slab, found, settings.max_std, notes)
     trusted = references.converged and report.data["trusted"]
     report = replace(report, provenance=provenance(engine, settings, time.perf_counter() - started))
-    _write(settings.directory / "adsorption.extxyz", [slab, *(m.atoms for m in minima)])
+    write_structures(settings.directory / "adsorption.extxyz", [slab, *(m.atoms for m in minima)])
     save_png(energy_levels(found, _title(settings)), settings.directory / "adsorption.png")
     write_report(report, settings.directory)
     (settings.directory / "broken-off.extxyz").unlink(missing_ok=True)
@@ -256,11 +253,6 @@ def _title(settings: Settings) -> str:
     return f"{', '.join(settings.adsorbates)} on {surface}"
 
 
-def _write(path: Path, structures: list[Atoms] | tuple[Atoms, ...]) -> None:
-    with replacing(path) as temporary:
-        write(temporary, list(structures), format="extxyz")
-
-
 DEFAULT = Settings()
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -291,16 +283,13 @@ def main(  # noqa: PLR0913 (one argument for each option)
 ) -> None:
     """Read the options, run, and say how it went: exit code 0, 1 (not to be trusted), 2 (error)."""
     options = dict(locals())
-    try:
+    with exit_codes():
         options["adsorbates"] = words(adsorbates)
         options["sites"] = words(sites) if sites else None
         options["size"] = numbers("size", size, int)
         settings = Settings(**options)
         with progress() as show:
             result = run(settings, show=show)
-    except (NempError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
     print(f"{result.report.title}\n{result.report.verdict}\n")
     print(result.report.sections["Minima"])
     print(f"files in {result.directory}/")

@@ -4,7 +4,6 @@ Without options: pdh.pt, 600 K. Another structure: python workflows/diffusion.py
 my.extxyz --atom 48 --dimensions 3 --potential my.pt
 """
 
-import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,13 +12,12 @@ from typing import Annotated
 import numpy as np
 import typer
 from ase import Atoms
-from ase.io import write
 from matplotlib.figure import Figure
 
 from nemp_sim.checkpoint import load_potential
-from nemp_sim.config import require
-from nemp_sim.errors import NempError
-from nemp_sim.files import read_structure, replacing
+from nemp_sim.config import require, require_plain_name
+from nemp_sim.console import exit_codes
+from nemp_sim.files import read_structure, write_structures
 from nemp_sim.plots import BLUE, FONT_POINTS, VERMILLION, new_figure, save_png
 from nemp_sim.reactions.diffusion import Diffusion, diffusion_constant, hollow_diffusion, langevin
 from nemp_sim.reactions.kinetics import rates
@@ -75,8 +73,7 @@ class Settings:
         require(self.dimensions in (2, 3), "dimensions", self.dimensions, "2 or 3")
         require(self.replicas >= 2, "replicas", self.replicas, "2 or more, for an error")
         require(self.n_steps >= 100, "picoseconds", self.picoseconds, "100 time steps or more")
-        plain = self.name is None or (self.name and Path(self.name).name == self.name)
-        require(bool(plain), "name", self.name, "a plain name, without '/'")
+        require_plain_name(self.name)
 
     @property
     def n_steps(self) -> int:
@@ -147,8 +144,8 @@ def run(settings: Settings, engine: Engine | None = None) -> Result:
         hops = _hops(reaction)
     report = _report(settings, start, atom, found, hops, reaction)
     report = replace(report, provenance=provenance(engine, settings, time.perf_counter() - started))
-    with replacing(settings.directory / "final.extxyz") as temporary:
-        write(temporary, [_moved(start, p) for p in positions[-1]], format="extxyz")
+    final = [_moved(start, p) for p in positions[-1]]
+    write_structures(settings.directory / "final.extxyz", final)
     save_png(msd_figure(found, hops), settings.directory / "msd.png")
     write_report(report, settings.directory)
     return Result(settings, settings.directory, found, hops, report)
@@ -282,11 +279,8 @@ def main(  # noqa: PLR0913 (one argument for each option)
 ) -> None:
     """Read the options, run, and say how it went: exit code 0, or 2 (error)."""
     options = dict(locals())
-    try:
+    with exit_codes():
         result = run(Settings(**options))
-    except (NempError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
     print(f"{result.report.title}\n{result.report.verdict}\nfiles in {result.directory}/")
 
 

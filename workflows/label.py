@@ -6,7 +6,6 @@ Stopped at any moment, the same command goes on. Started twice, two processes sh
 """
 
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,8 +20,9 @@ from ase.io import read
 from rich.console import Console
 
 from nemp_sim.checkpoint import find_potential, load_potential, read_header
-from nemp_sim.config import require
-from nemp_sim.errors import InputError, NempError
+from nemp_sim.config import require, require_plain_name
+from nemp_sim.console import exit_codes
+from nemp_sim.errors import InputError
 from nemp_sim.files import replacing
 from nemp_sim.labelling.candidates import (
     Candidate,
@@ -110,8 +110,7 @@ class Settings:
         require(self.min_uncertainty >= 0, "min_uncertainty", self.min_uncertainty, "0 or more")
         for name in ("select", "count"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
-        plain_name = self.name is None or (self.name and Path(self.name).name == self.name)
-        require(plain_name, "name", self.name, "a plain name, without '/'")
+        require_plain_name(self.name)
         self._check_stages()
 
     def _check_stages(self) -> None:
@@ -375,13 +374,10 @@ def main(  # noqa: PLR0913 (one argument for each option)
 ) -> None:
     """Read the options, run, and say how it went: exit code 0, 1 (labels missing) or 2 (error)."""
     options = dict(locals())
-    try:
+    with exit_codes():
         settings = Settings(**options)
         with progress() as show:
             result = run(settings, show=show)
-    except (NempError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
     print(f"{result.report.title}\n{result.report.verdict}\nfiles in {result.directory}/")
     if result.failed or (result.left and not settings.select_only):
         raise typer.Exit(1)

@@ -4,7 +4,6 @@ Without options: H from fcc to hcp on Pd(111). A job of your own, with any files
 python workflows/neb.py --initial a.traj --final b.traj
 """
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,8 +14,8 @@ import typer
 from ase import Atoms
 
 from nemp_sim.checkpoint import load_potential
-from nemp_sim.config import require
-from nemp_sim.console import KeptStep, progress
+from nemp_sim.config import require, require_plain_name
+from nemp_sim.console import KeptStep, exit_codes, progress
 from nemp_sim.errors import InputError, NempError
 from nemp_sim.files import read_structure, read_structures
 from nemp_sim.options import numbers
@@ -112,12 +111,7 @@ class Settings:
                     f"{given} is {str(getattr(self, given))!r}, but {missing} is not given. Give "
                     "both --initial and --final, or neither for H on Pd(111)."
                 )
-        require(
-            self.name is None or (self.name and Path(self.name).name == self.name),
-            "name",
-            self.name,
-            "a plain name, without '/'",
-        )
+        require_plain_name(self.name)
 
     def band(self) -> BandSettings:
         """The part that concerns the band.
@@ -361,7 +355,7 @@ def main(  # noqa: PLR0913 (one argument for each option)
 ) -> None:
     """Read the options, run, and say how it went: exit code 0, 1 (not converged) or 2 (error)."""
     options = dict(locals())
-    try:
+    with exit_codes():
         options["temperatures"] = numbers("temperatures", temperatures, float)
         options["instanton"] = numbers("instanton", instanton or "", float)
         options["vibrating"] = numbers("vibrating", vibrating, int)
@@ -370,9 +364,6 @@ def main(  # noqa: PLR0913 (one argument for each option)
         settings = Settings(**options)
         with progress() as show:
             result = run(settings, show=show)
-    except (NempError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
     calls = f"{result.band.model_calls} model calls for the band"
     print(f"{result.report.title}\n{result.report.verdict}")
     print(f"{calls}, {result.relaxation.model_calls} for the ends; files in {result.directory}/")

@@ -5,10 +5,8 @@ co-pd111, methanol, H2O. Your own, from any file that ASE reads: python workflow
 --structure POSCAR --potential my.pt
 """
 
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
@@ -17,11 +15,11 @@ import numpy as np
 import typer
 from ase import Atoms
 from ase.io import write
-from rich.console import Console
 
 from nemp_sim.checkpoint import load_potential
-from nemp_sim.config import require
-from nemp_sim.errors import InputError, NempError
+from nemp_sim.config import require, require_plain_name
+from nemp_sim.console import exit_codes, print_outcome, status_line
+from nemp_sim.errors import InputError
 from nemp_sim.minimum import SMAX_GPA, StressEngine
 from nemp_sim.options import numbers
 from nemp_sim.phonons.analyses import Crystal, Wanted, analyse, drawn
@@ -104,8 +102,7 @@ class Settings(Wanted):
             supercell_matrix(self.supercell)
         good = self.mesh is None or (len(self.mesh) == 3 and min(self.mesh) >= 1)
         require(good, "mesh", self.mesh, "three whole numbers, 1 or more")
-        plain = self.name is None or (self.name and Path(self.name).name == self.name)
-        require(bool(plain), "name", self.name, "a plain name, without '/'")
+        require_plain_name(self.name)
         self.potential_and_head()
 
     def potential_and_head(self) -> tuple[str, str | None]:
@@ -270,17 +267,6 @@ def _name_of(engine: StressEngine) -> str:
     return getattr(engine, "name", type(engine).__name__) + (f" ({engine.head})" if several else "")
 
 
-@contextmanager
-def progress() -> Iterator[Say]:
-    """A line on the terminal that follows the run; silent where stderr is no terminal."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda text: None
-        return
-    with console.status("starting") as status:
-        yield status.update
-
-
 DEFAULT = Settings()
 LISTS = {
     "supercell": int,
@@ -339,18 +325,12 @@ def main(  # noqa: PLR0913 (one argument for each option)
 ) -> None:
     """Read the options, run, and say how it went: exit code 0, or 2 (error)."""
     options = dict(locals())
-    try:
+    with exit_codes():
         for option, kind in LISTS.items():
             options[option] = numbers(option, options[option], kind)
-        with progress() as say:
+        with status_line() as say:
             result = run(Settings(**options), say=say)
-    except (NempError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
-    print(f"{result.report.title}\n{result.report.verdict}")
-    for note in result.report.notes:
-        print(f"- {note}")
-    print(f"files in {result.directory}/")
+    print_outcome(result.report, result.directory)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ isotope. Stopped with Ctrl-C, the same command goes on; with more --steps it mak
 """
 
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,13 +15,11 @@ from typing import Annotated
 import numpy as np
 import typer
 from ase import Atoms
-from ase.io import write
 from ase.units import kB
 
-from nemp_sim.checkpoint import load_potential
-from nemp_sim.config import require
-from nemp_sim.errors import NempError
-from nemp_sim.files import read_structure, replacing
+from nemp_sim.config import require, require_plain_name
+from nemp_sim.console import exit_codes, print_outcome
+from nemp_sim.files import read_structure, write_structures
 from nemp_sim.ipi.client import BeadEngine
 from nemp_sim.options import numbers, words
 from nemp_sim.pathintegral.averages import (
@@ -36,15 +33,16 @@ from nemp_sim.pathintegral.input import (
     ISOTOPES,
     Dynamics,
     Start,
+    check_sampling,
     prepare_start,
-    with_isotope,
 )
 from nemp_sim.pathintegral.report import Findings, IsotopeChange, pimd_report, write_findings
-from nemp_sim.pathintegral.run import Helper, simulate
+from nemp_sim.pathintegral.run import load_clients, simulate
 from nemp_sim.pathintegral.structure import structure_averages
 from nemp_sim.pathintegral.terminal import Show, progress
 from nemp_sim.relax import relax
 from nemp_sim.report import Report, provenance, write_report
+from nemp_sim.structures import with_mass
 from nemp_sim.systems import choose_potential, read_system, systems_of
 
 BUILT_IN = systems_of("slab", "molecule", "liquid")  # crystals are cells of too few atoms
@@ -119,13 +117,8 @@ class Settings:
         object.__setattr__(self, "system", str(self.system))
         if self.gle_file is not None:
             object.__setattr__(self, "gle_file", Path(self.gle_file))
-        few = 0 <= self.equilibration < self.steps
-        require(few, "equilibration", self.equilibration, f"0 or more, and below {self.steps}")
-        require(len(self.beads) > 0, "beads", self.beads, "at least one number")
-        require(self.mode in ("unix", "shm"), "mode", self.mode, "unix or shm")
-        require(len(self.device) > 0, "device", self.device, "at least one device")
-        plain = self.name is None or (self.name and Path(self.name).name == self.name)
-        require(bool(plain), "name", self.name, "a plain name, without '/'")
+        check_sampling(self.steps, self.equilibration, self.beads, self.device, self.mode)
+        require_plain_name(self.name)
         names = self.isotope or ()
         known = len(names) <= 2 and set(names) <= set(ISOTOPES)
         require(known, "isotope", self.isotope, f"one or two of {', '.join(ISOTOPES)}")
@@ -204,14 +197,12 @@ def run(settings: Settings, engine: BeadEngine | None = None, show: Show | None 
     helpers = ()
     if engine is None:
         name, head = settings.potential_and_head()
-        engine = load_potential(name, settings.device[0], settings.dtype, head)
-        more = settings.device[1:]
-        helpers = tuple(Helper(name, d, head, settings.dtype) for d in more)
+        engine, helpers = load_clients(name, settings.device, settings.dtype, head)
     if settings.fresh and settings.directory.is_dir():
         shutil.rmtree(settings.directory)
     atoms, notes = _start_structure(settings, engine)
     first = (settings.isotope or (None,))[0]
-    atoms = atoms if first is None else with_isotope(atoms, ISOTOPES[first])
+    atoms = atoms if first is None else with_mass(atoms, "H", ISOTOPES[first])
 
     def one(label: str, structure: Atoms, beads: int) -> tuple[Path, Start, Thermodynamics]:
         start, dynamics = prepare_start(structure), settings.dynamics(beads)
@@ -256,7 +247,7 @@ def _isotope_change(
     masses = isotope_masses(*(ISOTOPES[name] for name in names))
     found = [first]
     for mass in masses[1:]:
-        found.append(one(f"beads-{beads}-{mass:.4f}amu", with_isotope(atoms, mass), beads)[-1])
+        found.append(one(f"beads-{beads}-{mass:.4f}amu", with_mass(atoms, "H", mass), beads)[-1])
     kinetic = []
     for result in found:
         (label,) = set(result.kinetic_cv_eV) & set(ISOTOPES)
@@ -282,8 +273,7 @@ def _start_structure(settings: Settings, engine: BeadEngine) -> tuple[Atoms, lis
         atoms = relaxed.structures[0]
         atoms.calc, atoms.info = None, {}
         notes = [f"Built-in structure, relaxed to forces of {relaxed.fmax_eV_per_A:.2f} eV/Å."]
-    with replacing(path) as temporary:
-        write(temporary, atoms, format="extxyz")
+    write_structures(path, atoms)
     return (read_structure(path, "start") if built_in else atoms), notes  # the same when it goes on
 
 
@@ -329,21 +319,12 @@ def main(  # noqa: PLR0913 (one argument for each option)
 ) -> None:
     """Read the options, run, say how it went: exit code 0, 2 (error), 130 (interrupted)."""
     options = dict(locals())
-    try:
+    with exit_codes(goes_on=True):
         options["beads"] = numbers("beads", beads, int)
         options |= {"isotope": words(isotope) if isotope else None, "device": words(device)}
         with progress() as show:
             result = run(Settings(**options), show=show)
-    except (NempError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        raise typer.Exit(130) from None
-    print(f"{result.report.title}\n{result.report.verdict}")
-    for note in result.report.notes:
-        print(f"- {note}")
-    print(f"files in {result.directory}/")
+    print_outcome(result.report, result.directory)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ with any files that ASE reads: --initial a.traj --final b.traj. Stopped with Ctr
 """
 
 import shutil
-import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,19 +14,18 @@ from typing import Annotated
 import numpy as np
 import typer
 from ase import Atoms
-from ase.io import write
 
-from nemp_sim.checkpoint import load_potential
-from nemp_sim.config import require
-from nemp_sim.errors import InputError, NempError
-from nemp_sim.files import read_structure, read_structures, replacing
+from nemp_sim.config import require, require_plain_name
+from nemp_sim.console import exit_codes, print_outcome
+from nemp_sim.errors import InputError
+from nemp_sim.files import read_structure, read_structures, write_structures
 from nemp_sim.ipi.client import BeadEngine
 from nemp_sim.options import numbers, words
 from nemp_sim.pathintegral.files import read_properties
 from nemp_sim.pathintegral.free_energy import Profile, Window, umbrella_integration
-from nemp_sim.pathintegral.input import PREFIX, Dynamics, Umbrella, prepare_start
+from nemp_sim.pathintegral.input import PREFIX, Dynamics, Umbrella, check_sampling, prepare_start
 from nemp_sim.pathintegral.plots import free_energy_profiles
-from nemp_sim.pathintegral.run import Helper, simulate
+from nemp_sim.pathintegral.run import load_clients, simulate
 from nemp_sim.pathintegral.terminal import Show, progress
 from nemp_sim.plots import save_png
 from nemp_sim.reactions.ends import check_ends
@@ -100,13 +98,8 @@ class Settings:
         require(self.windows >= 3, "windows", self.windows, "3 or more")
         require(self.spring > 0, "spring", self.spring, "positive (eV/Å²)")
         require(self.margin >= 0, "margin", self.margin, "0 or more (Å)")
-        few = 0 <= self.equilibration < self.steps
-        require(few, "equilibration", self.equilibration, f"0 or more, and below {self.steps}")
-        require(len(self.beads) > 0, "beads", self.beads, "at least one number")
-        require(len(self.device) > 0, "device", self.device, "at least one device")
-        require(self.mode in ("unix", "shm"), "mode", self.mode, "unix or shm")
-        plain = self.name is None or (self.name and Path(self.name).name == self.name)
-        require(bool(plain), "name", self.name, "a plain name, without '/'")
+        check_sampling(self.steps, self.equilibration, self.beads, self.device, self.mode)
+        require_plain_name(self.name)
         for beads in self.beads:
             self.dynamics(beads)
 
@@ -172,9 +165,7 @@ def run(settings: Settings, engine: BeadEngine | None = None, show: Show | None 
     check_ends(*ends)
     helpers = ()
     if engine is None:
-        engine = load_potential(settings.potential, settings.device[0], settings.dtype)
-        more = settings.device[1:]
-        helpers = tuple(Helper(settings.potential, d, dtype=settings.dtype) for d in more)
+        engine, helpers = load_clients(settings.potential, settings.device, settings.dtype)
     if settings.fresh and settings.directory.is_dir():
         shutil.rmtree(settings.directory)
     ends = _relaxed(settings, engine, ends)
@@ -221,8 +212,7 @@ def _relaxed(
         structures = relax(engine, ends, END_FMAX, END_STEPS).structures
         for atoms in structures:
             atoms.calc, atoms.info = None, {}
-        with replacing(path) as temporary:
-            write(temporary, structures, format="extxyz")
+        write_structures(path, structures)
     first, last = read_structures(path, "ends")
     return first, last
 
@@ -337,20 +327,11 @@ def main(  # noqa: PLR0913 (one argument for each option)
 ) -> None:
     """Read the options, run, say how it went: exit code 0, 2 (error), 130 (interrupted)."""
     options = dict(locals())
-    try:
+    with exit_codes(goes_on=True):
         options |= {"beads": numbers("beads", beads, int), "device": words(device)}
         with progress() as show:
             result = run(Settings(**options), show=show)
-    except (NempError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        raise typer.Exit(130) from None
-    print(f"{result.report.title}\n{result.report.verdict}")
-    for note in result.report.notes:
-        print(f"- {note}")
-    print(f"files in {result.directory}/")
+    print_outcome(result.report, result.directory)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ is what i-PI propagates; P = 1 is classical dynamics. Source: V. Kapil et al., C
 (2010), 10.1063/1.3489925.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -198,13 +199,19 @@ def _label(symbol: str, mass: float) -> str:
     return min(ISOTOPES, key=lambda name: abs(ISOTOPES[name] - mass))
 
 
-def with_isotope(atoms: Atoms, mass_amu: float) -> Atoms:
-    """A copy of ``atoms`` whose hydrogen atoms have the mass ``mass_amu``."""
-    copy = atoms.copy()
-    masses = copy.get_masses()
-    masses[copy.numbers == 1] = mass_amu
-    copy.set_masses(masses)
-    return copy
+def check_sampling(
+    steps: int, equilibration: int, beads: Sequence[int], devices: Sequence[str], mode: str
+) -> None:
+    """Refuse what no workflow of simulations can run.
+
+    Raises:
+        InputError: naming the value.
+    """
+    few = 0 <= equilibration < steps
+    require(few, "equilibration", equilibration, f"0 or more, and below {steps}")
+    require(len(beads) > 0, "beads", beads, "at least one number")
+    require(len(devices) > 0, "device", devices, "at least one device")
+    require(mode in ("unix", "shm"), "mode", mode, "unix or shm")
 
 
 def write_input(start: Start, dynamics: Dynamics, directory: Path, mode: str = "unix") -> Path:

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from ase.io import write
 from ase.units import kB
 
-from nemp_sim.files import replacing
+from nemp_sim.files import write_structures
 from nemp_sim.pathintegral.averages import Thermodynamics
 from nemp_sim.pathintegral.blocking import Average
 from nemp_sim.pathintegral.dynamics import CentroidDynamics
@@ -239,8 +238,7 @@ def write_findings(directory: Path, start: Start, found: Findings) -> dict[str, 
         atoms.positions = places @ start.rotation
         atoms.cell = start.atoms.cell.array @ start.rotation
         beads.append(atoms)
-    with replacing(directory / "beads.extxyz") as temporary:
-        write(temporary, beads, format="extxyz")
+    write_structures(directory / "beads.extxyz", beads)
     files = {name: what for name, (_, what) in figures.items()}
     files["beads.extxyz"] = "all beads of the last frame, turned back as the structure was given"
     files["start.extxyz"] = "the structure that the simulations started from"

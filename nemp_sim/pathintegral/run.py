@@ -5,7 +5,6 @@ import json
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,12 +16,14 @@ from xml.etree import ElementTree
 import numpy as np
 from ase.io import write
 
+from nemp_sim.checkpoint import load_potential
 from nemp_sim.errors import EvaluationError, InputError, NempError
-from nemp_sim.files import replacing
+from nemp_sim.files import private_directory, replacing
 from nemp_sim.ipi.client import BeadEngine, BeadEvaluator, run_client
 from nemp_sim.ipi.server import Server
 from nemp_sim.pathintegral.files import last_row, trim
 from nemp_sim.pathintegral.input import ADDRESS, PREFIX, Dynamics, Start, write_input
+from nemp_sim.potential import Potential
 from nemp_sim.report import plain
 from nemp_sim.units import BOHR_ANGSTROM
 
@@ -71,6 +72,20 @@ class Helper:
     dtype: str | None = None
 
 
+def load_clients(
+    potential: str, devices: Sequence[str], dtype: str | None, head: str | None = None
+) -> tuple[Potential, tuple[Helper, ...]]:
+    """The engine on the first device, and a helper on each of the others.
+
+    Raises:
+        PotentialFileError: no such potential.
+        InputError: no such device, dtype or head.
+    """
+    first, *others = devices
+    engine = load_potential(potential, first, dtype, head)
+    return engine, tuple(Helper(potential, device, head, dtype) for device in others)
+
+
 def simulate(
     engine: BeadEngine,
     start: Start,
@@ -116,7 +131,7 @@ def simulate(
         if done >= dynamics.steps:
             return 0
         trim(directory, PREFIX, done)
-    with _private_directory() as sockets, _ipi(path, sockets) as server:
+    with private_directory() as sockets, _ipi(path, sockets) as server:
         clients = _Clients(BeadEvaluator(engine, template), mode, sockets)
         write(sockets / "template.extxyz", template, format="extxyz")
         try:
@@ -197,16 +212,6 @@ def _continued(restart: Path, dynamics: Dynamics, mode: str) -> tuple[Path, int,
     with replacing(path) as temporary:
         ElementTree.ElementTree(root).write(temporary, encoding="unicode")
     return path, step, beads.mean(axis=0)
-
-
-@contextmanager
-def _private_directory() -> Iterator[Path]:
-    """A new directory with mode 0700 and a path short enough for a socket."""
-    path = Path(tempfile.mkdtemp(prefix="nemp"))
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager

@@ -3,8 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-
+from nemp_sim.console import status_line
 from nemp_sim.pathintegral.run import Progress
 
 Show = Callable[[str, Progress], None]
@@ -12,16 +11,12 @@ Show = Callable[[str, Progress], None]
 
 @contextmanager
 def progress() -> Iterator[Show]:
-    """A line on the terminal that follows the run; silent where stderr is no terminal."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda label, step: None
-        return
-    with console.status("starting") as status:
+    """A status line that follows a simulation."""
+    with status_line() as say:
 
         def show(label: str, at: Progress) -> None:
             left = "" if at.seconds_left is None else f", {at.seconds_left:.0f} s left"
-            status.update(
+            say(
                 f"{label}: step {at.step} of {at.steps}{left}; {at.temperature_K:.0f} K, potential "
                 f"{at.potential_eV:.3f} eV, conserved {1e3 * at.conserved_eV:+.1f} meV"
             )

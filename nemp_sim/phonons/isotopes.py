@@ -4,6 +4,7 @@ from ase import Atoms
 from ase.data import atomic_numbers
 
 from nemp_sim.errors import InputError
+from nemp_sim.structures import with_mass
 
 
 def with_isotopes(atoms: Atoms, isotopes: str) -> Atoms:
@@ -13,7 +14,6 @@ def with_isotopes(atoms: Atoms, isotopes: str) -> Atoms:
         InputError: no such element in the structure, or no positive mass.
     """
     copy = atoms.copy()
-    masses = copy.get_masses()
     for word in isotopes.replace(",", " ").split():
         symbol, _, text = word.partition("=")
         try:
@@ -25,6 +25,5 @@ def with_isotopes(atoms: Atoms, isotopes: str) -> Atoms:
                 f"isotopes is {isotopes!r}, but {word!r} is not an element of the structure "
                 f"({' '.join(sorted(set(copy.symbols)))}) with a mass in amu, as in H=2.014."
             )
-        masses[copy.symbols == symbol] = mass
-    copy.set_masses(masses)
+        copy = with_mass(copy, symbol, mass)
     return copy

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 from ase import Atoms
-from ase.io import write
 
-from nemp_sim.files import replacing
+from nemp_sim.files import write_structures
 from nemp_sim.mode_files import write_modes
 from nemp_sim.plots import save_png
 from nemp_sim.reactions import reaction_report
@@ -108,8 +107,8 @@ def with_steps(report: Report, steps: Sequence[NEBResult]) -> Report:
 
 def write_reaction(directory: Path, found: Reaction, title: str) -> None:
     """Write the states, the animations of their modes, and the figure of the rates."""
-    with replacing(directory / "states.extxyz") as temporary:
-        write(temporary, [_labelled(a, n) for a, n in zip(found.states, NAMES, strict=True)])
+    states = [_labelled(a, n) for a, n in zip(found.states, NAMES, strict=True)]
+    write_structures(directory / "states.extxyz", states)
     for name, modes in zip(NAMES, found.modes, strict=True):
         write_modes(modes, directory / f"modes-{name}.extxyz")
     (directory / "rates.png").unlink(missing_ok=True)
@@ -184,5 +183,4 @@ def write_images(path: Path, images: tuple[Atoms, ...], path_A: Sequence[float] 
         written.append(atoms)
     for atoms, length in zip(written, path_A, strict=False):
         atoms.info["path_length_A"] = round(float(length), 6)
-    with replacing(path) as temporary:
-        write(temporary, written, format="extxyz")
+    write_structures(path, written)

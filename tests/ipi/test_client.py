@@ -12,6 +12,7 @@ from ase import Atoms
 from ase.units import Bohr
 
 from nemp_sim.errors import ServerGoneError
+from nemp_sim.files import private_directory
 from nemp_sim.ipi.client import BeadEvaluator, run_client
 from nemp_sim.ipi.server import Server
 from tests.ipi_server import (
@@ -21,7 +22,6 @@ from tests.ipi_server import (
     HarmonicEngine,
     RealServer,
     free_port,
-    private_directory,
 )
 
 pytest.importorskip("ipi", reason="i-PI is not installed")

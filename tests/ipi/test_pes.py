@@ -14,12 +14,12 @@ from typer.testing import CliRunner
 from nemp_sim.checkpoint import load_potential, save_potential
 from nemp_sim.cli import app
 from nemp_sim.errors import InputError
-from nemp_sim.files import read_structure
+from nemp_sim.files import private_directory, read_structure
 from nemp_sim.ipi.client import BeadEvaluator
 from nemp_sim.surfaces.adsorbates import place
 from nemp_sim.surfaces.slabs import fcc_slab
 from tests.conftest import make_potential
-from tests.ipi_server import ENVIRONMENT, ROOT, HarmonicEngine, RealServer, private_directory
+from tests.ipi_server import ENVIRONMENT, ROOT, HarmonicEngine, RealServer
 
 pytest.importorskip("ipi", reason="i-PI is not installed")
 MODULE = ROOT / "nemp_sim" / "ipi" / "pes.py"

@@ -12,11 +12,12 @@ from ase.build import bulk
 from ase.units import Bohr, Hartree
 
 from nemp_sim.errors import EvaluationError, InputError, IPIProtocolError, ServerGoneError
+from nemp_sim.files import private_directory
 from nemp_sim.ipi.client import BeadEvaluator, IPIClient, batch_size, run_client
 from nemp_sim.ipi.server import Server
 from nemp_sim.ipi.wire import Wire
 from nemp_sim.potential import Evaluation
-from tests.ipi_server import FakeServer, HarmonicEngine, free_port, header, private_directory
+from tests.ipi_server import FakeServer, HarmonicEngine, free_port, header
 
 
 class Session:

@@ -16,10 +16,11 @@ from nemp_sim.pathintegral.averages import isotope_free_energy, isotope_masses, 
 from nemp_sim.pathintegral.blocking import Average
 from nemp_sim.pathintegral.dynamics import centroid_dynamics, diffusion_constant, velocity_spectrum
 from nemp_sim.pathintegral.files import Frames, read_properties
-from nemp_sim.pathintegral.input import ISOTOPES, Dynamics, input_xml, prepare_start, with_isotope
+from nemp_sim.pathintegral.input import ISOTOPES, Dynamics, input_xml, prepare_start
 from nemp_sim.pathintegral.plots import bead_convergence
 from nemp_sim.pathintegral.run import simulate, steps_done
 from nemp_sim.pathintegral.structure import structure_averages
+from nemp_sim.structures import with_mass
 from tests.ipi_server import SPRING, HarmonicEngine
 
 pytest.importorskip("ipi", reason="i-PI is not installed")
@@ -194,7 +195,7 @@ def test_errors_of_client_and_server_are_told(tmp_path):
 
 def test_high_order_and_coloured_noise_reach_the_quantum_limit(tmp_path):
     """Suzuki–Chin with 8 beads is nearer to ħω/2 coth(βħω/2) than Trotter with 8."""
-    atoms = with_isotope(Atoms("H40", np.zeros((40, 3))), ISOTOPES["H"])
+    atoms = with_mass(Atoms("H40", np.zeros((40, 3))), "H", ISOTOPES["H"])
     start = prepare_start(atoms)
     well, _ = frequencies(8, ISOTOPES["H"])
     exact = 3 * well / 4 / np.tanh(well / 2 / KT)
@@ -208,7 +209,7 @@ def test_high_order_and_coloured_noise_reach_the_quantum_limit(tmp_path):
 
 def test_ring_polymer_dynamics_finds_the_frequency(tmp_path):
     """Centroids of a harmonic well oscillate at ω, whatever the number of beads."""
-    start = prepare_start(with_isotope(Atoms("H10", np.zeros((10, 3))), ISOTOPES["H"]))
+    start = prepare_start(with_mass(Atoms("H10", np.zeros((10, 3))), "H", ISOTOPES["H"]))
     dynamics = Dynamics(
         beads=4, steps=400, timestep_fs=1.0, ensemble="nve", every=4, fix_com=False, batch_size=4
     )
