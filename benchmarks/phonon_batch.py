@@ -18,6 +18,7 @@ import torch
 from ase import Atoms
 
 from nemp_sim.checkpoint import load_potential
+from nemp_sim.errors import NempError
 from nemp_sim.phonons.convergence import LENGTHS_ANGSTROM
 from nemp_sim.phonons.force_constants import boxed, build_phonopy, to_ase
 from nemp_sim.phonons.qha import volume_ratios
@@ -97,7 +98,10 @@ def main() -> None:
     parser.add_argument("--radius", type=float, default=5.5, help="of the supercells, Å")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    potential = load_potential(options.potential, options.device, options.dtype)
+    try:
+        potential = load_potential(options.potential, options.device, options.dtype)
+    except NempError as error:
+        raise SystemExit(f"error: {error}") from None
     print(f"{potential.name}, {options.dtype}, {device_name(potential.device)}")
     print(
         f"{'':20s} {'cells':>6s} {'atoms':>7s} {'ΔF (eV/Å)':>10s} {'serial (s)':>11s} "
@@ -109,7 +113,9 @@ def main() -> None:
         )
         worst = max(np.abs(a - b).max() for a, b in pairs)
         if not worst <= TOLERANCE_EV_PER_A[potential.dtype]:
-            raise SystemExit(f"{job.name}: batch and serial differ by {worst:.1e} eV/Å: not timed")
+            raise SystemExit(
+                f"error: {job.name}: batch and serial {worst:.1e} eV/Å apart; not timed"
+            )
         times = {serial: [], batched: []}
         for _ in range(options.rounds):
             for way, found in times.items():
