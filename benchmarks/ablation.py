@@ -16,6 +16,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from nemp_sim.checkpoint import resolve_device
 from nemp_sim.config import DataConfig, ModelConfig, TrainConfig, require
@@ -52,6 +53,12 @@ def run(job: Job, directory: Path, device: str) -> dict[str, float]:
     return measured
 
 
+def share_memory(processes: int) -> None:
+    """Give each process of a GPU its share of the memory."""
+    if torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(0.9 / processes)
+
+
 def main() -> None:
     """Train all and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -65,7 +72,8 @@ def main() -> None:
     options = parser.parse_args()
     base = changed(read_config(options.config), ";".join(options.set))
     runs = {}
-    with ProcessPoolExecutor(options.parallel, mp_context=get_context("spawn")) as pool:
+    context = get_context("spawn")
+    with ProcessPoolExecutor(options.parallel, context, share_memory, (options.parallel,)) as pool:
         for row, change in enumerate(["", *options.change]):
             for seed in range(options.seeds):
                 job = changed(base, f"{change};seed={seed}")

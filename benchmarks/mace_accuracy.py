@@ -242,6 +242,8 @@ def train(
     full = [*arguments, *plan, *second, f"--max_num_epochs={epochs}"]
     finished = run_mace(full, work, max(1.1 * end, end + 20))
     if not finished:  # write the models of the checkpoints that there are
+        if not list((work / "checkpoints").glob("*.pt")):
+            raise SystemExit(f"no checkpoint within {options.seconds:.0f} s; give more --seconds")
         staged = second if list((work / "checkpoints").glob("*_swa.pt")) else []
         last = [*staged, "--restart_latest", "--max_num_epochs=0"]
         run_mace([*arguments, *plan, *last], work, None)

@@ -52,13 +52,13 @@ SPACING = 3.105  # Å between molecules: 0.997 g/cm³
 WHOLE = {
     "networks": ["reference", "water.pt"],
     "modes": ["tf32x3", "fp16x3", "bf16x3", "tf32", "bf16"],
-    "launches": ["64:4", "64:8"],
+    "launches": ["default"],
     "sizes": [192, 1536, 12288, 24000],
 }
 QUICK = {
     "networks": ["reference"],
-    "modes": ["tf32x3", "fp16x3"],
-    "launches": ["64:8"],
+    "modes": ["tf32x3"],
+    "launches": ["default"],
     "sizes": [192, 12288],
 }
 Step = Callable[[], Derivatives]
@@ -158,8 +158,9 @@ class Forms:
         self.table_seconds = time.perf_counter() - start
 
     def fused(self, mode: str, launch: str, graph: AtomGraph) -> Step:
-        """The fused kernels in one precision and with one "tile:warps"."""
-        network = FusedNetwork(self.model, self.table, mode, Launch(*map(int, launch.split(":"))))
+        """The fused kernels in one precision and with one "tile:warps", or the default."""
+        chosen = None if launch == "default" else Launch(*map(int, launch.split(":")))
+        network = FusedNetwork(self.model, self.table, mode, chosen)
         if (mode, launch) not in self.compiled and self.options.device != "cpu":
             start = time.perf_counter()
             network.compile(graph)
@@ -275,7 +276,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", nargs="+")
     parser.add_argument("--modes", nargs="+")
-    parser.add_argument("--launches", nargs="+", help="tile:warps of the edge kernels")
+    parser.add_argument("--launches", nargs="+", help="tile:warps of the edge kernels, or default")
     parser.add_argument("--sizes", type=int, nargs="+")
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--graph-below", type=int, default=2000, help="atoms, for CUDA graphs")

@@ -21,7 +21,9 @@ from nemp_sim.neighbors import EdgeList, NeighborLists, build_graph, check_struc
 
 VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))  # xx yy zz yz xz xy
 MEMORY_SHARE = 0.6  # of the free memory, for one chunk
-CPU_CHUNK_BYTES = 2**28  # on a CPU: larger chunks are up to 2.4 times slower for each structure
+# Largest chunk. On a CPU larger ones are up to 2.4 times slower for each structure; on a GPU they
+# gain nothing, and leave no memory to other processes.
+CHUNK_BYTES = {"cpu": 2**28, "cuda": 12 * 2**30}
 HESSIAN_COPIES = 3  # memory of a row of the Hessian over that of energy and forces
 
 Part = TypeVar("Part")
@@ -266,7 +268,7 @@ class Potential:
         """Consecutive indices whose edges fit the free memory together, ``copies`` at a time."""
         each = copies * bytes_per_edge(self.config, self.dtype, self.is_fused)
         room = MEMORY_SHARE * free_memory(self.device)
-        limit = (min(room, CPU_CHUNK_BYTES) if self.device.type == "cpu" else room) / each
+        limit = min(room, CHUNK_BYTES.get(self.device.type, room)) / each
         chunk: list[int] = []
         held = 0
         for index, e in enumerate(edges):

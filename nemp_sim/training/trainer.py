@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Sequence
 
 import torch
@@ -157,7 +158,9 @@ class Objective(nn.Module):
 def compiled(function: Callable, inputs: Sequence[Tensor]) -> Callable:
     """``function`` with its second derivatives traced into one graph and fused by the compiler."""
     traced = make_fx(function)(*inputs)
-    return torch._inductor.compile(traced, list(inputs))
+    with warnings.catch_warnings():  # tf32 is left off on purpose: forces need float32
+        warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")
+        return torch._inductor.compile(traced, list(inputs))
 
 
 def learning_rate(config: TrainConfig, step: int, share: float) -> float:
