@@ -1,5 +1,6 @@
 """Several processes that train one network, as started by torchrun; one process without it."""
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,4 +61,5 @@ def joined_processes(device: str) -> Iterator[tuple[Processes, str]]:
     try:
         yield Processes(dist.get_rank(), count), device
     finally:
+        gc.collect()  # CUDA graphs that hold sums of NCCL must be gone before its communicator
         dist.destroy_process_group()
