@@ -201,6 +201,36 @@ def check(
 
 
 @app.command(cls=_Command)
+def validate(
+    potential: Annotated[str, typer.Argument(help="A path, or the name of a potential.")],
+    structure: Annotated[
+        Path | None, typer.Option(help="Structures to use, any format that ASE reads.")
+    ] = None,
+    head: Annotated[str | None, typer.Option(help="Read-out (level of theory).")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda …")] = "auto",
+    dtype: Annotated[str | None, typer.Option(help="float32 or float64.")] = None,
+) -> None:
+    """Run the physics list on a potential: invariances, derivatives, cutoff, dimers, dynamics.
+
+    Exit codes: 0 all passed; 1 something failed; 2 something to correct.
+    """
+    from nemp_sim.checkpoint import load_potential
+    from nemp_sim.files import read_structures
+    from nemp_sim.validation.run import validate
+
+    engine = load_potential(potential, device, dtype, head)
+    given = None if structure is None else read_structures(structure, "structure")
+    failed = count = 0
+    for check in validate(engine, given):
+        print(check.line, flush=True)
+        failed, count = failed + (not check.passed), count + 1
+    where = f"{engine.device}, {str(engine.dtype).removeprefix('torch.')}"
+    print(f"{engine.name} ({where}): {count - failed} passed, {failed} failed")
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command(cls=_Command)
 def ipi(  # noqa: PLR0913 (options of a command)
     potential: Annotated[str, typer.Option(help="A path, or the name of a potential.")],
     template: Annotated[
