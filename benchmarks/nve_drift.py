@@ -6,36 +6,13 @@ Without --structure the structure is H on Pd(111) 2×2×3, relaxed first, as in 
 """
 
 import argparse
-import time
-from dataclasses import dataclass
 
-import numpy as np
-from ase import Atoms, units
+from ase import Atoms
 from ase.build import add_adsorbate, fcc111
 from ase.io import read
-from ase.md.verlet import VelocityVerlet
-from ase.optimize import FIRE
 
 from nemp_sim import NEMP
-
-
-@dataclass(frozen=True)
-class Conservation:
-    """How well a trajectory conserves its total energy.
-
-    Attributes:
-        drift_meV: slope of the linear fit times the duration, meV/atom.
-        largest_deviation_meV: largest |E(t) − E(0)|, meV/atom.
-        fluctuation_meV: standard deviation of E(t), meV/atom.
-        temperature_K: mean kinetic temperature.
-        steps_per_second: speed, steps/s.
-    """
-
-    drift_meV: float
-    largest_deviation_meV: float
-    fluctuation_meV: float
-    temperature_K: float
-    steps_per_second: float
+from nemp_sim.validation.dynamics import conservation, relax
 
 
 def hydrogen_on_palladium() -> Atoms:
@@ -43,50 +20,6 @@ def hydrogen_on_palladium() -> Atoms:
     slab = fcc111("Pd", (2, 2, 3), a=3.94, vacuum=8.0)
     add_adsorbate(slab, "H", 0.9, "fcc")
     return slab
-
-
-def measure(
-    atoms: Atoms, temperature_K: float, ps: float, timestep_fs: float, seed: int = 0
-) -> Conservation:
-    """Run NVE from random velocities and measure the total energy at every step.
-
-    Args:
-        atoms: a structure with a calculator; its positions and momenta are changed.
-        temperature_K: temperature of the first velocities.
-        ps: duration.
-        timestep_fs: time step of velocity Verlet.
-        seed: seed of the velocities.
-    """
-    width = np.sqrt(atoms.get_masses() * units.kB * temperature_K)
-    velocities = np.random.default_rng(seed).normal(size=(len(atoms), 3))
-    atoms.set_momenta(velocities * width[:, None])
-    energies, temperatures = [], []
-
-    def record() -> None:
-        energies.append(atoms.get_total_energy())
-        temperatures.append(atoms.get_temperature())
-
-    n_steps = round(1000 * ps / timestep_fs)
-    start = time.perf_counter()
-    with VelocityVerlet(atoms, timestep=timestep_fs * units.fs) as dynamics:
-        dynamics.attach(record)
-        dynamics.run(n_steps)
-    seconds = time.perf_counter() - start
-    per_atom = 1000 * np.array(energies) / len(atoms)
-    slope = np.polyfit(np.linspace(0, 1, len(per_atom)), per_atom, 1)[0]
-    return Conservation(
-        drift_meV=float(slope),
-        largest_deviation_meV=float(np.abs(per_atom - per_atom[0]).max()),
-        fluctuation_meV=float(per_atom.std()),
-        temperature_K=float(np.mean(temperatures)),
-        steps_per_second=n_steps / seconds,
-    )
-
-
-def relax(atoms: Atoms, fmax: float = 0.05) -> None:
-    """Relax in place, so that the kinetic energy stays near the one that was asked for."""
-    with FIRE(atoms, logfile=None) as optimizer:
-        optimizer.run(fmax=fmax, steps=300)
 
 
 def main() -> None:
@@ -105,7 +38,7 @@ def main() -> None:
     atoms = read(args.structure) if args.structure else hydrogen_on_palladium()
     atoms.calc = NEMP(args.potential, args.device, args.dtype)
     relax(atoms)
-    result = measure(atoms, args.temperature, args.ps, args.timestep, args.seed)
+    result = conservation(atoms, args.temperature, args.ps, args.timestep, args.seed)
     print(
         f"{atoms.get_chemical_formula()}, {args.ps} ps NVE, {args.timestep} fs, {args.dtype}, "
         f"mean {result.temperature_K:.0f} K\n"

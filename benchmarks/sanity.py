@@ -19,7 +19,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import combinations_with_replacement
 from pathlib import Path
 
@@ -33,14 +33,19 @@ from ase.data import covalent_radii
 from ase.eos import EquationOfState
 from ase.md.langevin import Langevin
 from ase.optimize import FIRE
-from scipy.signal import find_peaks
 
 from nemp_sim import NEMP, load_potential
 from nemp_sim.plots import BLACK, BLUE, FONT_POINTS, GREY, new_figure, save_png
 from nemp_sim.potential import Potential
+from nemp_sim.validation.approach import (
+    Dimer,
+    dimer,
+    dimer_checks,
+    dimer_shape_checks,
+    lone_atom_checks,
+)
+from nemp_sim.validation.check import Check
 
-STEP_ANGSTROM, SHORTEST_ANGSTROM = 0.005, 0.5
-KINK, WALL_EV, SECOND_WELL_EV, LONE_EV = 0.2, 1.0, 0.1, 1e-5
 # Largest relative deviation from the published value: lattice constant, bulk modulus.
 LATTICE_TOLERANCE, BULK_TOLERANCE = 0.02, 0.25
 # Crystals in the training data of each shipped potential that have a PBE level of theory.
@@ -48,25 +53,6 @@ CRYSTALS = {"pdh": ("Pd", "PdH"), "pdco": ("Pd", "PdH"), "agpd": ("Ag", "Pd")}
 # Highest temperature of the training data, K (docs/data.md); agcho and agpd state none: assumed.
 TRAINING_K = {"pdh": 900, "pdco": 900, "agcho": 500, "methanol": 500, "water": 330, "agpd": 1500}
 CLOSEST, FARTHEST = 0.55, 1.6  # distances of neighbours over the sum of covalent radii
-
-
-@dataclass(frozen=True)
-class Check:
-    """One line of the table.
-
-    Attributes:
-        name: what is checked.
-        subject: pair, element, crystal or structure.
-        measured: value with its unit.
-        wanted: condition, with its unit.
-        passed: whether the condition holds.
-    """
-
-    name: str
-    subject: str
-    measured: str
-    wanted: str
-    passed: bool
 
 
 def parse_options() -> argparse.Namespace:
@@ -83,87 +69,6 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--temperature-K", type=float, help="of the dynamics")
     parser.add_argument("--structure", type=Path, help="for the dynamics (any ASE format)")
     return parser.parse_args()
-
-
-@dataclass(frozen=True)
-class Dimer:
-    """Energy of two atoms against their distance.
-
-    Attributes:
-        pair: the two symbols.
-        distance_A: (n,) Å.
-        energy_eV: (n,) eV, relative to the two lone atoms.
-    """
-
-    pair: tuple[str, str]
-    distance_A: np.ndarray
-    energy_eV: np.ndarray
-
-    @property
-    def name(self) -> str:
-        """Both symbols."""
-        return "–".join(self.pair)
-
-    def minima(self) -> list[tuple[float, float]]:
-        """(distance Å, depth eV below the lower of the tops on both sides), above 0.1 eV."""
-        found, shape = find_peaks(-self.energy_eV, prominence=SECOND_WELL_EV)
-        return [
-            (float(self.distance_A[i]), float(d))
-            for i, d in zip(found, shape["prominences"], strict=True)
-        ]
-
-    def kink(self) -> float:
-        """Largest jump of the second difference from the mean of its neighbours, relative.
-
-        Second differences of a twice differentiable curve change by O(h) from one point to the
-        next; at a kink one of them stands out by O(1).
-        """
-        c = np.diff(self.energy_eV, 2)
-        jump = np.abs(c[1:-1] - (c[:-2] + c[2:]) / 2)
-        scale = np.abs(c[:-2]) + np.abs(c[2:]) + 0.5 * STEP_ANGSTROM**2
-        return float((jump / scale).max())
-
-
-def dimer(potential: Potential, pair: tuple[str, str]) -> Dimer:
-    """The curve from 0.5 Å to 0.3 Å beyond the cutoff."""
-    r = np.arange(SHORTEST_ANGSTROM, potential.cutoff_angstrom + 0.3, STEP_ANGSTROM)
-    energy = potential.evaluate([Atoms(pair, [(0, 0, 0), (x, 0, 0)]) for x in r]).energy
-    lone = sum(potential.evaluate([Atoms([s]) for s in pair]).energy)
-    return Dimer(pair, r, energy - lone)
-
-
-def dimer_checks(curve: Dimer, cutoff: float) -> Iterator[Check]:
-    """Smoothness, wall, wells and the limit of a dimer curve."""
-    e, name = curve.energy_eV, curve.name
-    kink = curve.kink()
-    yield Check("dimer smooth", name, f"{kink:.3f}", f"jump of curvature < {KINK}", kink < KINK)
-    wells = curve.minima()
-    rise = float(e[0] - e.min())
-    wanted = f"E(0.5 Å) − E_min > {WALL_EV} eV"
-    yield Check("dimer wall", name, f"{rise:.3g} eV", wanted, rise > WALL_EV)
-    # Where the energy first stops to fall on the way out; the last point for a repulsive pair.
-    falls = np.flatnonzero(np.diff(e) >= 0)
-    first = float(curve.distance_A[falls[0] if len(falls) else -1])
-    shortest = 0.5 * sum(covalent_radii[Atoms([s]).numbers[0]] for s in curve.pair)
-    yield Check("dimer falls to", name, f"{first:.2f} Å", f"> {shortest:.2f} Å", first > shortest)
-    found = ", ".join(f"{r:.2f} Å ({d:.2f} eV)" for r, d in wells) or "none"
-    yield Check("dimer wells", name, found, "one at most", len(wells) <= 1)
-    far = float(np.abs(e[curve.distance_A >= cutoff]).max())
-    yield Check(
-        "dimer limit", name, f"{far:.1e} eV", f"|E − lone atoms| < {LONE_EV}", far < LONE_EV
-    )
-
-
-def lone_atom_checks(potential: Potential) -> Iterator[Check]:
-    """Lone atoms against the reference energies of the file."""
-    known = potential.metadata.heads.get(potential.head, {}).get("lone_atom_energies_known", ())
-    for symbol, reference in potential.reference_energies_eV.items():
-        energy = float(potential.evaluate([Atoms([symbol])]).energy[0])
-        kind = "calculated" if symbol in known else "fitted: no dissociation energy"
-        yield Check(
-            *("lone atom", symbol, f"{energy:.4f} eV", f"{reference:.4f} eV ({kind})"),
-            passed=abs(energy - reference) < LONE_EV,
-        )
 
 
 def equation_of_state(potential: Potential, crystal: Atoms) -> tuple[float, float]:
@@ -338,7 +243,8 @@ def main() -> None:
     name = Path(options.potential).stem
     pairs = combinations_with_replacement(potential.elements, 2)
     curves = [dimer(potential, pair) for pair in pairs]
-    checks = [c for curve in curves for c in dimer_checks(curve, potential.cutoff_angstrom)]
+    checks = [c for curve in curves for c in dimer_shape_checks(curve)]
+    checks += [c for curve in curves for c in dimer_checks(curve, potential.cutoff_angstrom)]
     checks += [*lone_atom_checks(potential), *crystal_checks(potential, name)]
     atoms = None if options.skip_md else start_structure(options, name)
     if atoms is not None:
@@ -354,8 +260,7 @@ def main() -> None:
         json.dumps([asdict(c) for c in checks], indent=1, default=bool)
     )
     for c in checks:
-        verdict = "pass" if c.passed else "FAIL"
-        print(f"{verdict}  {c.name:22} {c.subject:24} {c.measured:34} {c.wanted}")
+        print(c.line)
     failed = sum(not c.passed for c in checks)
     print(f"{name}: {len(checks) - failed} passed, {failed} failed; files in {out}/")
     raise SystemExit(1 if failed else 0)

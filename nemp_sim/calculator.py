@@ -16,6 +16,7 @@ from nemp_sim.checkpoint import load_potential
 from nemp_sim.errors import EvaluationError, InputError
 from nemp_sim.neighbors import NeighborLists
 from nemp_sim.potential import Potential, has_stress
+from nemp_sim.watch import check_policy
 
 
 class NEMP(Calculator):
@@ -40,6 +41,7 @@ class NEMP(Calculator):
         dtype: object = None,
         skin_angstrom: float = 0.5,
         head: str | None = None,
+        on_extrapolation: str = "warn",
     ) -> None:
         """Load the potential.
 
@@ -50,6 +52,8 @@ class NEMP(Calculator):
             dtype: "float32" or "float64"; None takes that of the file.
             skin_angstrom: neighbour lists are kept until an atom has moved half of this, Å.
             head: read-out (level of theory) to use; None: the first one of the file.
+            on_extrapolation: what happens where a structure is outside the domain of the
+                potential: "warn" (once for each set of atoms), "raise" or "ignore".
 
         Raises:
             PotentialFileError: no such potential, or an unreadable file.
@@ -65,6 +69,7 @@ class NEMP(Calculator):
             self.potential = potential
         else:
             self.potential = load_potential(potential, device, dtype, head)
+        self.on_extrapolation = check_policy(on_extrapolation)
         self.neighbors = NeighborLists(self.potential.cutoff_angstrom, skin_angstrom)
 
     def calculate(
@@ -78,7 +83,8 @@ class NEMP(Calculator):
         Raises:
             PropertyNotImplementedError: stress of a structure without periodic axis or volume.
             UnknownElementError: an element that the potential does not know.
-            CalculationFailed: results that are not finite, or too little memory.
+            CalculationFailed: results that are not finite, too little memory, or a structure
+                outside the domain where ``on_extrapolation`` is "raise".
         """
         super().calculate(atoms, properties, system_changes)
         stress = "stress" in properties
@@ -88,7 +94,12 @@ class NEMP(Calculator):
                 f"{self.atoms.pbc.tolist()} and the cell has rank {self.atoms.cell.rank}."
             )
         try:
-            result = self.potential.evaluate([self.atoms], stress=stress, neighbors=self.neighbors)
+            result = self.potential.evaluate(
+                [self.atoms],
+                stress=stress,
+                neighbors=self.neighbors,
+                on_extrapolation=self.on_extrapolation,
+            )
         except EvaluationError as error:
             raise CalculationFailed(str(error)) from error
         energy = float(result.energy[0])

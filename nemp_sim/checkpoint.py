@@ -15,6 +15,7 @@ from nemp_sim.errors import InputError, PotentialFileError
 from nemp_sim.files import replacing, sha256_of
 from nemp_sim.model import NEMP
 from nemp_sim.potential import Potential, PotentialMetadata
+from nemp_sim.watch import check_policy
 
 FORMAT = "nemp_sim potential"
 FORMAT_VERSION = 2
@@ -70,6 +71,7 @@ def load_potential(
     head: str | None = None,
     kernel: str = "auto",
     precision: str = "tf32x3",
+    on_extrapolation: str = "warn",
 ) -> Potential:
     """Read a potential file.
 
@@ -81,14 +83,17 @@ def load_potential(
         head: read-out (level of theory) to use; None: the first one of the file.
         kernel: "auto", "reference" or "fused", as in Potential.
         precision: of the fused kernels, as in Potential.
+        on_extrapolation: what happens where a structure is outside the domain of the potential:
+            "warn" (once for each set of atoms), "raise" or "ignore".
 
     Raises:
         PotentialFileError: no such file, or a damaged, foreign or newer file.
-        InputError: an unusable device or dtype, or no such head.
+        InputError: an unusable device, dtype or policy, or no such head.
     """
+    check_policy(on_extrapolation)
     path = find_potential(name_or_path)
     model, metadata = load_model(path, None if dtype is None else resolve_dtype(dtype))
-    return Potential(
+    potential = Potential(
         model,
         metadata,
         head=head,
@@ -98,6 +103,8 @@ def load_potential(
         kernel=kernel,
         precision=precision,
     )
+    potential.watch.policy = on_extrapolation
+    return potential
 
 
 def load_model(path: Path, dtype: torch.dtype | None = None) -> tuple[NEMP, PotentialMetadata]:

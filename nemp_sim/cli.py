@@ -19,6 +19,9 @@ app = typer.Typer(
 )
 
 
+CHECKED_AT_ONCE = 64  # structures of ``nemp check`` between two lines that are printed
+
+
 class _Command(typer.core.TyperCommand):
     """Prints an error that a user can cure as one message; exits with its code, 2 for most."""
 
@@ -170,6 +173,64 @@ def import_jax(
 
 
 @app.command(cls=_Command)
+def check(
+    potential: Annotated[str, typer.Argument(help="A path, or the name of a potential.")],
+    structures: Annotated[Path, typer.Argument(help="Structures, any format that ASE reads.")],
+    head: Annotated[str | None, typer.Option(help="Read-out (level of theory).")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda …")] = "auto",
+    dtype: Annotated[str | None, typer.Option(help="float32 or float64.")] = None,
+) -> None:
+    """Say of each structure whether it lies inside what the potential was trained on.
+
+    Exit codes: 0 all are inside; 1 some are outside; 2 something to correct.
+    """
+    from nemp_sim.checkpoint import load_potential
+    from nemp_sim.files import read_structures
+
+    engine = load_potential(potential, device, dtype, head, on_extrapolation="ignore")
+    frames = read_structures(structures, "structures")
+    for start in range(0, len(frames), CHECKED_AT_ONCE):
+        part = frames[start : start + CHECKED_AT_ONCE]
+        outside = engine.evaluate(part, uncertainty=engine.n_members > 0).outside
+        for index, (atoms, found) in enumerate(zip(part, outside, strict=True), start):
+            said = f"OUTSIDE: {'; '.join(map(str, found))}" if found else "inside"
+            print(f"{index} {atoms.get_chemical_formula()}: {said}")
+    print(engine.watch.verdict())
+    if engine.watch.n_outside:
+        raise typer.Exit(1)
+
+
+@app.command(cls=_Command)
+def validate(
+    potential: Annotated[str, typer.Argument(help="A path, or the name of a potential.")],
+    structure: Annotated[
+        Path | None, typer.Option(help="Structures to use, any format that ASE reads.")
+    ] = None,
+    head: Annotated[str | None, typer.Option(help="Read-out (level of theory).")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda …")] = "auto",
+    dtype: Annotated[str | None, typer.Option(help="float32 or float64.")] = None,
+) -> None:
+    """Run the physics list on a potential: invariances, derivatives, cutoff, dimers, dynamics.
+
+    Exit codes: 0 all passed; 1 something failed; 2 something to correct.
+    """
+    from nemp_sim.checkpoint import load_potential
+    from nemp_sim.files import read_structures
+    from nemp_sim.validation.run import validate
+
+    engine = load_potential(potential, device, dtype, head)
+    given = None if structure is None else read_structures(structure, "structure")
+    failed = count = 0
+    for check in validate(engine, given):
+        print(check.line, flush=True)
+        failed, count = failed + (not check.passed), count + 1
+    where = f"{engine.device}, {str(engine.dtype).removeprefix('torch.')}"
+    print(f"{engine.name} ({where}): {count - failed} passed, {failed} failed")
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command(cls=_Command)
 def ipi(  # noqa: PLR0913 (options of a command)
     potential: Annotated[str, typer.Option(help="A path, or the name of a potential.")],
     template: Annotated[
@@ -199,11 +260,15 @@ def ipi(  # noqa: PLR0913 (options of a command)
     committee_forces: Annotated[
         bool, typer.Option("--committee-forces", help="Forces of the ensemble's members in extras.")
     ] = False,
+    on_extrapolation: Annotated[
+        str, typer.Option(help="Outside the trained domain: warn, raise or ignore.")
+    ] = "warn",
 ) -> None:
     """Compute forces for i-PI (3.3 or newer), all beads of a request in one call.
 
     Exit codes: 0 the server said EXIT; 2 something to correct (wrong structure, unit or order,
-    not-a-number results, broken protocol); 3 no server until the deadline, or it died.
+    not-a-number results, broken protocol, outside the trained domain with --on-extrapolation
+    raise); 3 no server until the deadline, or it died.
     """
     from nemp_sim.checkpoint import load_potential
     from nemp_sim.files import read_structure
@@ -212,8 +277,9 @@ def ipi(  # noqa: PLR0913 (options of a command)
 
     modes = [name for name, on in (("unix", unix), ("inet", inet), ("shm", shm)) if on]
     server = Server(" and ".join(modes) or "unix", address, port, prefix)
+    engine = load_potential(potential, device, dtype, head, on_extrapolation=on_extrapolation)
     evaluator = BeadEvaluator(
-        load_potential(potential, device, dtype, head),
+        engine,
         read_structure(template, "template"),
         tolerance_angstrom=tolerance_angstrom,
         max_step_angstrom=max_step_angstrom,
@@ -221,6 +287,7 @@ def ipi(  # noqa: PLR0913 (options of a command)
     )
     client = run_client(evaluator, server, deadline_s, reconnect=reconnect)
     print(f"i-PI said EXIT: {client.n_frames} frames in {client.n_requests} requests answered")
+    print(engine.watch.verdict())
 
 
 if __name__ == "__main__":

@@ -27,6 +27,10 @@ class EvaluationError(NempError, RuntimeError):
     """An evaluation could not be finished: not-a-number results or too little memory."""
 
 
+class ExtrapolationError(EvaluationError):
+    """A structure lies outside the domain of the potential, and on_extrapolation is "raise"."""
+
+
 class ServerGoneError(NempError, ConnectionError):
     """No server could be reached, or it closed the connection without EXIT."""
 

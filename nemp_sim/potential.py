@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,12 +12,22 @@ from ase.data import atomic_numbers, chemical_symbols
 
 from nemp_sim.config import ModelConfig, require
 from nemp_sim.derivatives import Derivatives, differentiate, differentiate_members, hessian_rows
+from nemp_sim.domain import (
+    Domain,
+    Finding,
+    Judgement,
+    Measured,
+    held_out_errors,
+    measure,
+    spreads_of,
+)
 from nemp_sim.errors import EvaluationError, InputError, UnknownElementError
 from nemp_sim.graph import AtomGraph
 from nemp_sim.kernels.choice import choose
 from nemp_sim.memory import bytes_per_edge, free_memory, is_out_of_memory
 from nemp_sim.model import NEMP
 from nemp_sim.neighbors import EdgeList, NeighborLists, build_graph, check_structure
+from nemp_sim.watch import Watch
 
 VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))  # xx yy zz yz xz xy
 MEMORY_SHARE = 0.6  # of the free memory, for one chunk
@@ -48,6 +58,7 @@ class Evaluation:
         forces_members: B arrays (M, N_b, 3), eV/Å, forces of the members; None where ``forces`` or
             ``forces_std`` is.
         stress_members: (B, M, 6), eV/Å³, of the members; None likewise and without ``stress``.
+        outside: B tuples of what is outside the domain of the potential; empty inside.
     """
 
     energy: np.ndarray
@@ -60,6 +71,7 @@ class Evaluation:
     energy_members: np.ndarray | None = None
     forces_members: tuple[np.ndarray, ...] | None = None
     stress_members: np.ndarray | None = None
+    outside: tuple[tuple[Finding, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,8 +79,9 @@ class PotentialMetadata:
     """What a potential file says of itself beside its weights; every value is plain JSON.
 
     Attributes:
-        heads: for each head its "level_of_theory" (functional, code and settings of the labels) and
-            its "elements" (symbols that its labels hold).
+        heads: for each head its "level_of_theory" (functional, code and settings of the labels),
+            its "elements" (symbols that its labels hold) and its "domain" (ranges that its training
+            frames cover, from ``training.record``).
         training: data sources, splits, settings and duration of the training.
         errors: measured errors, with units in the keys.
         licence: licence of the weights.
@@ -91,6 +104,9 @@ class Potential:
         elements: chemical symbols that the labels of the head hold; others are refused.
         readout: the module of the head.
         kernel: the form of the network in use, "reference" or "fused", and why.
+        domain: ranges that the training frames of the head cover.
+        species_of_number: (119,) int64, species index of each atomic number; −1: unknown.
+        watch: looks at every evaluation; ``watch.policy`` is what happens outside the domain.
     """
 
     def __init__(
@@ -134,11 +150,16 @@ class Potential:
         self.readout = model.readouts[self.head]
         labelled = self.metadata.heads.get(self.head, {}).get("elements")
         self.elements = self.config.symbols if labelled is None else tuple(labelled)
-        self._describe, self.kernel = choose(self.model, kernel, precision)
-        self._species_of_number = torch.full((len(chemical_symbols),), -1)
-        self._species_of_number[list(self.config.elements)] = torch.arange(
-            len(self.config.elements)
+        self.domain = Domain.of(
+            self.model,
+            self.metadata.heads.get(self.head, {}),
+            held_out_errors(self.metadata.errors, self.head),
         )
+        self.watch = Watch(name, self.domain.not_recorded)
+        self._shortest = torch.from_numpy(self.domain.shortest_A.ravel()).to(self.device)
+        self._describe, self.kernel = choose(self.model, kernel, precision)
+        self.species_of_number = torch.full((len(chemical_symbols),), -1)
+        self.species_of_number[list(self.config.elements)] = torch.arange(len(self.config.elements))
 
     @property
     def config(self) -> ModelConfig:
@@ -183,6 +204,7 @@ class Potential:
         stress: bool = False,
         neighbors: NeighborLists | None = None,
         uncertainty: bool = False,
+        on_extrapolation: str | None = None,
     ) -> Evaluation:
         """Energies, forces and stresses of all structures, batched on the device.
 
@@ -198,8 +220,11 @@ class Potential:
                 three independent cell vectors.
             neighbors: neighbour lists kept by the caller between calls with moving atoms.
             uncertainty: whether to compute standard deviations of forces as well.
+            on_extrapolation: what happens where a structure is outside the domain: "warn" (once for
+                each set of atoms), "raise" or "ignore"; None: ``watch.policy``.
 
         Raises:
+            ExtrapolationError: a structure is outside and ``on_extrapolation`` is "raise".
             UnknownElementError: an element that the potential was not trained on.
             InputError: positions or cells that define no neighbours, a stress without volume, or
                 uncertainties of a potential without an ensemble read-out.
@@ -235,10 +260,20 @@ class Potential:
                 structures,
                 edges,
                 chunk,
-                lambda _, graph: [_to_host(self._differentiate(graph, **wanted))],
+                lambda _, graph: [
+                    (
+                        _to_host(self._differentiate(graph, **wanted)),
+                        [x.cpu().numpy() for x in measure(self.model, graph, self._shortest)],
+                    )
+                ],
             )
         ]
-        return _join(structures, parts, **wanted)
+        result = _join(structures, [part for part, _ in parts], **wanted)
+        of_atoms = [np.concatenate(each) for each in zip(*(m for _, m in parts), strict=True)]
+        measured = Measured(*(of_atoms or [np.zeros(0)] * 2), spreads_of(result))
+        judgement = Judgement(self.domain, structures, edges, measured)
+        outside = self.watch.see(judgement, len(structures), on_extrapolation)
+        return replace(result, outside=outside)
 
     def _differentiate(self, graph: AtomGraph, **wanted: bool) -> Derivatives:
         if not self.n_members:
@@ -332,7 +367,7 @@ class Potential:
             graph = build_graph(
                 [structures[b] for b in chunk],
                 [edges[b] for b in chunk],
-                self._species_of_number,
+                self.species_of_number,
                 self.device,
             )
             with torch.no_grad():

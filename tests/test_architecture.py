@@ -15,6 +15,7 @@ MODULES = {
 }
 MAY_IMPORT = {  # besides modules of the top level
     "kernels": set(),
+    "validation": set(),
     "training": set(),
     "labelling": set(),
     "surfaces": set(),
@@ -24,7 +25,7 @@ MAY_IMPORT = {  # besides modules of the top level
     "pathintegral": {"surfaces", "ipi"},
 }
 ABOVE = {  # modules that import subpackages
-    "cli": {"training", "ipi"},
+    "cli": {"training", "ipi", "validation"},
     "systems": {"surfaces"},
     "potential": {"kernels"},
     "memory": {"kernels"},

@@ -17,6 +17,7 @@ from ase import Atoms
 from nemp_sim.checkpoint import load_potential
 from nemp_sim.config import require, require_plain_name
 from nemp_sim.console import KeptStep, exit_codes, progress
+from nemp_sim.domain_report import exit_if_outside, with_domain
 from nemp_sim.errors import NempError
 from nemp_sim.files import read_structure, write_structures
 from nemp_sim.options import numbers, words
@@ -55,6 +56,7 @@ class Settings:
         head: read-out of the potential; None: the first.
         device: "auto", "cpu", "cuda" …
         dtype: "float32" or "float64".
+        on_extrapolation: outside the domain of the potential: "warn", "raise" or "ignore".
         out: directory of all results.
         name: the results go to ``out``/adsorption-``name``; None makes one from metal and facet.
     """
@@ -78,6 +80,7 @@ class Settings:
     head: str | None = None
     device: str = "auto"
     dtype: str | None = "float64"
+    on_extrapolation: str = "warn"
     out: Path = Path("results")
     name: str | None = None
 
@@ -139,7 +142,13 @@ def run(
     """
     started = time.perf_counter()
     if engine is None:
-        engine = load_potential(settings.potential, settings.device, settings.dtype, settings.head)
+        engine = load_potential(
+            settings.potential,
+            settings.device,
+            settings.dtype,
+            settings.head,
+            on_extrapolation=settings.on_extrapolation,
+        )
     clean, notes = build_slab(settings, engine)
     names = sorted({gas for name in settings.adsorbates for gas in FORMS[name].gas})
     settings.directory.mkdir(parents=True, exist_ok=True)
@@ -163,6 +172,7 @@ def run(
     found = tuple(zip(minima, energies(settings, engine, slab, gases, minima), strict=True))
     report = adsorption_report(_title(settings), slab, found, settings.max_std, notes)
     trusted = references.converged and report.data["trusted"]
+    report = with_domain(report, engine, [slab, *(m.atoms for m in minima)])
     report = replace(report, provenance=provenance(engine, settings, time.perf_counter() - started))
     write_structures(settings.directory / "adsorption.extxyz", [slab, *(m.atoms for m in minima)])
     save_png(energy_levels(found, _title(settings)), settings.directory / "adsorption.png")
@@ -278,6 +288,7 @@ def main(  # noqa: PLR0913 (one argument for each option)
     head: Annotated[str | None, typer.Option(help="Read-out of the potential.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda …")] = DEFAULT.device,
     dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float64",
+    on_extrapolation: Annotated[str, typer.Option(help="warn, raise or ignore.")] = "warn",
     out: Annotated[Path, typer.Option(help="Directory of all results.")] = DEFAULT.out,
     name: Annotated[str | None, typer.Option(help="Results go to OUT/adsorption-NAME.")] = None,
 ) -> None:
@@ -293,6 +304,7 @@ def main(  # noqa: PLR0913 (one argument for each option)
     print(f"{result.report.title}\n{result.report.verdict}\n")
     print(result.report.sections["Minima"])
     print(f"files in {result.directory}/")
+    exit_if_outside(result.report)
     if not result.trusted:
         raise typer.Exit(1)
 

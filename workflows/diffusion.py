@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from nemp_sim.checkpoint import load_potential
 from nemp_sim.config import require, require_plain_name
 from nemp_sim.console import exit_codes
+from nemp_sim.domain_report import exit_if_outside, with_domain
 from nemp_sim.files import read_structure, write_structures
 from nemp_sim.plots import BLUE, FONT_POINTS, VERMILLION, new_figure, save_png
 from nemp_sim.reactions.diffusion import Diffusion, diffusion_constant, hollow_diffusion, langevin
@@ -46,6 +47,7 @@ class Settings:
         potential: path or name of a potential.
         device: "auto", "cpu", "cuda" …
         dtype: "float32" or "float64"; None takes that of the potential.
+        on_extrapolation: outside the domain of the potential: "warn", "raise" or "ignore".
         out: directory of all results.
         name: the results go to ``out``/diffusion-``name``; None makes one.
     """
@@ -62,6 +64,7 @@ class Settings:
     potential: str = "pdh.pt"
     device: str = "auto"
     dtype: str | None = None
+    on_extrapolation: str = "warn"
     out: Path = Path("results")
     name: str | None = None
 
@@ -119,7 +122,8 @@ def run(settings: Settings, engine: Engine | None = None) -> Result:
         EvaluationError: forces that are not finite.
     """
     started = time.perf_counter()
-    engine = engine or load_potential(settings.potential, settings.device, settings.dtype)
+    policy = {"on_extrapolation": settings.on_extrapolation}
+    engine = engine or load_potential(settings.potential, settings.device, settings.dtype, **policy)
     start, reaction = _start(settings, engine)
     atom = len(start) - 1 if settings.atom is None else settings.atom
     require(0 <= atom < len(start), "atom", atom, f"between 0 and {len(start) - 1}")
@@ -143,6 +147,7 @@ def run(settings: Settings, engine: Engine | None = None) -> Result:
     if reaction is not None and reaction.rates is not None:
         hops = _hops(reaction)
     report = _report(settings, start, atom, found, hops, reaction)
+    report = with_domain(report, engine, None)
     report = replace(report, provenance=provenance(engine, settings, time.perf_counter() - started))
     final = [_moved(start, p) for p in positions[-1]]
     write_structures(settings.directory / "final.extxyz", final)
@@ -274,14 +279,16 @@ def main(  # noqa: PLR0913 (one argument for each option)
     potential: Annotated[str, typer.Option(help="Path or name.")] = DEFAULT.potential,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda …")] = DEFAULT.device,
     dtype: Annotated[str | None, typer.Option(help="float32 or float64.")] = None,
+    on_extrapolation: Annotated[str, typer.Option(help="warn, raise or ignore.")] = "warn",
     out: Annotated[Path, typer.Option(help="Directory of all results.")] = DEFAULT.out,
     name: Annotated[str | None, typer.Option(help="Results go to OUT/diffusion-NAME.")] = None,
 ) -> None:
-    """Read the options, run, and say how it went: exit code 0, or 2 (error)."""
+    """Read the options, run, and say how it went: exit code 0, 1 (outside) or 2 (error)."""
     options = dict(locals())
     with exit_codes():
         result = run(Settings(**options))
     print(f"{result.report.title}\n{result.report.verdict}\nfiles in {result.directory}/")
+    exit_if_outside(result.report)
 
 
 if __name__ == "__main__":

@@ -222,6 +222,7 @@ def _choose_once(settings: Settings, engine: UncertainEngine | None, show: Show)
 
 def _load(settings: Settings) -> UncertainEngine:
     chosen = {"head": settings.head} if settings.head else {}
+    chosen["on_extrapolation"] = "ignore"  # what is outside is what is looked for
     return load_potential(settings.potential, settings.device, settings.dtype, **chosen)
 
 

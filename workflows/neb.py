@@ -16,6 +16,7 @@ from ase import Atoms
 from nemp_sim.checkpoint import load_potential
 from nemp_sim.config import require, require_plain_name
 from nemp_sim.console import KeptStep, exit_codes, progress
+from nemp_sim.domain_report import exit_if_outside, with_domain
 from nemp_sim.errors import InputError, NempError
 from nemp_sim.files import read_structure, read_structures
 from nemp_sim.options import numbers
@@ -62,6 +63,7 @@ class Settings:
             default job, none in files.
         device: "auto", "cpu", "cuda" …
         dtype: "float32" or "float64"; None takes that of the potential.
+        on_extrapolation: outside the domain of the potential: "warn", "raise" or "ignore".
         out: directory of all results.
         name: the results go to ``out``/neb-``name``; None makes one from the file names.
         full: go on from the band to a proved saddle, vibrations and rate constants.
@@ -87,6 +89,7 @@ class Settings:
     fixed_layers: int | None = None
     device: str = "auto"
     dtype: str | None = None
+    on_extrapolation: str = "warn"
     out: Path = Path("results")
     name: str | None = None
     full: bool = False
@@ -198,7 +201,8 @@ def run(
     check_ends(*job.ends)
     path = earlier_band(settings) if settings.restart else None
     dtype = settings.dtype or ("float64" if settings.full else None)  # second derivatives
-    engine = engine or load_potential(settings.potential, settings.device, dtype)
+    policy = {"on_extrapolation": settings.on_extrapolation}
+    engine = engine or load_potential(settings.potential, settings.device, dtype, **policy)
     settings.directory.mkdir(parents=True, exist_ok=True)
     kept = KeptStep(show or (lambda step: None))
     try:
@@ -224,6 +228,7 @@ def run(
         reaction = analyse(engine, band, *wanted)
         report = with_reaction(report, reaction, settings.max_std)
         write_reaction(settings.directory, reaction, job.title)
+    report = with_domain(report, engine, band.images)
     report = replace(report, provenance=provenance(engine, settings, time.perf_counter() - started))
     drawn = replace(band, converged=relaxation.converged and band.converged)
     spread = energy_spread(engine, band.images)
@@ -345,6 +350,7 @@ def main(  # noqa: PLR0913 (one argument for each option)
     fixed_layers: Annotated[int | None, typer.Option(help="Lowest layers held.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda …")] = DEFAULT.device,
     dtype: Annotated[str | None, typer.Option(help="float32 or float64.")] = None,
+    on_extrapolation: Annotated[str, typer.Option(help="warn, raise or ignore.")] = "warn",
     out: Annotated[Path, typer.Option(help="Directory of all results.")] = DEFAULT.out,
     name: Annotated[str | None, typer.Option(help="Results go to OUT/neb-NAME.")] = None,
     full: Annotated[bool, typer.Option("--full", help="Saddle, proof, vibrations, rates.")] = False,
@@ -367,6 +373,7 @@ def main(  # noqa: PLR0913 (one argument for each option)
     calls = f"{result.band.model_calls} model calls for the band"
     print(f"{result.report.title}\n{result.report.verdict}")
     print(f"{calls}, {result.relaxation.model_calls} for the ends; files in {result.directory}/")
+    exit_if_outside(result.report)
     if not result.trusted:
         raise typer.Exit(1)
 

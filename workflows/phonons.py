@@ -19,6 +19,7 @@ from ase.io import write
 from nemp_sim.checkpoint import load_potential
 from nemp_sim.config import require, require_plain_name
 from nemp_sim.console import exit_codes, print_outcome, status_line
+from nemp_sim.domain_report import exit_if_outside, with_domain
 from nemp_sim.errors import InputError
 from nemp_sim.minimum import SMAX_GPA, StressEngine
 from nemp_sim.options import numbers
@@ -70,6 +71,7 @@ class Settings(Wanted):
         mesh: three points of the Γ-centred mesh; None: chosen.
         device: "auto", "cpu", "cuda" …
         dtype: "float32" or "float64"; force constants want float64.
+        on_extrapolation: outside the domain of the potential: "warn", "raise" or "ignore".
         out: directory of all results.
         name: the results go to ``out``/phonons-``name``; None makes one from the structure.
     """
@@ -87,6 +89,7 @@ class Settings(Wanted):
     mesh: tuple[int, ...] | None = None
     device: str = "auto"
     dtype: str | None = "float64"
+    on_extrapolation: str = "warn"
     out: Path = Path("results")
     name: str | None = None
 
@@ -165,7 +168,8 @@ def run(
     built = BUILT_IN.get(settings.structure)
     if engine is None:
         name, head = settings.potential_and_head()
-        engine = load_potential(name, settings.device, settings.dtype, head)
+        policy = {"on_extrapolation": settings.on_extrapolation}
+        engine = load_potential(name, settings.device, settings.dtype, head, **policy)
     say("relaxing")
     wanted = built.relax if built and settings.relax == "auto" else settings.relax
     limits = Limits(wanted, settings.fmax, settings.smax, settings.steps)
@@ -183,6 +187,7 @@ def run(
     points = [[0.0, 0.0, 0.0]] if found is None else np.concatenate(found.raw.bands.qpoints)
     parts.append(precision_of(engine, atoms, constants, settings.displacement, np.array(points)))
     report = with_parts(report, parts)
+    report = with_domain(report, engine, [atoms])
     report = replace(report, provenance=provenance(engine, settings, time.perf_counter() - started))
     say("writing files")
     with publishing(settings.directory) as directory:
@@ -320,10 +325,11 @@ def main(  # noqa: PLR0913 (one argument for each option)
     seed: Annotated[int, typer.Option(help="Of its random numbers.")] = DEFAULT.seed,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda …")] = DEFAULT.device,
     dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float64",
+    on_extrapolation: Annotated[str, typer.Option(help="warn, raise or ignore.")] = "warn",
     out: Annotated[Path, typer.Option(help="Directory of all results.")] = DEFAULT.out,
     name: Annotated[str | None, typer.Option(help="Results go to OUT/phonons-NAME.")] = None,
 ) -> None:
-    """Read the options, run, and say how it went: exit code 0, or 2 (error)."""
+    """Read the options, run, and say how it went: exit code 0, 1 (outside) or 2 (error)."""
     options = dict(locals())
     with exit_codes():
         for option, kind in LISTS.items():
@@ -331,6 +337,7 @@ def main(  # noqa: PLR0913 (one argument for each option)
         with status_line() as say:
             result = run(Settings(**options), say=say)
     print_outcome(result.report, result.directory)
+    exit_if_outside(result.report)
 
 
 if __name__ == "__main__":

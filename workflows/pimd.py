@@ -19,6 +19,7 @@ from ase.units import kB
 
 from nemp_sim.config import require, require_plain_name
 from nemp_sim.console import exit_codes, print_outcome
+from nemp_sim.domain_report import exit_if_outside, with_domain
 from nemp_sim.files import read_structure, write_structures
 from nemp_sim.ipi.client import BeadEngine
 from nemp_sim.options import numbers, words
@@ -81,6 +82,7 @@ class Settings:
         dtype: "float32" or "float64"; None takes that of the potential.
         mode: "unix" socket or shared memory, "shm".
         fresh: discard an older run in the same directory.
+        on_extrapolation: outside the domain of the potential: "warn", "raise" or "ignore".
         out: directory of all results.
         name: the results go to ``out``/pimd-``name``; None makes one from the system.
     """
@@ -108,6 +110,7 @@ class Settings:
     dtype: str | None = None
     mode: str = "unix"
     fresh: bool = False
+    on_extrapolation: str = "warn"
     out: Path = Path("results")
     name: str | None = None
 
@@ -197,7 +200,8 @@ def run(settings: Settings, engine: BeadEngine | None = None, show: Show | None 
     helpers = ()
     if engine is None:
         name, head = settings.potential_and_head()
-        engine, helpers = load_clients(name, settings.device, settings.dtype, head)
+        policy = settings.on_extrapolation
+        engine, helpers = load_clients(name, settings.device, settings.dtype, head, policy)
     if settings.fresh and settings.directory.is_dir():
         shutil.rmtree(settings.directory)
     atoms, notes = _start_structure(settings, engine)
@@ -228,6 +232,7 @@ def run(settings: Settings, engine: BeadEngine | None = None, show: Show | None 
     files = write_findings(settings.directory, start, findings)
     title = f"Path integrals: {atoms.get_chemical_formula(mode='metal')} ({settings.system})"
     report = pimd_report(title, findings, notes, files)
+    report = with_domain(report, engine, None)
     report = replace(report, provenance=provenance(engine, settings, time.perf_counter() - started))
     write_report(report, settings.directory)
     return Result(settings, settings.directory, findings, report)
@@ -314,10 +319,11 @@ def main(  # noqa: PLR0913 (one argument for each option)
     dtype: Annotated[str | None, typer.Option(help="float32 or float64.")] = None,
     mode: Annotated[str, typer.Option(help="unix or shm.")] = DEFAULT.mode,
     fresh: Annotated[bool, typer.Option("--fresh", help="Discard an older run there.")] = False,
+    on_extrapolation: Annotated[str, typer.Option(help="warn, raise or ignore.")] = "warn",
     out: Annotated[Path, typer.Option(help="Directory of all results.")] = DEFAULT.out,
     name: Annotated[str | None, typer.Option(help="Results go to OUT/pimd-NAME.")] = None,
 ) -> None:
-    """Read the options, run, say how it went: exit code 0, 2 (error), 130 (interrupted)."""
+    """Read the options, run, say how it went: exit code 0, 1 (outside), 2, 130 (stopped)."""
     options = dict(locals())
     with exit_codes(goes_on=True):
         options["beads"] = numbers("beads", beads, int)
@@ -325,6 +331,7 @@ def main(  # noqa: PLR0913 (one argument for each option)
         with progress() as show:
             result = run(Settings(**options), show=show)
     print_outcome(result.report, result.directory)
+    exit_if_outside(result.report)
 
 
 if __name__ == "__main__":

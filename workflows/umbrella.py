@@ -17,6 +17,7 @@ from ase import Atoms
 
 from nemp_sim.config import require, require_plain_name
 from nemp_sim.console import exit_codes, print_outcome
+from nemp_sim.domain_report import exit_if_outside, with_domain
 from nemp_sim.errors import InputError
 from nemp_sim.files import read_structure, read_structures, write_structures
 from nemp_sim.ipi.client import BeadEngine
@@ -63,6 +64,7 @@ class Settings:
         dtype: "float32" or "float64"; None takes that of the potential.
         mode: "unix" socket or shared memory, "shm".
         fresh: discard an older run in the same directory.
+        on_extrapolation: outside the domain of the potential: "warn", "raise" or "ignore".
         out: directory of all results.
         name: the results go to ``out``/umbrella-``name``; None makes one from the file names.
     """
@@ -85,6 +87,7 @@ class Settings:
     dtype: str | None = None
     mode: str = "unix"
     fresh: bool = False
+    on_extrapolation: str = "warn"
     out: Path = Path("results")
     name: str | None = None
 
@@ -165,7 +168,9 @@ def run(settings: Settings, engine: BeadEngine | None = None, show: Show | None 
     check_ends(*ends)
     helpers = ()
     if engine is None:
-        engine, helpers = load_clients(settings.potential, settings.device, settings.dtype)
+        policy = {"on_extrapolation": settings.on_extrapolation}
+        name, devices, dtype = settings.potential, settings.device, settings.dtype
+        engine, helpers = load_clients(name, devices, dtype, **policy)
     if settings.fresh and settings.directory.is_dir():
         shutil.rmtree(settings.directory)
     ends = _relaxed(settings, engine, ends)
@@ -190,6 +195,7 @@ def run(settings: Settings, engine: BeadEngine | None = None, show: Show | None 
     origin = float(prepare_start(ends[0]).atoms.positions[atom] @ along)
     profiles = {b: replace(p, path_A=p.path_A - origin) for b, p in profiles.items()}
     report = _report(settings, profiles, ends[0].symbols[atom], atom)
+    report = with_domain(report, engine, None)
     report = replace(report, provenance=provenance(engine, settings, time.perf_counter() - started))
     save_png(free_energy_profiles(profiles), settings.directory / "profile.png")
     write_report(report, settings.directory)
@@ -322,16 +328,18 @@ def main(  # noqa: PLR0913 (one argument for each option)
     dtype: Annotated[str | None, typer.Option(help="float32 or float64.")] = None,
     mode: Annotated[str, typer.Option(help="unix or shm.")] = DEFAULT.mode,
     fresh: Annotated[bool, typer.Option("--fresh", help="Discard an older run there.")] = False,
+    on_extrapolation: Annotated[str, typer.Option(help="warn, raise or ignore.")] = "warn",
     out: Annotated[Path, typer.Option(help="Directory of all results.")] = DEFAULT.out,
     name: Annotated[str | None, typer.Option(help="Results go to OUT/umbrella-NAME.")] = None,
 ) -> None:
-    """Read the options, run, say how it went: exit code 0, 2 (error), 130 (interrupted)."""
+    """Read the options, run, say how it went: exit code 0, 1 (outside), 2, 130 (stopped)."""
     options = dict(locals())
     with exit_codes(goes_on=True):
         options |= {"beads": numbers("beads", beads, int), "device": words(device)}
         with progress() as show:
             result = run(Settings(**options), show=show)
     print_outcome(result.report, result.directory)
+    exit_if_outside(result.report)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ Result = tuple[float, np.ndarray, np.ndarray, str]
 class NEMPDriver(Dummy_driver):
     """NEMP for i-PI: Bohr and Hartree outside, one engine call for all beads inside."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (options of i-PI's input)
         self,
         potential: str,
         template: str,
@@ -35,6 +35,7 @@ class NEMPDriver(Dummy_driver):
         tolerance_angstrom: float = FIRST_FRAME_TOLERANCE_ANGSTROM,
         max_step_angstrom: float = LARGEST_STEP_ANGSTROM,
         committee_forces: bool = False,
+        on_extrapolation: str = "warn",
         **options: Any,  # noqa: ANN401 (i-PI adds verbose, verbosity …)
     ) -> None:
         """Load the potential and the template.
@@ -48,10 +49,11 @@ class NEMPDriver(Dummy_driver):
             tolerance_angstrom: farthest that an atom of the first frames may be from the template.
             max_step_angstrom: farthest that an atom may move between frames.
             committee_forces: also tell forces and virials of the members of the ensemble.
+            on_extrapolation: "warn", "raise" or "ignore" outside the domain of the potential.
             options: passed on to i-PI's base class.
         """
         self._evaluator = BeadEvaluator(
-            load_potential(potential, device, dtype, head),
+            load_potential(potential, device, dtype, head, on_extrapolation=on_extrapolation),
             read_structure(template, "template"),
             tolerance_angstrom=tolerance_angstrom,
             max_step_angstrom=max_step_angstrom,

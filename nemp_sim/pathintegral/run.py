@@ -64,16 +64,22 @@ class Helper:
         device: where it computes.
         head: read-out; None: the first one.
         dtype: None takes that of the file.
+        on_extrapolation: "warn", "raise" or "ignore" outside the domain of the potential.
     """
 
     potential: str
     device: str
     head: str | None = None
     dtype: str | None = None
+    on_extrapolation: str = "warn"
 
 
 def load_clients(
-    potential: str, devices: Sequence[str], dtype: str | None, head: str | None = None
+    potential: str,
+    devices: Sequence[str],
+    dtype: str | None,
+    head: str | None = None,
+    on_extrapolation: str = "warn",
 ) -> tuple[Potential, tuple[Helper, ...]]:
     """The engine on the first device, and a helper on each of the others.
 
@@ -82,8 +88,9 @@ def load_clients(
         InputError: no such device, dtype or head.
     """
     first, *others = devices
-    engine = load_potential(potential, first, dtype, head)
-    return engine, tuple(Helper(potential, device, head, dtype) for device in others)
+    engine = load_potential(potential, first, dtype, head, on_extrapolation=on_extrapolation)
+    helpers = (Helper(potential, device, head, dtype, on_extrapolation) for device in others)
+    return engine, tuple(helpers)
 
 
 def simulate(
@@ -260,7 +267,7 @@ class _Clients:
         command += ["--address", ADDRESS, "--prefix", f"{self.sockets}/"]
         command += ["--template", f"{self.sockets}/template.extxyz"]
         for name, value in vars(helper).items():
-            command += [f"--{name}", value] if value is not None else []
+            command += [f"--{name.replace('_', '-')}", value] if value is not None else []
         with (directory / f"client-{number + 1}.log").open("a") as log:
             self.processes.append(
                 subprocess.Popen(

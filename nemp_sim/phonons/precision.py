@@ -29,8 +29,8 @@ class Float32Error:
 
 
 def in_float32(potential: Potential) -> Potential:
-    """The same potential with its network in float32."""
-    return Potential(
+    """The same potential with its network in float32; both have one watch."""
+    rough = Potential(
         copy.deepcopy(potential.model).cast(torch.float32),
         potential.metadata,
         head=potential.head,
@@ -38,6 +38,8 @@ def in_float32(potential: Potential) -> Potential:
         sha256=potential.sha256,
         device=potential.device,
     )
+    rough.watch = potential.watch
+    return rough
 
 
 def float32_error(

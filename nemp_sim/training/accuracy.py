@@ -22,6 +22,7 @@ class Predictions:
         stress: (6,) in Voigt order by index of the frames that have a stress label, eV/Å³.
         energy_std: (F,) eV; not-a-number where a head has no ensemble read-out.
         forces_std: F arrays (N, 3), eV/Å; empty arrays likewise.
+        energies_std: F arrays (N,), eV, of the atomic energies; empty arrays likewise.
     """
 
     frames: Sequence[Frame]
@@ -31,6 +32,7 @@ class Predictions:
     stress: dict[int, np.ndarray]
     energy_std: np.ndarray
     forces_std: list[np.ndarray]
+    energies_std: list[np.ndarray]
 
 
 def predict(potentials: Mapping[str, Potential], frames: Sequence[Frame]) -> Predictions:
@@ -44,6 +46,7 @@ def predict(potentials: Mapping[str, Potential], frames: Sequence[Frame]) -> Pre
         stress={},
         energy_std=np.full(count, np.nan),
         forces_std=[np.zeros((0, 3))] * count,
+        energies_std=[np.zeros(0)] * count,
     )
     for head, potential in potentials.items():
         for stress in (False, True):
@@ -60,7 +63,9 @@ def _labelled(frame: Frame) -> bool:
 def _fill(result: Predictions, potential: Potential, mine: list[int], stress: bool) -> None:
     structures = [result.frames[k].atoms for k in mine]
     has_std = potential.n_members > 0
-    values = potential.evaluate(structures, stress=stress, uncertainty=has_std)
+    values = potential.evaluate(
+        structures, stress=stress, uncertainty=has_std, on_extrapolation="ignore"
+    )
     reference = potential.reference_energies_eV
     result.energy[mine] = values.energy
     result.lone_atoms[mine] = [sum(reference[s] for s in atoms.symbols) for atoms in structures]
@@ -71,6 +76,7 @@ def _fill(result: Predictions, potential: Potential, mine: list[int], stress: bo
         if has_std:
             result.energy_std[k] = values.energy_std[slot]
             result.forces_std[k] = values.forces_std[slot]
+            result.energies_std[k] = values.energies_std[slot]
 
 
 @dataclass(frozen=True)

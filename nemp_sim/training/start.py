@@ -159,7 +159,8 @@ def _align(model: NEMP, head: str, frames: Sequence[Frame], references: Referenc
     symbols, readout = model.config.symbols, model.readouts[head]
     many = [f for f in frames if len(f.atoms) > 1]
     potential = Potential(copy.deepcopy(model), head=head)
-    energy = potential.evaluate([f.atoms for f in many], forces=False).energy
+    plain = {"forces": False, "on_extrapolation": "ignore"}
+    energy = potential.evaluate([f.atoms for f in many], **plain).energy
     counts = np.array([[f.atoms.symbols.count(e) / len(f.atoms) for e in symbols] for f in many])
     sizes = np.array([len(f.atoms) for f in many])
     residual = (np.array([f.energy for f in many]) - energy) / sizes

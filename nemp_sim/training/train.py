@@ -23,6 +23,7 @@ from nemp_sim.training.accuracy import error_rows, predict
 from nemp_sim.training.data import Frame, References
 from nemp_sim.training.job import Job, Splits, read_config, read_splits
 from nemp_sim.training.processes import Processes, joined_processes
+from nemp_sim.training.record import domain_record
 from nemp_sim.training.report import Result, write_training_report
 from nemp_sim.training.run import Run
 from nemp_sim.training.start import continued_model, initial_model, references_of
@@ -184,6 +185,10 @@ def finish(
     shown = splits.parts | {"train": _sample(splits.train, config.seed)}
     predictions = {name: predict(potentials, part) for name, part in shown.items()}
     errors = {name: error_rows(values) for name, values in predictions.items()}
+    seen = [predictions[name] for name in ("train", "validation") if name in predictions]
+    for head, potential in potentials.items():
+        mine = [f for f in splits.train if f.head == head]
+        heads[head]["domain"] = domain_record(potential, mine, seen)
     metadata = PotentialMetadata(
         heads=heads,
         training=_history(run, job, splits, calibrations),

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from benchmarks.nve_drift import hydrogen_on_palladium, measure, relax
+from benchmarks.nve_drift import hydrogen_on_palladium
 from nemp_sim import NEMP
 from nemp_sim.checkpoint import load_potential, shipped_directory
+from nemp_sim.validation.dynamics import conservation, relax
 
 PS = 0.25
 TEMPERATURE_K = 300.0
@@ -28,7 +29,7 @@ def relaxed(random_potential):
 def run(atoms, timestep_fs, ps=PS):
     copy = atoms.copy()
     copy.calc = NEMP(atoms.calc.potential)
-    result = measure(copy, TEMPERATURE_K, ps, timestep_fs, seed=1)
+    result = conservation(copy, TEMPERATURE_K, ps, timestep_fs, seed=1)
     print(result)
     moved = np.linalg.norm(copy.positions - atoms.positions, axis=1).max()
     return result, moved, copy.calc.neighbors.n_builds

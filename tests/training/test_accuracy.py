@@ -51,7 +51,7 @@ def predictions_of(rng, n_frames=400, factor=1.0, n_atoms=6):
         forces.append(labels + factor * std * rng.normal(size=(n_atoms, 3)))
         spreads.append(std)
         energy[k] = k + factor * energy_std[k] * rng.normal()
-    return Predictions(frames, energy, np.zeros(n_frames), forces, {}, energy_std, spreads)
+    return Predictions(frames, energy, np.zeros(n_frames), forces, {}, energy_std, spreads, [])
 
 
 @pytest.mark.parametrize("factor", [0.5, 1.0, 3.0])

@@ -1,0 +1,293 @@
+"""Where a potential may be trusted: the ranges that its training frames cover, and who leaves them.
+
+A structure is outside where two atoms are closer than ``MARGIN`` times the shortest distance of
+their elements in the training frames, where the coordination of an atom lies outside the trained
+range, or where the ensemble read-out predicts a larger error than is accepted. What a potential
+file does not record is not judged; ``Domain.not_recorded`` names it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.data import atomic_numbers
+from torch import Tensor
+
+from nemp_sim.graph import AtomGraph
+from nemp_sim.model import NEMP, cutoff_function
+from nemp_sim.neighbors import EdgeList
+
+MARGIN = 0.95  # 191 held-out frames of pdh, water and methanol reach down to 0.988
+RECORD_FACTOR = 2.0  # accepted standard deviation over the largest one of the training frames
+RMSE_FACTOR = 10.0  # the same over the held-out RMSE, for files that do not record the largest one
+FEWEST = 1e-3  # a coordination below counts as this much
+KINDS = ("distance", "coordination", "atom_std", "energy_std", "force_std")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """How far one structure is from what was trained, in one respect.
+
+    Attributes:
+        kind: one of ``KINDS``.
+        atoms: indices of the atoms concerned; empty for the structure as a whole.
+        value: what was found, in ``unit``.
+        threshold: the limit of what is accepted, in ``unit``.
+        unit: "Å", "eV", "eV/atom", "eV/Å", or "neighbours" (weighted by the cutoff function).
+        excess: how many times the limit is exceeded; 1 or less inside.
+        formula: of the structure.
+        symbols: elements of ``atoms``.
+    """
+
+    kind: str
+    atoms: tuple[int, ...]
+    value: float
+    threshold: float
+    unit: str
+    excess: float
+    formula: str
+    symbols: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Atoms, value and threshold in words."""
+        names = " and ".join(f"{s}{i}" for s, i in zip(self.symbols, self.atoms, strict=True))
+        value = f"{self.value:.3g} {self.unit}, accepted {self.threshold:.3g}"
+        return {
+            "distance": f"{names} are {self.value:.3g} Å apart, accepted {self.threshold:.3g} Å",
+            "coordination": f"{names} has {value}",
+            "atom_std": f"the energy of {names} is uncertain by {value}",
+            "energy_std": f"the energy is uncertain by {value}",
+            "force_std": f"the force on {names} is uncertain by {value}",
+        }[self.kind]
+
+
+class Spread(Protocol):
+    """What has standard deviations: a ``potential.Evaluation``."""
+
+    energies: tuple[np.ndarray, ...]
+    energy_std: np.ndarray | None
+    energies_std: tuple[np.ndarray, ...] | None
+    forces_std: tuple[np.ndarray, ...] | None
+
+
+@dataclass(frozen=True)
+class Domain:
+    """Ranges of one head, as its potential file records them; None: not recorded.
+
+    Attributes:
+        symbols: the S elements.
+        shortest_A: (S, S) shortest trained distance of each pair, Å; 0 where not recorded.
+        coordination: (S, 2) smallest and largest trained n_i = Σ_j f_c of each element.
+        accepted: largest accepted standard deviation by kind: "atom_std" (eV, of an atomic energy),
+            "energy_std" (eV/atom, of a structure), "force_std" (eV/Å, norm on an atom).
+    """
+
+    symbols: tuple[str, ...]
+    shortest_A: np.ndarray
+    coordination: np.ndarray | None
+    accepted: Mapping[str, float]
+
+    @classmethod
+    def of(cls, model: NEMP, of_head: Mapping[str, Any], held_out: Mapping[str, float]) -> Self:
+        """The domain of a head.
+
+        Args:
+            model: the network.
+            of_head: what the file says of the head; its "domain" is what ``record`` wrote.
+            held_out: errors of the head on all held-out frames, for files without a record.
+        """
+        symbols, known = model.config.symbols, of_head.get("domain", {})
+        index = {symbol: k for k, symbol in enumerate(symbols)}
+        count = len(symbols)
+        shortest = np.zeros((count, count))
+        if "shortest_distance_A" in known:
+            for pair, value in known["shortest_distance_A"].items():
+                a, b = (index[symbol] for symbol in pair.split("-"))
+                shortest[a, b] = shortest[b, a] = value
+        elif model.config.zbl:
+            shortest = np.array(model.inner_radius.tolist()).reshape(count, count)
+        coordination = None
+        if "coordination" in known:
+            coordination = np.tile([0.0, np.inf], (count, 1))
+            for symbol, bounds in known["coordination"].items():
+                coordination[index[symbol]] = bounds
+        accepted = {k: RECORD_FACTOR * v for k, v in known.get("largest_std", {}).items()}
+        if not accepted:
+            names = {"energy_std": "energy_rmse_meV_per_atom", "force_std": "force_rmse_meV_per_A"}
+            accepted = {
+                k: RMSE_FACTOR * 1e-3 * held_out[n] for k, n in names.items() if n in held_out
+            }
+        return cls(symbols, shortest, coordination, accepted)
+
+    @property
+    def not_recorded(self) -> tuple[str, ...]:
+        """What the file does not record, in words."""
+        missing = {
+            "shortest distances": not self.shortest_A.any(),
+            "coordination": self.coordination is None,
+            "accepted uncertainties": not self.accepted,
+        }
+        return tuple(name for name, is_missing in missing.items() if is_missing)
+
+
+def held_out_errors(errors: Mapping[str, Any], head: str) -> dict[str, float]:
+    """Errors of a head on all held-out frames; empty where the file holds none."""
+    for row in errors.get("validation", ()):
+        if row["head"] == head and row["config_type"] == "all":
+            return row
+    return {}
+
+
+def spreads_of(result: Spread) -> dict[str, np.ndarray]:
+    """Standard deviations of an evaluation that a domain is compared with: those at hand."""
+    if result.energy_std is None or not len(result.energy_std):
+        return {}
+    sizes = np.array([max(1, len(each)) for each in result.energies])
+    atoms = np.concatenate(result.energies_std)
+    spreads = {"atom_std": atoms, "energy_std": result.energy_std / sizes}
+    if result.forces_std is not None:
+        spreads["force_std"] = np.linalg.norm(np.concatenate(result.forces_std), axis=1)
+    return spreads
+
+
+def measure(model: NEMP, graph: AtomGraph, shortest: Tensor) -> tuple[Tensor, Tensor]:
+    """What the geometry alone tells, on the device of the graph.
+
+    Returns the smallest d/``shortest`` of the pairs of each atom (N,), inf without any, and the
+    coordination n_i = Σ_j f_c(d/r_c) (N,).
+
+    Args:
+        model: the network.
+        graph: the structures.
+        shortest: (S²,) float64, shortest trained distance of each ordered pair, Å; 0: none.
+    """
+    distance = torch.linalg.vector_norm(graph.edge_vectors(), dim=1)  # (E,)
+    trained = shortest.index_select(0, model.pair_of_edge(graph))
+    ratio = torch.where(trained > 0, distance / trained, torch.inf)
+    nearest = torch.full_like(graph.positions[:, 0], torch.inf)
+    nearest = nearest.scatter_reduce(0, graph.centre, ratio, "amin")
+    f_c = cutoff_function(distance / model.config.cutoff_angstrom, model.config.envelope_power)
+    return nearest, graph.sum_edges(f_c)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is judged of a list of B structures with N atoms in all.
+
+    Attributes:
+        nearest: (N,) smallest distance over the shortest trained one; inf without any.
+        coordination: (N,) n_i.
+        spreads: standard deviations by kind: "atom_std" (N,) eV, "energy_std" (B,) eV/atom,
+            "force_std" (N,) eV/Å; those that are at hand.
+    """
+
+    nearest: np.ndarray
+    coordination: np.ndarray
+    spreads: Mapping[str, np.ndarray]
+
+
+class Judgement:
+    """Excesses of a list of structures: how many times each limit is exceeded.
+
+    Attributes:
+        worst: (B,) largest excess of each kind by its name; 1 or less inside.
+    """
+
+    def __init__(
+        self,
+        domain: Domain,
+        structures: Sequence[Atoms],
+        edges: Sequence[EdgeList],
+        measured: Measured,
+    ) -> None:
+        """Compare what was measured with the domain."""
+        self._domain, self._structures, self._edges = domain, structures, edges
+        self._measured = measured
+        sizes = np.array([len(atoms) for atoms in structures], dtype=int)
+        self._first = np.concatenate([[0], np.cumsum(sizes)])
+        self._filled = sizes > 0
+        self._each = {"distance": MARGIN / np.maximum(measured.nearest, 1e-9)}
+        if domain.coordination is not None:
+            self._bounds = self._coordination_bounds()
+            n = np.maximum(measured.coordination, FEWEST)
+            self._each["coordination"] = np.maximum(self._bounds[:, 0] / n, n / self._bounds[:, 1])
+        for kind, values in measured.spreads.items():
+            if kind in domain.accepted:
+                self._each[kind] = values / max(domain.accepted[kind], 1e-12)
+        self.worst = {
+            kind: values if kind == "energy_std" else self._by_structure(values)
+            for kind, values in self._each.items()
+        }
+
+    def _coordination_bounds(self) -> np.ndarray:
+        """(N, 2) accepted coordination of each atom."""
+        row_of = np.zeros(len(atomic_numbers), dtype=int)
+        row_of[[atomic_numbers[s] for s in self._domain.symbols]] = np.arange(
+            len(self._domain.symbols)
+        )
+        numbers = [atoms.numbers for atoms in self._structures]
+        rows = row_of[np.concatenate(numbers)] if numbers else np.zeros(0, dtype=int)
+        return self._domain.coordination[rows] * [MARGIN, 1 / MARGIN]
+
+    def _by_structure(self, values: np.ndarray) -> np.ndarray:
+        """(B,) largest of the values (N,) of the atoms."""
+        worst = np.zeros(len(self._structures))
+        if self._filled.any():
+            worst[self._filled] = np.maximum.reduceat(values, self._first[:-1][self._filled])
+        return worst
+
+    def outside(self) -> Iterator[tuple[int, str]]:
+        """Structure and kind of every excess above 1."""
+        for kind, values in self.worst.items():
+            for index in np.flatnonzero(values > 1):
+                yield int(index), kind
+
+    def finding(self, index: int, kind: str) -> Finding:
+        """The worst of one kind in the structure ``index``, inside or not."""
+        atoms, measured = self._structures[index], self._measured
+        about = {
+            "kind": kind,
+            "excess": float(self.worst[kind][index]),
+            "formula": atoms.get_chemical_formula(),
+        }
+        if kind == "energy_std":
+            value = float(measured.spreads[kind][index])
+            limit = self._domain.accepted[kind]
+            return Finding(
+                atoms=(), symbols=(), value=value, threshold=limit, unit="eV/atom", **about
+            )
+        part = slice(*self._first[index : index + 2])
+        atom = int(self._each[kind][part].argmax())
+        chosen, unit = (atom,), {"atom_std": "eV", "force_std": "eV/Å"}.get(kind, "neighbours")
+        if kind == "distance":
+            chosen, value, limit = self._closest(index, atom)
+            unit = "Å"
+        elif kind == "coordination":
+            value = float(measured.coordination[part][atom])
+            low, high = self._bounds[part][atom]
+            limit = float(low if value < low else high)
+        else:
+            value = float(measured.spreads[kind][part][atom])
+            limit = self._domain.accepted[kind]
+        symbols = tuple(str(atoms.symbols[i]) for i in chosen)
+        return Finding(
+            atoms=chosen, symbols=symbols, value=value, threshold=limit, unit=unit, **about
+        )
+
+    def _closest(self, index: int, atom: int) -> tuple[tuple[int, int], float, float]:
+        """The pair of ``atom`` that is closest in terms of its limit, its distance and limit, Å."""
+        atoms, edges = self._structures[index], self._edges[index]
+        mine = np.flatnonzero(edges.centre == atom)
+        distance = np.linalg.norm(edges.vectors(atoms)[mine], axis=1)
+        row_of = {symbol: k for k, symbol in enumerate(self._domain.symbols)}
+        rows = [row_of[s] for s in atoms.symbols]
+        trained = np.array(
+            [self._domain.shortest_A[rows[atom], rows[j]] for j in edges.neighbour[mine]]
+        )
+        ratio = np.where(trained > 0, distance / np.maximum(trained, 1e-9), np.inf)
+        best = int(ratio.argmin())
+        pair = tuple(sorted((atom, int(edges.neighbour[mine][best]))))
+        return pair, float(distance[best]), MARGIN * float(trained[best])

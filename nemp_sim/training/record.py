@@ -1,0 +1,72 @@
+"""The domain of a potential, as its file records it: what the training frames cover."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from nemp_sim.domain import measure
+from nemp_sim.neighbors import build_graph, edge_list
+from nemp_sim.potential import Potential
+from nemp_sim.training.accuracy import Predictions
+from nemp_sim.training.data import Frame
+
+BATCH = 64
+
+
+def domain_record(
+    potential: Potential, frames: Sequence[Frame], predictions: Sequence[Predictions]
+) -> dict[str, Any]:
+    """Ranges of one head, in plain values; ``domain.Domain.of`` reads them back.
+
+    Keys: "shortest_distance_A" (by pair, "H-Pd"; pairs that meet within the cutoff),
+    "coordination" ([smallest, largest] n_i by element) and, with an ensemble read-out,
+    "largest_std" by kind (``domain.KINDS``) over the predicted frames.
+
+    Args:
+        potential: the trained head.
+        frames: the training frames of the head.
+        predictions: of training and held-out frames of any heads.
+    """
+    model, symbols = potential.model, potential.config.symbols
+    shortest = np.full(len(symbols) ** 2, np.inf)
+    bounds = {symbol: [np.inf, 0.0] for symbol in potential.elements}
+    for start in range(0, len(frames), BATCH):
+        structures = [f.atoms for f in frames[start : start + BATCH]]
+        edges = [edge_list(atoms, potential.cutoff_angstrom) for atoms in structures]
+        graph = build_graph(structures, edges, potential.species_of_number, potential.device)
+        one = torch.ones(len(shortest), dtype=torch.float64, device=potential.device)
+        _, n = measure(model, graph, one)
+        species = graph.species.cpu().numpy()
+        for symbol, values in bounds.items():
+            mine = n.cpu().numpy()[species == symbols.index(symbol)]
+            values[0] = min([values[0], *mine.tolist()])
+            values[1] = max([values[1], *mine.tolist()])
+        lengths = graph.edge_vectors().norm(dim=1).cpu().numpy()
+        np.minimum.at(shortest, model.pair_of_edge(graph).cpu().numpy(), lengths)
+    pairs = {
+        f"{a}-{b}": float(shortest[i * len(symbols) + j])
+        for i, a in enumerate(symbols)
+        for j, b in enumerate(symbols)
+        if i <= j and np.isfinite(shortest[i * len(symbols) + j])
+    }
+    record: dict[str, Any] = {"shortest_distance_A": pairs, "coordination": bounds}
+    if potential.n_members:
+        record["largest_std"] = largest_std(potential.head, predictions)
+    return record
+
+
+def largest_std(head: str, predictions: Sequence[Predictions]) -> Mapping[str, float]:
+    """Largest standard deviation of each kind over the frames of a head with two or more atoms."""
+    largest = {"energy_std": 0.0, "atom_std": 0.0, "force_std": 0.0}
+    for part in predictions:
+        for k, frame in enumerate(part.frames):
+            if frame.head == head and len(frame.atoms) > 1:
+                found = {
+                    "energy_std": part.energy_std[k] / len(frame.atoms),
+                    "atom_std": part.energies_std[k].max(),
+                    "force_std": np.linalg.norm(part.forces_std[k], axis=1).max(),
+                }
+                largest = {kind: max(v, float(found[kind])) for kind, v in largest.items()}
+    return largest

@@ -1,0 +1,5 @@
+"""The physics list: what every potential must satisfy, measured on any potential and device.
+
+Read ``run.py`` first; ``invariance.py``, ``derivatives.py``, ``approach.py`` and ``dynamics.py``
+measure, for ``nemp validate``, for the tests in tests/physics and for benchmarks/sanity.py.
+"""

@@ -1,0 +1,275 @@
+"""The domain of validity: what is outside is named, warned of once, refused on request."""
+
+import json
+import warnings
+
+import ase.io
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk, molecule
+from ase.calculators.calculator import CalculationFailed
+from typer.testing import CliRunner
+
+from nemp_sim import NEMP, load_potential
+from nemp_sim.checkpoint import save_potential
+from nemp_sim.cli import app
+from nemp_sim.domain import MARGIN, RECORD_FACTOR, RMSE_FACTOR, Domain
+from nemp_sim.domain_report import with_domain
+from nemp_sim.errors import ExtrapolationError, InputError
+from nemp_sim.ipi.client import BeadEvaluator
+from nemp_sim.ipi.wire import Frame
+from nemp_sim.potential import Potential, PotentialMetadata
+from nemp_sim.report import Report
+from nemp_sim.training.accuracy import predict
+from nemp_sim.training.data import Frame as LabelledFrame
+from nemp_sim.training.record import domain_record
+from nemp_sim.watch import MOST_WARNINGS, ExtrapolationWarning
+
+SHORTEST = {"H-H": 0.7, "H-O": 0.9, "H-Pd": 1.5}
+COORDINATION = {"H": [0.5, 3.0], "O": [0.5, 4.0]}
+LARGEST_STD = {"atom_std": 1e3, "energy_std": 1e3, "force_std": 1e3}
+
+
+def recorded(random_potential, **record):
+    """A potential whose file would hold this record, everything else being wide."""
+    model = random_potential("smooth", n_members=4).model
+    domain = {"shortest_distance_A": SHORTEST, "largest_std": LARGEST_STD} | record
+    return Potential(model, PotentialMetadata(heads={"default": {"domain": domain}}), name="p.pt")
+
+
+def pair(distance, symbols="HH"):
+    return Atoms(symbols, [[0, 0, 0], [distance, 0, 0]])
+
+
+def findings(potential, atoms, **options):
+    return potential.evaluate([atoms], on_extrapolation="ignore", **options).outside[0]
+
+
+# --- what is outside
+
+
+@pytest.mark.parametrize(("symbols", "shortest"), [("HH", 0.7), ("OH", 0.9), ("PdH", 1.5)])
+def test_short_distance_names_atoms_value_and_threshold(random_potential, symbols, shortest):
+    potential = recorded(random_potential)
+    assert not findings(potential, pair(1.001 * MARGIN * shortest, symbols))
+    (found,) = findings(potential, pair(0.99 * MARGIN * shortest, symbols))
+    assert (found.kind, found.atoms) == ("distance", (0, 1))
+    assert found.value == pytest.approx(0.99 * MARGIN * shortest, rel=1e-12)
+    assert found.threshold == pytest.approx(MARGIN * shortest, rel=1e-12)
+    assert "0" in str(found) and "apart" in str(found)
+
+
+def test_distance_to_a_periodic_image(random_potential):
+    atoms = Atoms("H", cell=[0.6, 9, 9], pbc=[True, False, False])
+    (found,) = findings(recorded(random_potential), atoms)
+    assert found.atoms == (0, 0) and found.value == pytest.approx(0.6)
+
+
+def test_pairs_that_are_not_recorded_are_not_judged(random_potential):
+    assert not findings(recorded(random_potential), pair(0.3, "OO"))
+
+
+def test_coordination_against_a_sum_by_hand(random_potential):
+    """n_i = Σ f_c with f_c of docs/theory.md, p = 6; H in the corners of a square around O."""
+    potential = recorded(random_potential, coordination=COORDINATION)
+    corners = np.array([[1, 1, 0], [1, -1, 0], [-1, 1, 0], [-1, -1, 0], [0, 0, 1.4]])
+    atoms = Atoms("OH5", [[0, 0, 0], *corners])
+    x = np.linalg.norm(corners, axis=1) / potential.cutoff_angstrom
+    u = 1 - 28 * x**6 + 48 * x**7 - 21 * x**8
+    found = {f.atoms: f for f in findings(potential, atoms) if f.kind == "coordination"}
+    oxygen = found.get((0,))
+    assert sum(u**2) > 4.0 / MARGIN  # O is outside; one H may be worse
+    worst = next(iter(found.values()))
+    assert worst.excess >= sum(u**2) / (4.0 / MARGIN) * (1 - 1e-9)
+    lone = Atoms("O", [[0, 0, 0]])
+    (low,) = findings(potential, lone)
+    assert low.kind == "coordination" and low.value < 0.5 * MARGIN == low.threshold
+    only = recorded(random_potential, coordination={"O": [0.5, 4.0]})
+    (oxygen,) = findings(only, atoms)
+    assert oxygen.value == pytest.approx(sum(u**2), rel=1e-9)
+    assert oxygen.threshold == pytest.approx(4.0 / MARGIN)
+
+
+@pytest.mark.parametrize("kind", ["atom_std", "energy_std", "force_std"])
+def test_uncertainty_above_the_accepted_one(random_potential, kind, water):
+    wide = recorded(random_potential)
+    result = wide.evaluate([water], uncertainty=True, on_extrapolation="ignore")
+    value = {
+        "atom_std": result.energies_std[0].max(),
+        "energy_std": result.energy_std[0] / len(water),
+        "force_std": np.linalg.norm(result.forces_std[0], axis=1).max(),
+    }[kind]
+    for factor, outside in ((1.01, False), (0.99, True)):
+        limits = LARGEST_STD | {kind: factor * value / RECORD_FACTOR}
+        potential = recorded(random_potential, largest_std=limits)
+        found = [f for f in findings(potential, water, uncertainty=True) if f.kind == kind]
+        assert bool(found) == outside
+        assert all(f.value == pytest.approx(value) for f in found)
+
+
+def test_files_without_a_record_use_the_held_out_errors_and_say_so(random_potential):
+    model = random_potential("smooth", zbl=True, cutoff_angstrom=4.0).model
+    errors = {"energy_rmse_meV_per_atom": 2.0, "force_rmse_meV_per_A": 30.0}
+    model.inner_radius.fill_(1.0)
+    try:
+        domain = Domain.of(model, {}, errors)
+    finally:
+        model.inner_radius.zero_()
+    assert (domain.shortest_A == 1.0).all()
+    assert domain.accepted == pytest.approx(
+        {"energy_std": RMSE_FACTOR * 2e-3, "force_std": RMSE_FACTOR * 30e-3}
+    )
+    assert domain.not_recorded == ("coordination",)
+    bare = Domain.of(random_potential("smooth").model, {}, {})
+    assert len(bare.not_recorded) == 3
+
+
+def test_batched_verdicts_equal_single_ones(random_potential, structures):
+    potential = recorded(random_potential, coordination=COORDINATION)
+    listed = [*structures.values(), Atoms(), pair(0.4), pair(0.8)]
+    together = potential.evaluate(listed, on_extrapolation="ignore").outside
+    alone = [findings(potential, atoms) for atoms in listed]
+    assert [[(f.kind, f.atoms) for f in found] for found in together] == [
+        [(f.kind, f.atoms) for f in found] for found in alone
+    ]
+    assert any(together) and not all(together)
+
+
+# --- policies
+
+
+def test_warning_once_for_each_set_of_atoms(random_potential):
+    potential = recorded(random_potential)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for step in range(50):
+            potential.evaluate([pair(0.5 + 1e-3 * step)])
+        assert [w.category for w in caught] == [ExtrapolationWarning]
+        potential.evaluate([pair(0.5, "OH")])
+        assert len(caught) == 2
+        for k in range(40):
+            potential.evaluate([Atoms("HH" + "O" * k, np.vstack([np.eye(3)[:2] * 0.3, *far(k)]))])
+    assert len(caught) <= MOST_WARNINGS and "counted" in str(caught[-1].message)
+    assert potential.watch.n_outside == 91 == potential.watch.n_structures
+
+
+def far(k):
+    return [np.array([[9.0 * (n + 1), 0, 0]]) for n in range(k)]
+
+
+def test_raise_ignore_and_unknown_policies(random_potential):
+    potential = recorded(random_potential)
+    with pytest.raises(ExtrapolationError, match=r"H0 and H1 are 0.5 Å apart, accepted 0.665"):
+        potential.evaluate([pair(0.5)], on_extrapolation="raise")
+    potential.watch.policy = "raise"
+    with pytest.raises(ExtrapolationError):
+        potential.evaluate([pair(0.5)])
+    potential.evaluate([pair(0.8)])
+    potential.evaluate([pair(0.5)], on_extrapolation="ignore")
+    with pytest.raises(InputError, match="on_extrapolation is 'stop'"):
+        potential.evaluate([pair(0.5)], on_extrapolation="stop")
+
+
+def test_the_worst_value_of_a_run_is_kept_also_inside(random_potential):
+    potential = recorded(random_potential)
+    for distance in (1.0, 0.75, 0.9):
+        potential.evaluate([pair(distance)])
+    worst = potential.watch.summary()["worst"]["distance"]
+    assert worst["value"] == pytest.approx(0.75) and worst["atoms"] == ["H0", "H1"]
+    assert potential.watch.n_outside == 0 and "all 3 structures are inside" in (
+        potential.watch.verdict()
+    )
+    json.dumps(potential.watch.summary())
+    potential.watch.reset()
+    assert not potential.watch.worst
+
+
+@pytest.mark.parametrize("policy", ["warn", "raise", "ignore"])
+def test_calculator(random_potential, policy):
+    atoms = pair(0.5)
+    atoms.calc = NEMP(recorded(random_potential), on_extrapolation=policy)
+    if policy == "raise":
+        with pytest.raises(CalculationFailed, match="outside"):
+            atoms.get_forces()
+    elif policy == "warn":
+        with pytest.warns(ExtrapolationWarning, match="outside"):
+            atoms.get_forces()
+    else:
+        atoms.get_forces()
+    with pytest.raises(InputError, match="on_extrapolation"):
+        NEMP(recorded(random_potential), on_extrapolation="never")
+
+
+def test_ipi_client_refuses_to_answer(random_potential):
+    potential = recorded(random_potential)
+    potential.watch.policy = "raise"
+    evaluator = BeadEvaluator(potential, pair(0.8))
+    inside = Frame(np.eye(3), pair(0.8).positions)
+    assert len(evaluator.evaluate([inside])) == 1
+    with pytest.raises(ExtrapolationError):
+        evaluator.evaluate([inside, Frame(np.eye(3), pair(0.5).positions)])
+
+
+# --- record, reports, the command
+
+
+def labelled(atoms):
+    return LabelledFrame(atoms, 0.0, np.zeros((len(atoms), 3)), None, "all", "g", "default")
+
+
+def test_record_of_the_training_frames(random_potential, tmp_path):
+    potential = random_potential("smooth", n_members=4)
+    near, far_apart = pair(0.8, "OH"), pair(1.3, "OH")
+    frames = [labelled(atoms) for atoms in (near, far_apart, Atoms("H"))]
+    seen = [predict({"default": potential}, frames)]
+    record = domain_record(potential, frames, seen)
+    assert record["shortest_distance_A"] == pytest.approx({"H-O": 0.8})
+    x = 0.8 / potential.cutoff_angstrom
+    largest = (1 - 28 * x**6 + 48 * x**7 - 21 * x**8) ** 2
+    assert record["coordination"]["H"] == pytest.approx([0.0, largest])
+    assert record["largest_std"]["force_std"] == pytest.approx(
+        max(np.linalg.norm(f, axis=1).max() for f in seen[0].forces_std)
+    )
+    metadata = PotentialMetadata(heads={"default": {"domain": record}})
+    path = save_potential(potential.model, metadata, tmp_path / "p.pt")
+    loaded = load_potential(path, "cpu", on_extrapolation="raise")
+    assert loaded.domain.not_recorded == ()
+    loaded.evaluate([f.atoms for f in frames], uncertainty=True)
+    with pytest.raises(ExtrapolationError, match="0.7 Å"):
+        loaded.evaluate([pair(0.7, "OH")])
+
+
+def test_report_opens_with_what_is_outside(random_potential):
+    potential = recorded(random_potential)
+    plain = Report("title", "E = 1 eV.", ())
+    good = with_domain(plain, potential, [pair(0.8)])
+    assert good.verdict == plain.verdict and good.data["domain"]["outside_at_end"] == 0
+    bad = with_domain(plain, potential, [pair(0.8), pair(0.5)])
+    assert bad.verdict.startswith("OUTSIDE THE TRAINED DOMAIN")
+    assert "0.5 Å" in bad.notes[0] and bad.data["domain"]["outside_at_end"] == 1
+    potential.watch.policy = "ignore"
+    assert with_domain(plain, potential, [pair(0.5)]).verdict == plain.verdict
+    potential.watch.policy = "raise"
+    with pytest.raises(ExtrapolationError):
+        with_domain(plain, potential, [pair(0.5)])
+    assert with_domain(plain, object(), [pair(0.5)]) == plain
+
+
+def test_lone_water_is_outside_the_potential_of_the_liquid():
+    """Predicted force errors of 20 eV/Å must not pass with a note."""
+    potential = load_potential("water.pt", "cpu", on_extrapolation="raise")
+    with pytest.raises(ExtrapolationError, match="energy is uncertain"):
+        potential.evaluate([molecule("H2O")])
+
+
+def test_check_prints_a_verdict_for_each_frame(tmp_path):
+    inside, outside = tmp_path / "inside.xyz", tmp_path / "outside.xyz"
+    ase.io.write(inside, bulk("Pd", a=3.95, cubic=True), format="extxyz")
+    ase.io.write(outside, [bulk("Pd", a=3.95), Atoms("H2", [[0, 0, 0], [0, 0, 0.3]])])
+    good = CliRunner().invoke(app, ["check", "pdh", str(inside), "--device", "cpu"])
+    assert good.exit_code == 0 and "0 Pd4: inside" in good.output
+    assert "not recorded: coordination" in good.output
+    bad = CliRunner().invoke(app, ["check", "pdh", str(outside), "--device", "cpu"])
+    assert bad.exit_code == 1
+    assert "1 H2: OUTSIDE: H0 and H1 are 0.3 Å apart" in bad.output
