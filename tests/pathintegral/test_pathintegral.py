@@ -18,7 +18,8 @@ from nemp_sim.pathintegral.dynamics import centroid_dynamics, diffusion_constant
 from nemp_sim.pathintegral.files import Frames, read_properties
 from nemp_sim.pathintegral.input import ISOTOPES, Dynamics, input_xml, prepare_start
 from nemp_sim.pathintegral.plots import bead_convergence
-from nemp_sim.pathintegral.run import simulate, steps_done
+from nemp_sim.pathintegral.restart import steps_done
+from nemp_sim.pathintegral.run import simulate
 from nemp_sim.pathintegral.structure import structure_averages
 from nemp_sim.structures import with_mass
 from tests.ipi_server import HarmonicEngine
