@@ -1,30 +1,43 @@
-"""Independent jobs whose engine calls become one call: several bands in one batch."""
+"""Independent jobs whose engine calls become one call: several bands, several simulations."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from threading import Condition, Thread
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ase import Atoms
 
+from nemp_sim.neighbors import EdgeList, NeighborLists
 from nemp_sim.potential import Evaluation
 from nemp_sim.relax import Engine
 
 Result = TypeVar("Result")
 
 
-class _Meeting:
+@dataclass(frozen=True)
+class _Request:
+    """Structures of one job, its neighbour lists, and what it wants of them."""
+
+    structures: list[Atoms]
+    neighbors: NeighborLists | None
+    wanted: tuple[tuple[str, Any], ...]
+
+
+class Meeting:
     """Collects the request of every job that still runs, evaluates them all, hands out."""
 
     def __init__(self, engine: Engine, n_jobs: int) -> None:
-        self._engine = engine
-        self._running = n_jobs
-        self._requests: dict[int, list[Atoms]] = {}
+        """Take the engine; ``n_jobs`` jobs are waited for until they leave."""
+        self.engine = engine
+        self._running = set(range(n_jobs))
+        self._requests: dict[int, _Request] = {}
         self._answers: dict[int, Evaluation | BaseException] = {}
         self._condition = Condition()
 
-    def evaluate(self, job: int, structures: Sequence[Atoms]) -> Evaluation:
+    def evaluate(self, job: int, request: _Request) -> Evaluation:
+        """The answer to a request, once all others have asked."""
         with self._condition:
-            self._requests[job] = list(structures)
+            self._requests[job] = request
             self._answer_if_complete()
             self._condition.wait_for(lambda: job in self._answers)
             answer = self._answers.pop(job)
@@ -32,47 +45,75 @@ class _Meeting:
             raise answer
         return answer
 
-    def leave(self) -> None:
+    def leave(self, job: int) -> None:
+        """Do not wait for ``job`` any more."""
         with self._condition:
-            self._running -= 1
+            self._running.discard(job)
             self._answer_if_complete()
 
     def _answer_if_complete(self) -> None:
-        if not self._requests or len(self._requests) < self._running:
+        if not self._requests or not self._requests.keys() >= self._running:
             return
-        jobs = sorted(self._requests)
-        every = [atoms for job in jobs for atoms in self._requests[job]]
-        try:
-            result = self._engine.evaluate(every)
-        except BaseException as error:  # each job raises it in its own thread
-            self._answers |= dict.fromkeys(jobs, error)
-        else:
-            start = 0
-            for job in jobs:
-                stop = start + len(self._requests[job])
-                self._answers[job] = _Part(result.energy[start:stop], result.forces[start:stop])
-                start = stop
+        for wanted in dict.fromkeys(request.wanted for request in self._requests.values()):
+            jobs = [j for j in sorted(self._requests) if self._requests[j].wanted == wanted]
+            self._answer(jobs, dict(wanted))
         self._requests.clear()
         self._condition.notify_all()
 
+    def _answer(self, jobs: list[int], wanted: dict[str, Any]) -> None:
+        """One engine call for jobs that want the same."""
+        requests = [self._requests[job] for job in jobs]
+        every = [atoms for request in requests for atoms in request.structures]
+        if all(request.neighbors is not None for request in requests):
+            wanted["neighbors"] = _JoinedLists(requests)
+        try:
+            result = self.engine.evaluate(every, **wanted)
+        except BaseException as error:  # each job raises it in its own thread
+            self._answers |= dict.fromkeys(jobs, error)
+            return
+        start = 0
+        for job, request in zip(jobs, requests, strict=True):
+            stop = start + len(request.structures)
+            cut = {k: None if v is None else v[start:stop] for k, v in vars(result).items()}
+            self._answers[job] = type(result)(**cut)
+            start = stop
 
-class _Part:
-    """Energies and forces of the structures of one job."""
 
-    def __init__(self, energy: object, forces: object) -> None:
-        self.energy = energy
-        self.forces = forces
+class _JoinedLists(NeighborLists):
+    """The neighbour lists that each job keeps, as those of one long series."""
+
+    def __init__(self, requests: Sequence[_Request]) -> None:
+        super().__init__(requests[0].neighbors.cutoff)
+        self._places = [(r.neighbors, k) for r in requests for k in range(len(r.structures))]
+
+    def edges(self, atoms: Atoms, slot: int) -> EdgeList:
+        lists, place = self._places[slot]
+        return lists.edges(atoms, place)
 
 
-class _Share:
-    """The engine as one job sees it."""
+class Share:
+    """The engine as one job of a meeting sees it."""
 
-    def __init__(self, meeting: _Meeting, job: int) -> None:
+    def __init__(self, meeting: Meeting, job: int) -> None:
+        """Take part in ``meeting`` as its job number ``job``."""
         self._meeting = meeting
         self._job = job
 
-    def evaluate(self, structures: Sequence[Atoms]) -> Evaluation:
-        return self._meeting.evaluate(self._job, structures)
+    @property
+    def cutoff_angstrom(self) -> float:
+        """Neighbour cutoff of the engine, Å."""
+        return self._meeting.engine.cutoff_angstrom
+
+    def evaluate(
+        self, structures: Sequence[Atoms], *, neighbors: NeighborLists | None = None, **wanted: bool
+    ) -> Evaluation:
+        """As the engine, together with the other jobs."""
+        request = _Request(list(structures), neighbors, tuple(sorted(wanted.items())))
+        return self._meeting.evaluate(self._job, request)
+
+    def leave(self) -> None:
+        """Tell the others not to wait any more; more than once does no harm."""
+        self._meeting.leave(self._job)
 
 
 def run_together(engine: Engine, jobs: Sequence[Callable[[Engine], Result]]) -> list[Result]:
@@ -88,17 +129,18 @@ def run_together(engine: Engine, jobs: Sequence[Callable[[Engine], Result]]) -> 
     Raises:
         BaseException: the first error of a job, after all have ended.
     """
-    meeting = _Meeting(engine, len(jobs))
+    meeting = Meeting(engine, len(jobs))
     results: list = [None] * len(jobs)
     errors: dict[int, BaseException] = {}
 
     def work(index: int) -> None:
+        share = Share(meeting, index)
         try:
-            results[index] = jobs[index](_Share(meeting, index))
+            results[index] = jobs[index](share)
         except BaseException as error:
             errors[index] = error
         finally:
-            meeting.leave()
+            share.leave()
 
     threads = [Thread(target=work, args=(index,)) for index in range(len(jobs))]
     for thread in threads:

@@ -15,18 +15,19 @@ import numpy as np
 import typer
 from ase import Atoms
 
+from nemp_sim.checkpoint import load_potential
 from nemp_sim.config import require, require_plain_name
 from nemp_sim.console import exit_codes, print_outcome
 from nemp_sim.domain_report import exit_if_outside, with_domain
 from nemp_sim.errors import InputError
 from nemp_sim.files import read_structure, read_structures, write_structures
 from nemp_sim.ipi.client import BeadEngine
-from nemp_sim.options import numbers, words
+from nemp_sim.options import numbers
 from nemp_sim.pathintegral.files import read_properties
 from nemp_sim.pathintegral.free_energy import Profile, Window, umbrella_integration
 from nemp_sim.pathintegral.input import PREFIX, Dynamics, Umbrella, check_sampling, prepare_start
 from nemp_sim.pathintegral.plots import free_energy_profiles
-from nemp_sim.pathintegral.run import load_clients, simulate
+from nemp_sim.pathintegral.run import Job, simulate_together
 from nemp_sim.pathintegral.terminal import Show, progress
 from nemp_sim.plots import save_png
 from nemp_sim.reactions.ends import check_ends
@@ -60,7 +61,7 @@ class Settings:
         timestep: fs.
         tau: time constant of the PILE thermostat, fs.
         seed: of the random numbers.
-        device: "auto", "cpu", "cuda" …; several, one client each.
+        device: "auto", "cpu", "cuda" …
         dtype: "float32" or "float64"; None takes that of the potential.
         mode: "unix" socket or shared memory, "shm".
         fresh: discard an older run in the same directory.
@@ -83,7 +84,7 @@ class Settings:
     timestep: float = 0.5
     tau: float = 50.0
     seed: int = 1
-    device: tuple[str, ...] = ("auto",)
+    device: str = "auto"
     dtype: str | None = None
     mode: str = "unix"
     fresh: bool = False
@@ -101,7 +102,7 @@ class Settings:
         require(self.windows >= 3, "windows", self.windows, "3 or more")
         require(self.spring > 0, "spring", self.spring, "positive (eV/Å²)")
         require(self.margin >= 0, "margin", self.margin, "0 or more (Å)")
-        check_sampling(self.steps, self.equilibration, self.beads, self.device, self.mode)
+        check_sampling(self.steps, self.equilibration, self.beads, (self.device,), self.mode)
         require_plain_name(self.name)
         for beads in self.beads:
             self.dynamics(beads)
@@ -121,7 +122,7 @@ class Settings:
             every=1,
             frames_every=max(self.steps // 10, 1),
             seed=self.seed,
-            batch_size=-(-beads // len(self.device)),
+            batch_size=beads,
             fix_com=False,
             umbrella=umbrella,
         )
@@ -166,32 +167,22 @@ def run(settings: Settings, engine: BeadEngine | None = None, show: Show | None 
     started = time.perf_counter()
     ends = _ends(settings)
     check_ends(*ends)
-    helpers = ()
     if engine is None:
         policy = {"on_extrapolation": settings.on_extrapolation}
-        name, devices, dtype = settings.potential, settings.device, settings.dtype
-        engine, helpers = load_clients(name, devices, dtype, **policy)
+        engine = load_potential(settings.potential, settings.device, settings.dtype, **policy)
     if settings.fresh and settings.directory.is_dir():
         shutil.rmtree(settings.directory)
     ends = _relaxed(settings, engine, ends)
     atom, path = _line(settings, ends)
     profiles = {}
     for beads in sorted(set(settings.beads)):
-        windows = []
-        for number, share in enumerate(_shares(settings, path)):
-            label = f"beads-{beads}/window-{number:02d}"
-            told = None if show is None else (lambda at, label=label: show(label, at))
-            start = prepare_start(_between(ends, share))
-            along = start.rotation @ (path / np.linalg.norm(path))
-            centre = float(start.atoms.positions[atom] @ along)
-            umbrella = Umbrella(atom, tuple(along.tolist()), round(centre, 6), settings.spring)
-            directory = settings.directory / label
-            dynamics = settings.dynamics(beads, umbrella)
-            simulate(
-                engine, start, dynamics, directory, mode=settings.mode, helpers=helpers, show=told
-            )  # fmt: skip
-            windows.append(_window(settings, directory, umbrella))
+        jobs = _jobs(settings, ends, (atom, path), beads)
+        label = f"beads-{beads}, {len(jobs)} windows"
+        told = None if show is None else (lambda at, label=label: show(label, at))
+        simulate_together(engine, jobs, mode=settings.mode, show=told)
+        windows = [_window(settings, job) for job in jobs]
         profiles[beads] = umbrella_integration(windows, settings.temperature)
+    along = jobs[0].dynamics.umbrella.direction
     origin = float(prepare_start(ends[0]).atoms.positions[atom] @ along)
     profiles = {b: replace(p, path_A=p.path_A - origin) for b, p in profiles.items()}
     report = _report(settings, profiles, ends[0].symbols[atom], atom)
@@ -250,8 +241,24 @@ def _between(ends: tuple[Atoms, Atoms], share: float) -> Atoms:
     return atoms
 
 
-def _window(settings: Settings, directory: Path, umbrella: Umbrella) -> Window:
-    rows = read_properties(directory / f"{PREFIX}.out")
+def _jobs(
+    settings: Settings, ends: tuple[Atoms, Atoms], line: tuple[int, np.ndarray], beads: int
+) -> list[Job]:
+    """The simulation of each window."""
+    atom, path = line
+    jobs = []
+    for number, share in enumerate(_shares(settings, path)):
+        start = prepare_start(_between(ends, share))
+        along = start.rotation @ (path / np.linalg.norm(path))
+        centre = round(float(start.atoms.positions[atom] @ along), 6)
+        umbrella = Umbrella(atom, tuple(along.tolist()), centre, settings.spring)
+        directory = settings.directory / f"beads-{beads}/window-{number:02d}"
+        jobs.append(Job(start, settings.dynamics(beads, umbrella), directory))
+    return jobs
+
+
+def _window(settings: Settings, job: Job) -> Window:
+    rows, umbrella = read_properties(job.directory / f"{PREFIX}.out"), job.dynamics.umbrella
     places = rows[f"atom_x({umbrella.atom})"][rows["step"] > settings.equilibration]
     samples = places @ np.array(umbrella.direction)
     return Window(umbrella.centre_angstrom, umbrella.spring_eV_per_A2, samples)
@@ -322,9 +329,7 @@ def main(  # noqa: PLR0913 (one argument for each option)
     timestep: Annotated[float, typer.Option(help="fs.")] = DEFAULT.timestep,
     tau: Annotated[float, typer.Option(help="Of the thermostat, fs.")] = DEFAULT.tau,
     seed: Annotated[int, typer.Option(help="Of the random numbers.")] = DEFAULT.seed,
-    device: Annotated[
-        str, typer.Option(help="auto, cpu, cuda …; several: cuda:0,cuda:1.")
-    ] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda …")] = DEFAULT.device,
     dtype: Annotated[str | None, typer.Option(help="float32 or float64.")] = None,
     mode: Annotated[str, typer.Option(help="unix or shm.")] = DEFAULT.mode,
     fresh: Annotated[bool, typer.Option("--fresh", help="Discard an older run there.")] = False,
@@ -335,7 +340,7 @@ def main(  # noqa: PLR0913 (one argument for each option)
     """Read the options, run, say how it went: exit code 0, 1 (outside), 2, 130 (stopped)."""
     options = dict(locals())
     with exit_codes(goes_on=True):
-        options |= {"beads": numbers("beads", beads, int), "device": words(device)}
+        options["beads"] = numbers("beads", beads, int)
         with progress() as show:
             result = run(Settings(**options), show=show)
     print_outcome(result.report, result.directory)

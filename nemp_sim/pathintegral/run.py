@@ -1,37 +1,33 @@
-"""One i-PI simulation from start to end: server, clients, progress, stop and continuation."""
+"""i-PI simulations from start to end: servers, clients, progress, stop and continuation."""
 
-import hashlib
-import json
 import shutil
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from xml.etree import ElementTree
 
 import numpy as np
 from ase.io import write
 
 from nemp_sim.checkpoint import load_potential
 from nemp_sim.errors import EvaluationError, InputError, NempError
-from nemp_sim.files import private_directory, replacing
+from nemp_sim.files import private_directory
 from nemp_sim.ipi.client import BeadEngine, BeadEvaluator, run_client
 from nemp_sim.ipi.server import Server
 from nemp_sim.pathintegral.files import last_row, trim
 from nemp_sim.pathintegral.input import ADDRESS, PREFIX, Dynamics, Start, write_input
+from nemp_sim.pathintegral.restart import claim, continued, restart_file, steps_done
 from nemp_sim.potential import Potential
-from nemp_sim.report import plain
-from nemp_sim.units import BOHR_ANGSTROM
+from nemp_sim.together import Meeting, Share
 
 POLL_S = 0.2
-START_S = 60.0  # longest wait of a client for the server
+START_S = 300.0  # longest wait of a client for a server that lives; many start side by side
 STOP_S = 30.0  # longest wait for i-PI to write its restart file
 LEAVE_S = 2.0  # the client leaves within this time after the server
-RECORD = "simulation.json"  # what was simulated, to be continued only by the same
 
 
 @dataclass(frozen=True)
@@ -72,6 +68,21 @@ class Helper:
     head: str | None = None
     dtype: str | None = None
     on_extrapolation: str = "warn"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is simulated where.
+
+    Attributes:
+        start: the structure.
+        dynamics: what to do with it.
+        directory: of i-PI's files; made if missing.
+    """
+
+    start: Start
+    dynamics: Dynamics
+    directory: Path
 
 
 def load_clients(
@@ -125,100 +136,77 @@ def simulate(
         EvaluationError: i-PI or the clients ended before the last step.
         NempError: whatever ends the client.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    _claim(directory, start, dynamics)
+    with _running(engine, Job(start, dynamics, directory), mode, helpers) as simulation:
+        return 0 if simulation is None else _watch([simulation], show)
+
+
+def simulate_together(
+    engine: BeadEngine,
+    jobs: Sequence[Job],
+    *,
+    mode: str = "unix",
+    show: Callable[[Progress], None] | None = None,
+) -> int:
+    """``simulate`` for several jobs side by side: one i-PI each, all beads of all in one call.
+
+    Args:
+        engine: evaluates the beads of all simulations, in this process.
+        jobs: the simulations, each in a directory of its own.
+        mode: "unix" or "shm".
+        show: called with the progress of the slowest, several times a second.
+
+    Returns:
+        Steps done in this call, of all together.
+
+    Raises:
+        InputError, EvaluationError, NempError: as ``simulate``; the others stop as at Ctrl-C.
+    """
+    for job in jobs:
+        claim(job.directory, job.start, job.dynamics)
+    meeting = Meeting(engine, len(jobs))
+    shares = [Share(meeting, number) for number in range(len(jobs))]
+    with ExitStack() as stack:
+        enter = stack.enter_context
+        try:
+            found = [enter(_running(s, j, mode)) for s, j in zip(shares, jobs, strict=True)]
+            return _watch([simulation for simulation in found if simulation is not None], show)
+        except BaseException:
+            for share in shares:  # none waits for another while all stop
+                share.leave()
+            raise
+
+
+@contextmanager
+def _running(
+    engine: BeadEngine | Share, job: Job, mode: str, helpers: Sequence[Helper] = ()
+) -> Iterator["_Simulation | None"]:
+    """Server and clients of a job, from where it stands; None where nothing is left to do."""
+    leave = engine.leave if isinstance(engine, Share) else lambda: None
+    start, dynamics, directory = job.start, job.dynamics, job.directory
+    claim(directory, start, dynamics)
     done, template = 0, start.atoms
-    if (restart := _restart_file(directory)) is None:
+    if (restart := restart_file(directory)) is None:
         trim(directory, PREFIX, -1)
         path = write_input(start, dynamics, directory, mode)
     else:
-        path, done, places = _continued(restart, dynamics, mode)
+        path, done, places = continued(restart, dynamics, mode)
         template = template.copy()
         template.positions = places
         if done >= dynamics.steps:
-            return 0
+            leave()
+            yield None
+            return
         trim(directory, PREFIX, done)
     with private_directory() as sockets, _ipi(path, sockets) as server:
-        clients = _Clients(BeadEvaluator(engine, template), mode, sockets)
+        clients = _Clients(BeadEvaluator(engine, template), mode, sockets, leave)
         write(sockets / "template.extxyz", template, format="extxyz")
         try:
             for number, helper in enumerate(helpers):
                 clients.add(helper, number, directory)
-            _watch(server, clients, directory, dynamics, done, show)
+            yield _Simulation(server, clients, job, done)
         finally:
             _stop(server)
             clients.stop()
-    if (reached := steps_done(directory)) < dynamics.steps:
-        raise EvaluationError(
-            f"i-PI ended after {reached} of {dynamics.steps} steps.{_end_of_log(directory)}"
-        )
-    return dynamics.steps - done
-
-
-def steps_done(directory: Path) -> int:
-    """Steps of the newest restart file in a directory; 0 without one."""
-    restart = _restart_file(directory)
-    return _step(restart) if restart else 0
-
-
-def fingerprint(start: Start, dynamics: Dynamics) -> dict[str, object]:
-    """What must agree for a simulation to be continued: all but its length."""
-    atoms = start.atoms
-    arrays = [atoms.numbers, atoms.get_masses(), np.array(start.fixed)]
-    arrays += [values.round(6) for values in (atoms.cell.array, atoms.positions)]
-    digest = hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays))
-    settings = plain(replace(dynamics, steps=1, batch_size=1))
-    return {"structure_sha256": digest.hexdigest(), "dynamics": settings}
-
-
-def _claim(directory: Path, start: Start, dynamics: Dynamics) -> None:
-    """Refuse a directory of another simulation; else note down what is simulated here."""
-    record, wanted = directory / RECORD, fingerprint(start, dynamics)
-    if record.is_file():
-        found = json.loads(record.read_text(encoding="utf-8"))
-        if found == wanted:
-            return
-        old, new = found.get("dynamics", {}), wanted["dynamics"]
-        names = [f"{k} {old.get(k)} → {v}" for k, v in new.items() if old.get(k) != v]
-        raise InputError(
-            f"{directory} holds another simulation ({', '.join(names) or 'another structure'}). "
-            "Choose another --name, or discard it with --fresh."
-        )
-    with replacing(record) as temporary:
-        temporary.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
-
-
-def _step(path: Path) -> int:
-    node = ElementTree.parse(path).getroot().find("step")
-    return 0 if node is None else int(node.text)
-
-
-def _restart_file(directory: Path) -> Path | None:
-    """The newer of what i-PI wrote at its end and of its last checkpoint; None without any."""
-    found = {}
-    for name in ("RESTART", f"{PREFIX}.checkpoint"):
-        with suppress(OSError, ElementTree.ParseError, ValueError):
-            found[_step(directory / name)] = directory / name
-    return found[max(found)] if found else None
-
-
-def _continued(restart: Path, dynamics: Dynamics, mode: str) -> tuple[Path, int, np.ndarray]:
-    """The input that goes on, the steps done, and the centroids (N, 3) in Å."""
-    root = ElementTree.parse(restart).getroot()
-    step = int(root.find("step").text)
-    root.find("total_steps").text = str(dynamics.steps)
-    socket = root.find("ffsocket")
-    socket.set("mode", mode)
-    size = socket.find("batch_size")  # i-PI leaves out what has its default value
-    size = ElementTree.SubElement(socket, "batch_size") if size is None else size
-    size.text = str(dynamics.batch_size)
-    node = root.find("system/beads/q")
-    numbers = np.array(node.text.strip(" []\n").split(","), dtype=np.float64)
-    beads = numbers.reshape(dynamics.beads, -1, 3) * BOHR_ANGSTROM
-    path = restart.with_name("continue.xml")
-    with replacing(path) as temporary:
-        ElementTree.ElementTree(root).write(temporary, encoding="unicode")
-    return path, step, beads.mean(axis=0)
 
 
 @contextmanager
@@ -245,8 +233,10 @@ def _ipi(path: Path, sockets: Path) -> Iterator[subprocess.Popen]:
 class _Clients:
     """The client of this process, in a thread, and those in processes of their own."""
 
-    def __init__(self, evaluator: BeadEvaluator, mode: str, sockets: Path) -> None:
-        """Start the thread."""
+    def __init__(
+        self, evaluator: BeadEvaluator, mode: str, sockets: Path, leave: Callable[[], None]
+    ) -> None:
+        """Start the thread; it calls ``leave`` at its end."""
         self.mode, self.sockets = mode, sockets
         self.error: Exception | None = None
         self.processes: list[subprocess.Popen] = []
@@ -257,6 +247,8 @@ class _Clients:
                 run_client(evaluator, server, START_S)
             except Exception as error:  # handed to the thread that watches
                 self.error = error
+            finally:
+                leave()
 
         self.thread = threading.Thread(target=work, daemon=True)
         self.thread.start()
@@ -283,36 +275,83 @@ class _Clients:
             process.wait()
 
 
-def _watch(
-    server: subprocess.Popen,
-    clients: _Clients,
-    directory: Path,
-    dynamics: Dynamics,
-    first: int,
-    show: Callable[[Progress], None] | None,
-) -> None:
-    """Wait for the end of i-PI or of a client, and tell about the progress."""
-    started, begin = None, None
-    while server.poll() is None:
-        if clients.error is not None:
-            _stop(server)
+class _Simulation:
+    """A server with its clients, as long as it runs.
+
+    Attributes:
+        progress: where it stands; None before the first line.
+    """
+
+    def __init__(self, server: subprocess.Popen, clients: _Clients, job: Job, done: int) -> None:
+        self._server, self._clients, self._job, self._done = server, clients, job, done
+        self._first: tuple[float, np.ndarray] | None = None
+        self.progress: Progress | None = None
+
+    def look(self) -> bool:
+        """Whether it still runs; the progress is brought up to date.
+
+        Raises:
+            NempError: of the client.
+            InputError: i-PI refuses its input.
+            EvaluationError: i-PI ended before the last step.
+        """
+        if self._server.poll() is not None:
+            self._check_end()
+            return False
+        error = self._clients.error
+        if error is not None:
+            _stop(self._server)
             raise (
-                clients.error
-                if isinstance(clients.error, NempError)
-                else EvaluationError(
-                    f"the client failed: {type(clients.error).__name__}: {clients.error}"
-                )
-            ) from clients.error
-        row = last_row(directory / f"{PREFIX}.out")
-        if row is not None and show is not None:
-            started = started or (time.monotonic(), row[0])
-            begin = row[2] if begin is None else begin
-            pace = (time.monotonic() - started[0]) / max(row[0] - started[1], 1)
-            left = pace * (dynamics.steps - row[0]) if row[0] > started[1] else None
-            show(Progress(int(row[0]), dynamics.steps, row[3], row[4], row[2] - begin, left))
-        time.sleep(POLL_S)
-    if server.returncode != 0 or steps_done(directory) <= first:
-        raise InputError(f"i-PI failed (exit code {server.returncode}).{_end_of_log(directory)}")
+                error
+                if isinstance(error, NempError)
+                else EvaluationError(f"the client failed: {type(error).__name__}: {error}")
+            ) from error
+        row = last_row(self._job.directory / f"{PREFIX}.out")
+        if row is not None:
+            self._first = self._first or (time.monotonic(), row)
+            since, first = self._first
+            steps, taken = self._job.dynamics.steps, row[0] - first[0]
+            left = (time.monotonic() - since) / taken * (steps - row[0]) if taken > 0 else None
+            change = row[2] - first[2]
+            self.progress = Progress(int(row[0]), steps, row[3], row[4], change, left)
+        return True
+
+    def ask_to_stop(self) -> None:
+        """Tell i-PI to write its restart file and end."""
+        if self._server.poll() is None:
+            self._server.terminate()
+
+    def steps(self) -> int:
+        """Steps done since the start."""
+        return steps_done(self._job.directory) - self._done
+
+    def _check_end(self) -> None:
+        directory, wanted = self._job.directory, self._job.dynamics.steps
+        reached = steps_done(directory)
+        if self._server.returncode != 0 or reached <= self._done:
+            code = self._server.returncode
+            raise InputError(f"i-PI failed (exit code {code}).{_end_of_log(directory)}")
+        if reached < wanted:
+            raise EvaluationError(
+                f"i-PI ended after {reached} of {wanted} steps.{_end_of_log(directory)}"
+            )
+
+
+def _watch(simulations: Sequence[_Simulation], show: Callable[[Progress], None] | None) -> int:
+    """Wait for the end of all, or of one that fails, and tell about the slowest; the steps done."""
+    running = list(simulations)
+    try:
+        while running:
+            running = [simulation for simulation in running if simulation.look()]
+            told = [simulation.progress for simulation in running]
+            if show is not None and told and None not in told:
+                show(min(told, key=lambda progress: progress.step))
+            time.sleep(POLL_S if running else 0.0)
+    except BaseException:
+        for simulation in simulations:
+            simulation.ask_to_stop()
+        raise
+    return sum(simulation.steps() for simulation in simulations)
 
 
 def _stop(server: subprocess.Popen) -> None:

@@ -9,7 +9,7 @@ import pytest
 from ase import Atoms
 from ase.build import fcc111, molecule
 from ase.constraints import FixAtoms, FixBondLength
-from ase.units import Bohr, Hartree, _amu, _e, _hbar, kB
+from ase.units import kB
 
 from nemp_sim.errors import EvaluationError, InputError
 from nemp_sim.pathintegral.averages import isotope_free_energy, isotope_masses, thermodynamics
@@ -18,34 +18,15 @@ from nemp_sim.pathintegral.dynamics import centroid_dynamics, diffusion_constant
 from nemp_sim.pathintegral.files import Frames, read_properties
 from nemp_sim.pathintegral.input import ISOTOPES, Dynamics, input_xml, prepare_start
 from nemp_sim.pathintegral.plots import bead_convergence
-from nemp_sim.pathintegral.run import simulate, steps_done
+from nemp_sim.pathintegral.restart import steps_done
+from nemp_sim.pathintegral.run import simulate
 from nemp_sim.pathintegral.structure import structure_averages
 from nemp_sim.structures import with_mass
-from tests.ipi_server import SPRING, HarmonicEngine
+from tests.ipi_server import HarmonicEngine
+from tests.pathintegral.ring_polymer import KT, frequencies, gyration, kinetic
 
 pytest.importorskip("ipi", reason="i-PI is not installed")
 SKIP = 200
-KT = 300 * kB
-HBAR2_PER_AMU = _hbar**2 / _amu * 1e20 / _e  # ħ²/amu, eV Å²
-
-
-def frequencies(beads, mass_amu):
-    """ħω of the well and ħω_k of the P modes of the free ring polymer, eV."""
-    well = np.sqrt(HBAR2_PER_AMU * SPRING * Hartree / Bohr**2 / mass_amu)
-    return well, 2 * beads * KT * np.sin(np.arange(beads) * np.pi / beads)
-
-
-def kinetic(beads, mass_amu):
-    """⟨K⟩ = ⟨V⟩ of a three-dimensional well with P beads, eV."""
-    well, ring = frequencies(beads, mass_amu)
-    return 1.5 * KT * (well**2 / (well**2 + ring**2)).sum()
-
-
-def gyration(beads, mass_amu, bound=True):
-    """√⟨r²⟩ of the beads about their centroid, Å."""
-    well, ring = frequencies(beads, mass_amu)
-    square = HBAR2_PER_AMU / mass_amu
-    return np.sqrt(3 * KT * square * (1 / ((well * bound) ** 2 + ring[1:] ** 2)).sum())
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +174,7 @@ def test_errors_of_client_and_server_are_told(tmp_path):
     assert threading.active_count() < 10
 
 
-def test_high_order_and_coloured_noise_reach_the_quantum_limit(tmp_path):
+def test_high_order_reaches_the_quantum_limit(tmp_path):
     """Suzuki–Chin with 8 beads is nearer to ħω/2 coth(βħω/2) than Trotter with 8."""
     atoms = with_mass(Atoms("H40", np.zeros((40, 3))), "H", ISOTOPES["H"])
     start = prepare_start(atoms)
