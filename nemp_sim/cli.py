@@ -290,5 +290,24 @@ def ipi(  # noqa: PLR0913 (options of a command)
     print(engine.watch.verdict())
 
 
+@app.command("export-lammps", cls=_Command)
+def export_lammps(
+    potential: Annotated[str, typer.Argument(help="A path, or the name of a potential.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="File to write; default: <name>.mliap.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="Where the ranks evaluate: auto, cpu …")] = "auto",
+    dtype: Annotated[str | None, typer.Option(help="float32 or float64.")] = None,
+    head: Annotated[str | None, typer.Option(help="Read-out (level of theory).")] = None,
+) -> None:
+    """Write a potential for LAMMPS (pair_style mliap unified) and print the input lines."""
+    from nemp_sim.lammps import export_lammps, input_lines
+
+    file = output or Path(potential).with_suffix(".mliap").name
+    model = export_lammps(potential, file, device, dtype, head)
+    print(f"written: {file}\n")
+    print(input_lines(model, file))
+
+
 if __name__ == "__main__":
     app()

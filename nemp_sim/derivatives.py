@@ -117,6 +117,24 @@ def differentiate_members(
     )
 
 
+def pair_gradients(model: NEMP, graph: AtomGraph, n_owned: int) -> tuple[Tensor, Tensor]:
+    """Energies E_i of the first atoms and ∂ΣE_i/∂r_ij, for a program that sums the forces itself.
+
+    Args:
+        model: the network.
+        graph: a graph whose ``edge_vectors()`` are a leaf, such as ``lammps.RankGraph``.
+        n_owned: number of atoms whose energies count.
+
+    Returns:
+        (n_owned,) float64, eV, and (E, 3) float64, eV/Å.
+    """
+    vectors = graph.edge_vectors().requires_grad_()
+    with torch.enable_grad():
+        energies = model(graph)[:n_owned]
+        (gradient,) = torch.autograd.grad(energies.sum(), vectors)
+    return energies.detach(), gradient
+
+
 def hessian_rows(
     model: NEMP,
     graph: AtomGraph,

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import ase.io
 from ase import Atoms
 
 from nemp_sim.errors import InputError
@@ -31,6 +30,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_structures(path: Path, structures: Atoms | Sequence[Atoms]) -> None:
     """Write one structure, or several, as extended XYZ: the whole file or none."""
+    import ase.io  # with scipy, a fifth of the import time of NEMP
+
     with replacing(path) as temporary:
         ase.io.write(temporary, structures, format="extxyz")
 
@@ -90,6 +91,8 @@ def _read(path: Path, name: str, index: int | str) -> Atoms | list[Atoms]:
             "import ipi, ase.io; ase.io.write('beads.extxyz', "
             f"ipi.read_trajectory({str(path)!r}))"
         )
+    import ase.io
+
     try:
         return ase.io.read(path, index)
     except Exception as error:  # ASE's readers raise anything

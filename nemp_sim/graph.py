@@ -53,11 +53,11 @@ class AtomGraph:
 
     def at_centre(self, values: Tensor) -> Tensor:
         """Node values (N, …) at the centre of each edge, (E, …)."""
-        return _Gather.apply(values, self.centre, self.row_start, None)
+        return gather(values, self.centre, self.row_start)
 
     def at_neighbour(self, values: Tensor) -> Tensor:
         """Node values (N, …) at the neighbour of each edge, (E, …)."""
-        return _Gather.apply(values, self.neighbour, self.row_start, self.by_neighbour)
+        return gather(values, self.neighbour, self.row_start, self.by_neighbour)
 
     def sum_edges(self, values: Tensor) -> Tensor:
         """Sum of edge values (E, …) over the edges of each centre, (N, …)."""
@@ -69,7 +69,7 @@ class AtomGraph:
 
     def at_atoms(self, values: Tensor) -> Tensor:
         """Values of each structure (B, …) at its atoms, (N, …)."""
-        return _Gather.apply(values, self.structure, self.first_atom, None)
+        return gather(values, self.structure, self.first_atom)
 
     def strained(self, strain: Tensor) -> Self:
         """Positions and cells after the symmetric strain (B, 3, 3): r → r (1 + ε)."""
@@ -81,6 +81,18 @@ class AtomGraph:
         """The same graph on another device."""
         tensors = {name: value.to(device) for name, value in vars(self).items()}
         return replace(self, **tensors)
+
+
+def gather(values: Tensor, index: Tensor, first: Tensor, order: Tensor | None = None) -> Tensor:
+    """Rows ``values[index]`` of values (N, …), (E, …), to be differentiated to any order.
+
+    Args:
+        values: node values.
+        index: (E,) node of each row.
+        first: (N+1,) first row of each node, once the rows are sorted by node.
+        order: (E,) permutation that sorts the rows by node; None: they are sorted.
+    """
+    return _Gather.apply(values, index, first, order)
 
 
 class _Gather(torch.autograd.Function):

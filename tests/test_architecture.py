@@ -1,6 +1,8 @@
 """The imports of the package: no cycles, and each subpackage needs only those that it may."""
 
 import ast
+import subprocess
+import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -61,3 +63,11 @@ def test_imports_are_allowed(name):
     allowed = {part, *MAY_IMPORT.get(part, ABOVE.get(part, set()))}
     packages = {parts[1] for parts in (name.split(".") for name in imported) if len(parts) > 1}
     assert (packages & MAY_IMPORT.keys()) <= allowed
+
+
+def test_the_calculator_is_imported_without_what_it_does_not_need():
+    """``ase.io`` alone is a fifth of the import time; the others are much more."""
+    code = "import sys; from nemp_sim import NEMP; print(*sys.modules)"
+    command = [sys.executable, "-c", code]
+    loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert not {"ase.io", "matplotlib", "phonopy", "ipi", "typer"} & set(loaded)

@@ -1,0 +1,309 @@
+"""The potential inside LAMMPS: an object for ML-IAP's unified interface, and its export.
+
+LAMMPS hands over the pairs within the cutoff on one MPI rank, and takes back the energies of the
+atoms that the rank owns and ∂E/∂r_ij of every pair; it adds the forces on ghosts to their owners.
+After T message-passing steps an energy depends on atoms T + 1 cutoffs away. There are two ways:
+
+* without Kokkos LAMMPS cannot exchange what a network makes of its atoms, so the ghost shell is
+  T + 1 cutoffs thick, LAMMPS lists the pairs of ghosts as well, and each rank evaluates those that
+  its own atoms depend on;
+* with Kokkos the shell is one cutoff thick and the orbitals of the ghosts are fetched from their
+  owners in each step, their gradients sent back (``forward_exchange``, ``reverse_exchange``).
+
+Source: ``pair_style mliap unified`` of LAMMPS; ``mliap_unified_couple.pyx`` states what it calls.
+"""
+
+import math
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nemp_sim.checkpoint import find_potential, load_potential
+from nemp_sim.derivatives import pair_gradients
+from nemp_sim.errors import EvaluationError, InputError
+from nemp_sim.files import private_directory, replacing
+from nemp_sim.graph import AtomGraph, gather
+from nemp_sim.potential import Potential
+
+SKIN_ANGSTROM = 2.0  # LAMMPS' default in metal units
+FORBIDDEN_SUFFIXES = (".pt", ".pth")  # LAMMPS reads those by torch.load, which needs a setting
+
+
+@dataclass(frozen=True)
+class RankGraph(AtomGraph):
+    """The atoms of one MPI rank, owned ones first, then ghosts; one structure.
+
+    Attributes:
+        vectors: (E, 3) float64, r_ij of each edge, Å.
+        neighbour_start: (N+1,) int64, first edge of each neighbour in the order ``by_neighbour``.
+        exchange: LAMMPS' data, whose ``forward_exchange`` fills in the values of ghosts; None
+            where the edges of the ghosts are in the graph.
+    """
+
+    vectors: Tensor
+    neighbour_start: Tensor
+    exchange: Any = None
+
+    def edge_vectors(self) -> Tensor:
+        """r_ij, (E, 3) float64, Å."""
+        return self.vectors
+
+    def at_neighbour(self, values: Tensor) -> Tensor:
+        """Node values (N, …) at the neighbour of each edge, those of ghosts from their owners."""
+        if self.exchange is not None and values.is_floating_point():
+            values = _Exchange.apply(values, self.exchange)
+        return gather(values, self.neighbour, self.neighbour_start, self.by_neighbour)
+
+
+class _Exchange(torch.autograd.Function):
+    """Values of the ghosts from their owners; backward, gradients of the ghosts to their owners."""
+
+    @staticmethod
+    def forward(ctx, values, data):  # noqa: ANN001, ANN205 (torch's signature)
+        ctx.data = data
+        return _exchanged(data.forward_exchange, values)
+
+    @staticmethod
+    def backward(ctx, grad):  # noqa: ANN001, ANN205
+        return _exchanged(ctx.data.reverse_exchange, grad), None
+
+
+def _exchanged(exchange: Any, values: Tensor) -> Tensor:  # noqa: ANN401 (a function of LAMMPS)
+    rows = values.contiguous()
+    result = torch.empty_like(rows)
+    exchange(rows, result, math.prod(rows.shape[1:]))
+    return result
+
+
+class LammpsModel:
+    """What ``pair_style mliap unified FILE`` loads; holds a whole potential file.
+
+    Attributes:
+        element_types: symbols that ``pair_coeff`` may name.
+        ndescriptors, nparams: LAMMPS wants these numbers and does not use them here.
+        rcutfac: half the cutoff, Å.
+        interface: set by LAMMPS.
+    """
+
+    ndescriptors = 1
+    nparams = 1
+
+    def __init__(self, content: bytes, name: str, options: dict[str, str | None]) -> None:
+        """Read the potential.
+
+        Args:
+            content: bytes of the potential file.
+            name: its name, for messages.
+            options: device, dtype and head of ``load_potential``.
+        """
+        self._state = (content, name, options)
+        self.interface = None
+        self.potential = _from_bytes(content, name, options)
+        symbols = self.potential.config.symbols
+        self.element_types = list(self.potential.elements)
+        self.rcutfac = 0.5 * self.potential.cutoff_angstrom
+        index = [symbols.index(element) for element in self.element_types]
+        self._species = torch.tensor(index, device=self.potential.device)
+
+    def __reduce__(self) -> tuple:
+        """The pickle holds the bytes of the potential file alone."""
+        return type(self), self._state
+
+    @property
+    def n_steps(self) -> int:
+        """Message-passing steps T."""
+        return self.potential.config.n_message_passing
+
+    def compute_descriptors(self, data: Any) -> None:  # noqa: ANN401 (MLIAPDataPy of LAMMPS)
+        """Nothing: ``compute_forces`` does it all."""
+
+    def compute_gradients(self, data: Any) -> None:  # noqa: ANN401
+        """Nothing: ``compute_forces`` does it all."""
+
+    def compute_forces(self, data: Any) -> None:  # noqa: ANN401
+        """Energies of the owned atoms and pair forces of this rank.
+
+        Raises:
+            InputError: atoms of a type that ``pair_coeff`` maps to NULL.
+            EvaluationError: results that are not finite.
+        """
+        if hasattr(data, "forward_exchange"):
+            graph, edges = self._exchanging_graph(data), slice(None)
+        else:
+            graph, edges = self._closed_graph(data)
+        potential = self.potential
+        energies, gradients = pair_gradients(potential.model, graph, data.nlocal)
+        if not (energies.isfinite().all() and gradients.isfinite().all()):
+            raise EvaluationError(
+                "energies or forces are not finite. Check for overlapping atoms, a time step that "
+                "is too long, or units other than metal."
+            )
+        forces = gradients.new_zeros(data.npairs, 3)
+        forces[edges] = gradients
+        _hand_over(data, energies, forces)
+
+    def _tensor(self, values: Any) -> Tensor:  # noqa: ANN401 (an array of numpy or cupy)
+        return torch.as_tensor(values, device=self.potential.device)
+
+    def _pairs(self, data: Any) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ANN401
+        """Centre and neighbour (E,) int64 and r_ij (E, 3) of the pairs, which may be none."""
+        if not data.npairs:
+            none = torch.zeros(0, dtype=torch.int64, device=self.potential.device)
+            return none, none, torch.zeros(0, 3, dtype=torch.float64, device=none.device)
+        return (
+            self._tensor(data.pair_i).long(),
+            self._tensor(data.pair_j).long(),
+            self._tensor(data.rij),
+        )
+
+    def _species_of(self, data: Any) -> Tensor:  # noqa: ANN401
+        elements = self._tensor(data.elems)[: data.ntotal].long()
+        if len(elements) and int(elements.min()) < 0:
+            raise InputError(
+                "pair_coeff maps a type to NULL, but the network needs every atom. Name an "
+                f"element for each type: one of {', '.join(self.element_types)}."
+            )
+        return self._species[elements]
+
+    def _exchanging_graph(self, data: Any) -> RankGraph:  # noqa: ANN401
+        """All atoms of the rank; only owned atoms are centres."""
+        return _rank_graph(self._species_of(data), *self._pairs(data), exchange=data)
+
+    def _closed_graph(self, data: Any) -> tuple[RankGraph, Tensor]:  # noqa: ANN401
+        """The owned atoms with all that their energies depend on, and which pairs those are.
+
+        Atoms up to T hops away need all of their edges.
+        """
+        species = self._species_of(data)
+        centre, neighbour, vectors = self._pairs(data)
+        owned = torch.arange(len(species), device=species.device) < data.nlocal
+        needed = owned
+        for _ in range(self.n_steps):
+            reached = needed.clone()
+            reached[neighbour[needed[centre]]] = True
+            needed = reached
+        kept = needed[centre].nonzero()[:, 0]
+        present = needed.clone()
+        present[neighbour[kept]] = True
+        new_index = present.cumsum(0) - 1
+        graph = _rank_graph(
+            species[present],
+            new_index[centre[kept]],
+            new_index[neighbour[kept]],
+            vectors[kept],
+        )
+        return graph, kept
+
+
+def _rank_graph(
+    species: Tensor,
+    centre: Tensor,
+    neighbour: Tensor,
+    vectors: Tensor,
+    exchange: Any = None,  # noqa: ANN401
+) -> RankGraph:
+    """The graph of edges that stand in the order of their centres, as LAMMPS lists them."""
+    n = len(species)
+    device = species.device
+    if bool((centre[1:] < centre[:-1]).any()):
+        raise EvaluationError("LAMMPS listed the pairs in another order than that of their atoms.")
+
+    def starts(index: Tensor) -> Tensor:
+        counts = torch.bincount(index, minlength=n)
+        return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+
+    one = torch.zeros(1, dtype=torch.int64, device=device)
+    return RankGraph(
+        positions=vectors.new_zeros(n, 3),
+        cells=vectors.new_zeros(1, 3, 3),
+        species=species,
+        structure=torch.zeros(n, dtype=torch.int64, device=device),
+        head=one,
+        first_atom=torch.tensor([0, n], device=device),
+        centre=centre,
+        neighbour=neighbour,
+        shifts=torch.zeros_like(vectors),
+        row_start=starts(centre),
+        by_neighbour=torch.argsort(neighbour, stable=True),
+        vectors=vectors.clone(),
+        neighbour_start=starts(neighbour),
+        exchange=exchange,
+    )
+
+
+def _hand_over(data: Any, energies: Tensor, forces: Tensor) -> None:  # noqa: ANN401
+    """Give LAMMPS the energies (n,) of its atoms, eV, and ∂E/∂r_ij (E, 3), eV/Å."""
+    data.energy = float(energies.sum())
+    if data.nlistatoms:
+        if hasattr(data, "forward_exchange"):
+            torch.as_tensor(data.eatoms, device=energies.device).copy_(energies)
+        else:
+            data.eatoms = energies.cpu().numpy()
+    if data.npairs:
+        on_gpu = hasattr(data.rij, "__cuda_array_interface__")
+        data.update_pair_forces(forces if on_gpu else forces.cpu().numpy())
+
+
+def _from_bytes(content: bytes, name: str, options: dict[str, str | None]) -> Potential:
+    with private_directory() as directory:
+        path = directory / name
+        path.write_bytes(content)
+        return load_potential(path, **options)
+
+
+def export_lammps(
+    potential: str | Path,
+    output: str | Path,
+    device: str = "auto",
+    dtype: str | None = None,
+    head: str | None = None,
+) -> LammpsModel:
+    """Write a potential as the file of ``pair_style mliap unified``.
+
+    The file is a pickle of the bytes of the potential file; reading it needs nemp_sim.
+
+    Args:
+        potential: a path, or the name of a potential.
+        output: the file to write.
+        device: where LAMMPS' ranks evaluate: "auto" (a GPU where there is one), "cpu", "cuda" …
+        dtype: "float32" or "float64"; None takes that of the file.
+        head: read-out (level of theory); None: the first one.
+
+    Raises:
+        InputError: an output that ends in .pt or .pth, or an unusable option.
+        PotentialFileError: no such potential, or an unreadable file.
+    """
+    output = Path(output)
+    if output.suffix in FORBIDDEN_SUFFIXES:
+        raise InputError(
+            f"output is {str(output)!r}, but LAMMPS reads {' and '.join(FORBIDDEN_SUFFIXES)} in a "
+            "way that torch refuses. Use another ending, such as .mliap."
+        )
+    source = find_potential(potential)
+    options = {"device": device, "dtype": dtype, "head": head}
+    model = LammpsModel(source.read_bytes(), source.name, options)
+    with replacing(output) as temporary, temporary.open("wb") as handle:
+        pickle.dump(model, handle)
+    return model
+
+
+def input_lines(model: LammpsModel, file: str | Path) -> str:
+    """The lines of a LAMMPS input that use an exported potential."""
+    cutoff = model.potential.cutoff_angstrom
+    shell = (model.n_steps + 1) * cutoff
+    elements = " ".join(model.element_types)
+    return "\n".join(
+        [
+            "units metal",
+            "atom_style atomic",
+            "newton on",
+            f"pair_style mliap unified {file} 1   # with Kokkos: 0, and no comm_modify",
+            f"pair_coeff * * {elements}   # the element of each type, in their order",
+            f"comm_modify cutoff {shell + SKIN_ANGSTROM:.1f}   # {model.n_steps + 1} cutoffs of "
+            f"{cutoff:g} Å, and the skin",
+        ]
+    )
