@@ -20,6 +20,7 @@ from nemp_sim.watch import check_policy
 FORMAT = "nemp_sim potential"
 FORMAT_VERSION = 2
 UNITS = {"energy": "eV", "length": "Å", "forces": "eV/Å", "stress": "eV/Å³"}
+CHECKSUMS = "SHA256SUMS"  # of the shipped potentials, as sha256sum writes it
 SEARCH_PATH_VARIABLE = "NEMP_POTENTIALS"
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -92,17 +93,18 @@ def load_potential(
     """
     check_policy(on_extrapolation)
     path = find_potential(name_or_path)
+    checksum = _checked_sha256(path)
     model, metadata = load_model(path, None if dtype is None else resolve_dtype(dtype))
-    potential = Potential(
-        model,
-        metadata,
-        head=head,
-        name=path.name,
-        sha256=sha256_of(path),
-        device=resolve_device(device),
-        kernel=kernel,
-        precision=precision,
-    )
+    options = {"device": resolve_device(device), "kernel": kernel, "precision": precision}
+    try:
+        potential = Potential(
+            model, metadata, head=head, name=path.name, sha256=checksum, **options
+        )
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise PotentialFileError(
+            f"{path}: the record of its training domain or errors is damaged ({error!r}). Get a "
+            "fresh copy."
+        ) from error
     potential.watch.policy = on_extrapolation
     return potential
 
@@ -120,6 +122,7 @@ def load_model(path: Path, dtype: torch.dtype | None = None) -> tuple[NEMP, Pote
     header, state = _read(path)
     try:
         config = ModelConfig.from_dict(header["model"])
+        _refuse_hostile(config, state)
         model = new_model(config).double()  # before the weights: they may be float64
         for head, readout in model.readouts.items():
             n_members = state[f"readouts.{head}.members"].shape[0]
@@ -127,22 +130,90 @@ def load_model(path: Path, dtype: torch.dtype | None = None) -> tuple[NEMP, Pote
         model.load_state_dict(state)
         names = PotentialMetadata.__dataclass_fields__
         metadata = PotentialMetadata(**{name: header[name] for name in names})
+        _refuse_wrong_types(header)
         return model.cast(dtype or resolve_dtype(header["dtype"])), metadata
-    except (KeyError, TypeError, RuntimeError, InputError) as error:
+    except (AttributeError, IndexError, KeyError, TypeError, RuntimeError, InputError) as error:
+        reason = " ".join(str(error).split())[:300]
         raise PotentialFileError(
-            f"{path}: the weights do not fit the network that the file describes ({error}). "
+            f"{path}: the weights do not fit the network that the file describes ({reason}). "
             "The file is damaged or was edited; get a fresh copy."
         ) from error
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """The JSON metadata of a potential file, with its path and checksum."""
-    return _read(path)[0] | {"file": str(path), "sha256": sha256_of(path)}
+    """The JSON metadata of a potential file, with its path and checksum.
+
+    Raises:
+        PotentialFileError: a damaged, foreign or newer file.
+    """
+    checksum = _checked_sha256(path)
+    load_model(path)
+    return _read(path)[0] | {"file": str(path), "sha256": checksum}
+
+
+def _checked_sha256(path: Path) -> str:
+    """Checksum of a potential file; that of a shipped one must be the one in SHA256SUMS."""
+    checksum, sums = sha256_of(path), shipped_directory() / CHECKSUMS
+    if path.resolve().parent != sums.parent.resolve() or not sums.is_file():
+        return checksum
+    listed = dict(reversed(line.split()) for line in sums.read_text("utf-8").splitlines())
+    if listed.get(path.name, checksum) != checksum:
+        raise PotentialFileError(
+            f"{path}: the SHA-256 checksum is {checksum}, but {CHECKSUMS} beside it says "
+            f"{listed[path.name]}. The weights are not the shipped ones: install anew, or "
+            "copy your own potential elsewhere."
+        )
+    return checksum
+
+
+def _refuse_hostile(config: ModelConfig, state: dict[str, Tensor]) -> None:
+    """Refuse weights that are no numbers, or that would fill the memory.
+
+    Raises:
+        RuntimeError: saying which.
+    """
+    for name, tensor in state.items():
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise RuntimeError(f"{name} is larger than what the file stores of it")
+        if not tensor.is_floating_point():
+            raise RuntimeError(f"{name} holds {tensor.dtype}, no real numbers")
+        if not torch.isfinite(tensor).all():
+            raise RuntimeError(f"{name} holds not-a-number or infinite weights")
+    count, k = len(config.elements), config.n_channels
+    least = count * k**2 * (1 + 3 * config.n_message_passing)
+    for mlp in (config.radial_mlp, config.message_mlp, config.output_mlp):
+        least += 0 if mlp.linear else mlp.n_blocks * mlp.layers_per_block * mlp.width**2 + mlp.width
+    if config.species_code == "atomic_number":
+        mlp = config.embedding_mlp
+        least += mlp.n_blocks * mlp.layers_per_block * mlp.width**2 + config.n_pair_code
+    stored = sum(tensor.numel() for tensor in state.values())
+    if max(least, config.n_radial, *config.elements) > max(stored, 118):
+        raise RuntimeError(f"the network needs {least} weights or more, the file has {stored}")
+
+
+def _refuse_wrong_types(header: dict[str, Any]) -> None:
+    """Refuse metadata that are no tables where tables are wanted.
+
+    Raises:
+        TypeError: naming the key.
+    """
+    tables = ("heads", "training", "errors", "n_members", "reference_energies_eV")
+    for name in tables:
+        values = header[name]
+        if not isinstance(values, dict):
+            raise TypeError(f"{name} is no table")
+        if name == "heads" and not all(isinstance(v, dict) for v in values.values()):
+            raise TypeError("an entry of heads is no table")
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with zipfile.ZipFile(path) as archive:
+            packed = [
+                e.filename for e in archive.infolist() if e.compress_type != zipfile.ZIP_STORED
+            ]
+            if packed:  # torch compresses nothing; a bomb does
+                raise zipfile.BadZipFile(f"{packed[0]} is compressed")
             damaged = archive.testzip()  # torch itself does not look at the checksums
         if damaged is not None:
             raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
@@ -162,7 +233,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         )
     try:
         header = dict(json.loads(content["header"]))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         header = {}
     version = header.get("format_version")
     if header.get("format") != FORMAT or not isinstance(version, int):

@@ -28,11 +28,11 @@ class _Command(typer.core.TyperCommand):
     def invoke(self, ctx: typer.Context) -> object:
         try:
             return super().invoke(ctx)
-        except NempError as error:
+        except (NempError, OSError) as error:
             Console(stderr=True, highlight=False).print(
                 f"error: {error}", markup=False, soft_wrap=True
             )
-            raise typer.Exit(error.exit_code) from None
+            raise typer.Exit(getattr(error, "exit_code", 2)) from None
 
 
 def _show_version(wanted: bool) -> None:

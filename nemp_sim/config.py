@@ -298,8 +298,15 @@ class DataConfig:
         require_types(self)
         for name in ("train", "validation", "test"):
             value = getattr(self, name)
-            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
+            listed = (value,) if isinstance(value, str) else value
+            texts = isinstance(listed, list | tuple) and all(isinstance(v, str) for v in listed)
+            require(texts, f"data.{name}", value, "a list of file names")
+            object.__setattr__(self, name, tuple(listed))
         require(bool(self.train), "data.train", self.train, "one or more extended-XYZ files")
+        for symbol, energy in self.isolated_atoms_eV.items():
+            number = isinstance(energy, int | float) and math.isfinite(energy)
+            where = f"data.isolated_atoms_eV.{symbol}"
+            require(number and symbol in atomic_numbers, where, energy, "an energy of an element")
         fraction = self.validation_fraction
         require(0 <= fraction < 1, "data.validation_fraction", fraction, "at least 0, below 1")
         limit = self.max_force_eV_per_A

@@ -11,6 +11,7 @@ from pathlib import Path
 from ase import Atoms
 
 from nemp_sim.errors import InputError
+from nemp_sim.structures import check_structure
 
 
 @contextmanager
@@ -73,8 +74,9 @@ def read_structures(path: str | Path, name: str) -> list[Atoms]:
         name: the argument that error messages name.
 
     Raises:
-        InputError: no such file, an unreadable one, or an xyz file of i-PI, of whose comment lines
-            ASE reads neither cell nor units.
+        InputError: no such file, an unreadable one, a structure without atoms or with numbers that
+            define none (``check_structure``), or an xyz file of i-PI, of whose comment lines ASE
+            reads neither cell nor units.
     """
     return _read(Path(path), name, ":")
 
@@ -94,9 +96,15 @@ def _read(path: Path, name: str, index: int | str) -> Atoms | list[Atoms]:
     import ase.io
 
     try:
-        return ase.io.read(path, index)
+        found = ase.io.read(path, index)
     except Exception as error:  # ASE's readers raise anything
         raise InputError(
             f"{name}: ASE cannot read {str(path)!r} ({type(error).__name__}: {error}). Give a "
             "structure file of a format that ASE knows (extxyz, POSCAR, cif, traj …)."
         ) from error
+    frames = [found] if isinstance(found, Atoms) else found
+    if not frames or not all(map(len, frames)):
+        raise InputError(f"{name}: {str(path)!r} holds a structure without atoms. Give another.")
+    for number, atoms in enumerate(frames):
+        check_structure(atoms, number)
+    return found

@@ -13,7 +13,7 @@ from vesin import NeighborList
 from nemp_sim.errors import InputError
 from nemp_sim.graph import AtomGraph
 
-LARGEST_EXTENT = 1e4  # Å along axes that are not periodic; the search takes seconds beyond
+MOST_NEIGHBOURS = 2000  # of an atom, expected from the density; dense solids have 300 within 6 Å
 
 
 @dataclass(frozen=True)
@@ -36,50 +36,15 @@ class EdgeList:
         return positions[self.neighbour] - positions[self.centre] + self.shifts @ atoms.cell.array
 
 
-def check_structure(atoms: Atoms, index: int) -> None:
-    """Refuse what has no well-defined neighbours.
+def edge_list(atoms: Atoms, cutoff: float) -> EdgeList:
+    """All pairs closer than ``cutoff`` (Å), periodic images included along periodic axes only.
 
     Raises:
-        InputError: positions or cell not finite, a periodic axis without a cell vector, or
-            periodic cell vectors that span no volume, or atoms spread over more than 10⁴ Å
-            along an axis that is not periodic.
+        InputError: a periodic cell so small that its images would fill the memory.
     """
-    where = f"structure {index} ({atoms.get_chemical_formula()})"
-    for name, values in (("positions", atoms.positions), ("cell", atoms.cell.array)):
-        if not np.isfinite(values).all():
-            row = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
-            raise InputError(
-                f"{where}: {name}[{row}] is {values[row]}, but must be finite numbers in Å. "
-                "Check the file or the step that produced it."
-            )
-    vectors = atoms.cell.array[atoms.pbc]
-    if len(vectors) and np.linalg.matrix_rank(vectors, tol=1e-6) < len(vectors):
-        raise InputError(
-            f"{where}: pbc is {atoms.pbc.tolist()} but the cell is {atoms.cell.array.tolist()} Å: "
-            "a periodic axis needs a cell vector, and periodic cell vectors must be independent. "
-            "Set atoms.cell, or atoms.pbc = False for a molecule."
-        )
-    if len(atoms) and not atoms.pbc.all():
-        free = atoms.positions @ _off_the_periodic_axes(vectors)
-        extent = np.ptp(free, axis=0).max()
-        if extent > LARGEST_EXTENT:
-            row = int(np.abs(free - np.median(free, axis=0)).max(axis=1).argmax())
-            raise InputError(
-                f"{where}: positions[{row}] is {atoms.positions[row]}, {extent:.3g} Å from other "
-                f"atoms, but must be within {LARGEST_EXTENT:.0e} Å. The atom escaped: check the "
-                "trajectory, its time step and the length unit."
-            )
-
-
-def _off_the_periodic_axes(vectors: np.ndarray) -> np.ndarray:
-    """Projector (3, 3) onto the directions normal to the periodic cell vectors."""
-    return np.eye(3) - np.linalg.pinv(vectors) @ vectors if len(vectors) else np.eye(3)
-
-
-def edge_list(atoms: Atoms, cutoff: float) -> EdgeList:
-    """All pairs closer than ``cutoff`` (Å), periodic images included along periodic axes only."""
     if len(atoms) == 0:
         return EdgeList(np.zeros(0, int), np.zeros(0, int), np.zeros((0, 3)))
+    _refuse_dense(atoms, cutoff)
     finder = NeighborList(cutoff=cutoff, full_list=True, sorted=True)
     i, j, shifts = finder.compute(
         points=atoms.positions,
@@ -88,6 +53,27 @@ def edge_list(atoms: Atoms, cutoff: float) -> EdgeList:
         quantities="ijS",
     )
     return EdgeList(i.astype(np.int64), j.astype(np.int64), shifts.astype(np.float64))
+
+
+def _refuse_dense(atoms: Atoms, cutoff: float) -> None:
+    """Refuse more neighbours than matter has: atoms in a ball of the cutoff at the mean density.
+
+    Along axes that are not periodic the matter is as thick as its atoms lie apart, and 4/3 of the
+    cutoff at least, which gives the atoms in the disc of a flat layer.
+    """
+    vectors = atoms.cell.array[atoms.pbc]
+    if not len(vectors):
+        return
+    free = np.linalg.svd(vectors)[2][len(vectors) :]  # directions normal to the periodic axes
+    thick = np.maximum(np.ptp(atoms.positions @ free.T, axis=0), 4 / 3 * cutoff)
+    volume = np.sqrt(np.linalg.det(vectors @ vectors.T)) * thick.prod()
+    expected = len(atoms) * 4 / 3 * np.pi * cutoff**3 / volume
+    if expected > MOST_NEIGHBOURS:
+        raise InputError(
+            f"{atoms.get_chemical_formula()}: {len(atoms)} atoms in a cell of "
+            f"{atoms.cell.lengths().round(3).tolist()} Å would have {expected:.0f} neighbours each "
+            f"within {cutoff:g} Å, but dense matter has some 100. Is the cell in another unit?"
+        )
 
 
 class NeighborLists:

@@ -26,7 +26,8 @@ from nemp_sim.graph import AtomGraph
 from nemp_sim.kernels.choice import choose
 from nemp_sim.memory import bytes_per_edge, free_memory, is_out_of_memory
 from nemp_sim.model import NEMP
-from nemp_sim.neighbors import EdgeList, NeighborLists, build_graph, check_structure
+from nemp_sim.neighbors import EdgeList, NeighborLists, build_graph
+from nemp_sim.structures import check_structure
 from nemp_sim.watch import Watch
 
 VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))  # xx yy zz yz xz xy

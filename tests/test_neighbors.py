@@ -11,7 +11,8 @@ from ase.neighborlist import primitive_neighbor_list
 from matscipy.neighbours import neighbour_list
 
 from nemp_sim.errors import InputError
-from nemp_sim.neighbors import EdgeList, NeighborLists, check_structure, edge_list
+from nemp_sim.neighbors import EdgeList, NeighborLists, edge_list
+from nemp_sim.structures import check_structure
 
 CUTOFF = 3.3
 SKIN = 0.6

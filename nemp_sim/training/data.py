@@ -15,7 +15,8 @@ from ase.stress import voigt_6_to_full_3x3_stress
 
 from nemp_sim.config import DataConfig
 from nemp_sim.errors import InputError
-from nemp_sim.neighbors import check_structure, edge_list
+from nemp_sim.neighbors import edge_list
+from nemp_sim.structures import check_structure
 from nemp_sim.units import BOHR_ANGSTROM, HARTREE_EV, KCAL_PER_MOL_EV
 
 
@@ -113,18 +114,22 @@ def _labels(
     ]
     if missing:
         return f"no {' and no '.join(missing)}"
-    forces = np.asarray(forces, dtype=float)
+    forces = np.asarray(forces)
+    if not np.issubdtype(forces.dtype, np.number):
+        return f"{config.forces_key} holds no numbers"
     if forces.shape != (len(atoms), 3):
         return f"{config.forces_key} has shape {forces.shape}, wanted {(len(atoms), 3)}"
+    if np.size(energy) != 1 or not isinstance(np.asarray(energy).item(), int | float):
+        return f"{config.energy_key} is {energy!r}, no number"
     if not np.isfinite(energy) or not np.isfinite(forces).all():
         return "a label is not finite"
     stress = info.get(config.stress_key) if with_stress else None
     if stress is not None:
         stress = np.asarray(stress, dtype=float)
+        if stress.size not in (6, 9) or not np.isfinite(stress).all():
+            return f"{config.stress_key} is no finite stress of 6 or 9 components"
         if stress.size == 6:
             stress = voigt_6_to_full_3x3_stress(stress.ravel())
-        elif stress.size != 9 or not np.isfinite(stress).all():
-            return f"{config.stress_key} is no finite stress of 6 or 9 components"
         stress = stress.reshape(3, 3)
     return float(energy), forces, stress
 

@@ -78,6 +78,8 @@ def read_config(path: Path) -> Job:
         )
     if ("data" in content) == ("heads" in content):
         raise InputError(f"{path}: wanted either [data] or one or more [heads.NAME].")
+    for section in content:
+        require(isinstance(content[section], dict), f"[{section}]", content[section], "a table")
     check_keys(ModelConfig, content.get("model", {}), "[model]")
     check_keys(TrainConfig, content.get("training", {}), "[training]")
     sections = content.get("heads") or {"default": content["data"]}

@@ -143,7 +143,8 @@ def test_potential_and_head_are_those_of_the_settings(head, given, settings, mon
 
     monkeypatch.setattr("workflows.label.load_potential", load)
     run(settings(potential="my.pt", head=head, dtype="float32"))
-    assert asked == [(("my.pt", "auto", "float32"), given)]
+    quiet = {"on_extrapolation": "ignore"}  # what is outside is what is looked for
+    assert asked == [(("my.pt", "auto", "float32"), given | quiet)]
 
 
 def test_large_forces_and_contacts_are_refused(settings):

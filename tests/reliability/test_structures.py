@@ -1,0 +1,175 @@
+"""Bad structures × entry points; docs/reliability.md lists them."""
+
+import importlib
+import warnings
+
+import ase.io
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import add_adsorbate, fcc111
+from ase.calculators.calculator import CalculationFailed
+
+from nemp_sim import NEMP
+from nemp_sim.cli import app as nemp
+from nemp_sim.errors import InputError, NempError
+from nemp_sim.ipi.client import BeadEvaluator
+from nemp_sim.ipi.wire import Frame
+from nemp_sim.watch import ExtrapolationWarning
+from tests.reliability.outcome import assert_refused
+
+
+def slab():
+    atoms = fcc111("Pd", (1, 1, 2), a=3.95, vacuum=5.0)
+    add_adsorbate(atoms, "H", 0.9, "fcc")
+    atoms.info = {}
+    return atoms
+
+
+def changed(change):
+    def make():
+        atoms = slab()
+        change(atoms)
+        return atoms
+
+    return make
+
+
+def place(value):
+    return changed(lambda a: a.positions.__setitem__((1, 2), value))
+
+
+def cell(*rows):
+    return changed(lambda a: a.set_cell(rows))
+
+
+def scaled(factor):
+    return changed(lambda a: a.set_cell(a.cell * factor, scale_atoms=True))
+
+
+BAD_ATOMS = {
+    "NaN position": place(np.nan),
+    "infinite position": place(np.inf),
+    "escaped atom": place(1e7),
+    "NaN cell": cell([np.nan, 0, 0], [0, 2.8, 0], [0, 0, 20]),
+    "zero cell": cell([0, 0, 0], [0, 0, 0], [0, 0, 0]),
+    "coplanar cell": cell([2.8, 0, 0], [5.6, 0, 0], [0, 0, 20]),
+    "huge cell": cell([1e6, 0, 0], [0, 2.8, 0], [0, 0, 20]),
+    "lengths in nm": scaled(0.1),
+    "tiny cell": scaled(0.004),
+    "unknown element": changed(lambda a: a.symbols.__setitem__(0, "Au")),
+    "dummy element": changed(lambda a: a.symbols.__setitem__(0, "X")),
+}
+BAD_BYTES = {
+    "empty file": b"",
+    "no atoms": b"0\nProperties=species:S:1:pos:R:3\n",
+    "binary": bytes(range(256)) * 20,
+    "truncated": b"4\n\nH 0 0 0\n",
+    "not UTF-8": "2\n\xe9\nH 0 0 0\nH 0 0 \xe9\n".encode("latin1"),
+    "words for numbers": b"2\nProperties=species:S:1:pos:R:3\nH a b c\nH 0 0 1\n",
+    "no such symbol": b"1\nProperties=species:S:1:pos:R:3\nQq 0 0 0\n",
+    "not a structure": b"\x80\x04\x95import os",
+}
+NAMES = [*BAD_ATOMS, *BAD_BYTES, "missing file", "directory"]
+COMMON = ["--device", "cpu"]
+SHORT = ["--beads", "1", "--steps", "4", "--equilibration", "1"]
+ENTRIES = {  # arguments, with FILE for the bad one
+    "check": ["pdh", "FILE"],
+    "validate": ["pdh", "--structure", "FILE"],
+    "ipi": ["--potential", "pdh", "--template", "FILE", "--address", "a", "--prefix", "/nowhere/"],
+    "neb": ["--initial", "FILE", "--final", "GOOD"],
+    "phonons": ["--structure", "FILE", "--potential", "pdh.pt"],
+    "adsorption": ["--slab", "FILE"],
+    "diffusion": ["--structure", "FILE"],
+    "pimd": ["--system", "FILE", "--potential", "pdh.pt", *SHORT],
+    "umbrella": ["--initial", "FILE", "--final", "GOOD", *SHORT],
+    "label": ["--candidates", "FILE", "--calculator", "emt"],
+}
+COMMANDS = ("check", "validate", "ipi")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """All bad files, and a good one."""
+    path = tmp_path_factory.mktemp("bad")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name, make in BAD_ATOMS.items():
+            ase.io.write(path / f"{name}.xyz", make(), format="extxyz")
+        ase.io.write(path / "good.xyz", slab(), format="extxyz")
+    for name, content in BAD_BYTES.items():
+        (path / f"{name}.xyz").write_bytes(content)
+    (path / "directory.xyz").mkdir()
+    return path
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_commands_refuse_bad_structure_files(folder, tmp_path, entry, name):
+    if (entry, name) == ("label", "lengths in nm"):
+        pytest.skip("a candidate with contacts too close is left out and counted")
+    places = {"FILE": folder / f"{name}.xyz", "GOOD": folder / "good.xyz"}
+    arguments = [places.get(a, a) for a in ENTRIES[entry]]
+    if entry in COMMANDS:
+        app, arguments = nemp, [entry, *arguments, *COMMON]
+    else:
+        app = importlib.import_module(f"workflows.{entry}").app
+        arguments += ["--out", tmp_path / "out", *COMMON]
+    assert_refused(app, arguments, folder)
+    assert not [*(tmp_path / "out").rglob("report.*"), *(tmp_path / "out").rglob("*.png")]
+
+
+SENSELESS = [*BAD_ATOMS]
+
+
+@pytest.fixture(scope="module")
+def pdh():
+    return NEMP("pdh.pt", device="cpu").potential
+
+
+@pytest.mark.parametrize("name", SENSELESS)
+def test_evaluate_refuses_bad_structures(pdh, name):
+    with pytest.raises(InputError):
+        pdh.evaluate([slab(), BAD_ATOMS[name]()])
+
+
+@pytest.mark.parametrize("name", SENSELESS)
+def test_calculator_refuses_bad_structures(pdh, name):
+    atoms = BAD_ATOMS[name]()
+    atoms.calc = NEMP(pdh)
+    for _ in range(2):  # no old result is handed out after an error
+        with pytest.raises((InputError, CalculationFailed)):
+            atoms.get_potential_energy()
+
+
+@pytest.mark.parametrize("name", ["NaN position", "infinite position", "escaped atom", "NaN cell"])
+def test_ipi_client_refuses_bad_frames(pdh, name):
+    template, bad = slab(), BAD_ATOMS[name]()
+    evaluator = BeadEvaluator(pdh, template)
+    with pytest.raises(NempError):
+        evaluator.evaluate([Frame(bad.cell.array, bad.positions)])
+
+
+def test_overlapping_atoms_are_named(pdh):
+    atoms = slab()
+    atoms.positions[1] = atoms.positions[0]
+    with pytest.warns(ExtrapolationWarning, match="Pd0 and Pd1 are 0 Å apart"):
+        result = pdh.evaluate([atoms])
+    assert result.outside[0]
+
+
+def test_left_handed_and_wide_cells_are_right(pdh):
+    """Allowed, and the same crystal: no warning, the same numbers."""
+    atoms, mirrored = slab(), slab()
+    mirrored.set_cell(atoms.cell.array[[1, 0, 2]])
+    assert np.linalg.det(mirrored.cell.array) < 0 < np.linalg.det(atoms.cell.array)
+    wide = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=True)
+    wide.set_cell([*atoms.cell[:2], [0, 0, 5e3]])
+    energies = pdh.evaluate([atoms, mirrored, wide]).energy
+    np.testing.assert_allclose(energies, energies[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("given", [None, "Pd", 3, [None], ["Pd"], slab()], ids=repr)
+def test_evaluate_wants_a_list_of_atoms(pdh, given):
+    with pytest.raises((NempError, TypeError, AttributeError)):
+        pdh.evaluate(given)
