@@ -63,11 +63,13 @@ def umbrella_integration(windows: Sequence[Window], temperature_K: float) -> Pro
     those of the forces κ (⟨s⟩ − s₀), times the stretch of path of each window.
 
     Raises:
-        InputError: fewer than three windows.
+        InputError: fewer than three windows, or one without two different samples.
 
     Source: J. Kästner and W. Thiel, J. Chem. Phys. 123, 144104 (2005), 10.1063/1.2052648.
     """
     require(len(windows) >= 3, "windows", len(windows), "3 or more")
+    still = [w.centre_A for w in windows if not np.ptp(w.samples_A) > 0]
+    require(not still, "samples of the windows at", still, "two different ones or more: more steps")
     means = [window.mean_A for window in windows]
     order = np.argsort([m.mean for m in means])
     windows, means = [windows[i] for i in order], [means[i] for i in order]

@@ -252,7 +252,7 @@ def input_xml(start: Start, dynamics: Dynamics, mode: str = "unix") -> ElementTr
             f"ensemble is 'npt', but pbc is {start.atoms.pbc.tolist()} and {len(start.fixed)} "
             "atoms are held: pressure needs three periodic axes and atoms that all move. Use nvt."
         )
-    # threads of i-PI 3.3 that write files share the momenta with each other: see docs/pimd.md
+    # threads of i-PI 3.3 that write files share the arrays of its transform: see docs/pimd.md
     root = ElementTree.Element("simulation", verbosity="medium", threading="False")
     root.append(_output(start, dynamics))
     _add(root, "total_steps", dynamics.steps)

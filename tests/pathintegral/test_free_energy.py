@@ -49,6 +49,8 @@ def test_windows_far_apart_show_in_the_gap(rng):
     assert umbrella_integration(windows, 300.0).gap > 4
     with pytest.raises(InputError, match="windows is 2"):
         umbrella_integration(windows[:2], 300.0)
+    with pytest.raises(InputError, match="at is .0.5., but must be two different ones or more"):
+        umbrella_integration([*windows, Window(0.5, 4.0, np.array([0.5]))], 300.0)
 
 
 def test_umbrella_acts_on_the_centroid(tmp_path):

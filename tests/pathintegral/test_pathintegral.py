@@ -261,6 +261,7 @@ def test_a_molecule_gets_a_box_and_masses_their_labels():
     assert start.atoms.cell.rank == 3 and start.atoms.cell.lengths().min() >= 20
     assert start.labels == ("O", "D", "H") and start.species() == ("H", "D", "O")
     root = input_xml(start, Dynamics())
+    assert root.get("threading") == "False"  # i-PI's transforms are not safe in threads
     written = root.find("system/initialize/masses")
     assert written.get("units") == "dalton" and " 2.01400000" in written.text
     assert root.find("system/motion/fixcom").text.strip() == "True"

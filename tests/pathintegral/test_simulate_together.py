@@ -44,11 +44,11 @@ def test_simulations_in_one_batch_are_those_alone(tmp_path):
 
 
 class Fails(HarmonicEngine):
-    """Forces of the last structure become not-a-number."""
+    """Forces of the last structure of one batch are not-a-number."""
 
     def evaluate(self, structures, **options):
         result = super().evaluate(structures, **options)
-        if len(self.batches) > 6:
+        if len(self.batches) == 12:
             result.forces[-1][0] = np.nan
         return result
 
@@ -63,3 +63,20 @@ def test_one_that_fails_stops_the_others_which_can_go_on(tmp_path):
     other = replace(jobs(tmp_path)[0], dynamics=replace(DYNAMICS, seed=9))
     with pytest.raises(InputError, match="another simulation .seed 1 → 9"):
         simulate_together(HarmonicEngine(), [*jobs(tmp_path)[1:], other])
+
+
+def test_ctrl_c_stops_all_and_they_go_on(tmp_path):
+    def interrupt(progress):
+        if progress.step >= 5:
+            raise KeyboardInterrupt
+
+    engine = HarmonicEngine()
+    with pytest.raises(KeyboardInterrupt):
+        simulate_together(engine, jobs(tmp_path, steps=100_000), show=interrupt)
+    reached = [steps_done(tmp_path / name) for name in "123"]
+    assert min(reached) >= 5
+    end = max(reached) + 3
+    assert simulate_together(engine, jobs(tmp_path, steps=end)) == 3 * end - sum(reached)
+    for name in "123":
+        steps = read_properties(tmp_path / name / "run.out")["step"]
+        np.testing.assert_array_equal(steps, np.arange(end + 1))
