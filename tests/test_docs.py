@@ -68,6 +68,7 @@ def test_the_site_holds_every_page():
     assert not [page.name for page in PAGES[2:] if f": {page.name}\n" not in listed]
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch-sim and vesin
 @pytest.mark.parametrize(("page", "code"), list(blocks()))
 def test_blocks_run(page, code, names, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
