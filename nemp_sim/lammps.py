@@ -92,7 +92,7 @@ class LammpsModel:
     ndescriptors = 1
     nparams = 1
 
-    def __init__(self, content: bytes, name: str, options: dict[str, str | None]) -> None:
+    def __init__(self, content: bytes, name: str, options: dict[str, Any]) -> None:
         """Read the potential.
 
         Args:
@@ -128,15 +128,17 @@ class LammpsModel:
         """Energies of the owned atoms and pair forces of this rank.
 
         Raises:
-            InputError: atoms of a type that ``pair_coeff`` maps to NULL.
+            InputError: atoms of a type that ``pair_coeff`` maps to NULL, or Kokkos and the
+                potential on different devices.
             EvaluationError: results that are not finite.
         """
         if hasattr(data, "forward_exchange"):
-            graph, edges = self._exchanging_graph(data), slice(None)
+            self._check_device(data)
+            graph = _rank_graph(self._species_of(data), *self._pairs(data), exchange=data)
+            edges = torch.arange(data.npairs, device=self.potential.device)
         else:
             graph, edges = self._closed_graph(data)
-        potential = self.potential
-        energies, gradients = pair_gradients(potential.model, graph, data.nlocal)
+        energies, gradients = pair_gradients(self.potential.model, graph, data.nlocal)
         if not (energies.isfinite().all() and gradients.isfinite().all()):
             raise EvaluationError(
                 "energies or forces are not finite. Check for overlapping atoms, a time step that "
@@ -169,9 +171,14 @@ class LammpsModel:
             )
         return self._species[elements]
 
-    def _exchanging_graph(self, data: Any) -> RankGraph:  # noqa: ANN401
-        """All atoms of the rank; only owned atoms are centres."""
-        return _rank_graph(self._species_of(data), *self._pairs(data), exchange=data)
+    def _check_device(self, data: Any) -> None:  # noqa: ANN401
+        """LAMMPS exchanges by bare addresses, so its arrays and ours must lie on one device."""
+        on_gpu = hasattr(data.elems, "__cuda_array_interface__")
+        if on_gpu != (self.potential.device.type == "cuda"):
+            raise InputError(
+                f"device is {str(self.potential.device)!r}, but Kokkos runs on the "
+                f"{'GPU' if on_gpu else 'CPU'}. Export with --device {'cuda' if on_gpu else 'cpu'}."
+            )
 
     def _closed_graph(self, data: Any) -> tuple[RankGraph, Tensor]:  # noqa: ANN401
         """The owned atoms with all that their energies depend on, and which pairs those are.
@@ -248,7 +255,7 @@ def _hand_over(data: Any, energies: Tensor, forces: Tensor) -> None:  # noqa: AN
         data.update_pair_forces(forces if on_gpu else forces.cpu().numpy())
 
 
-def _from_bytes(content: bytes, name: str, options: dict[str, str | None]) -> Potential:
+def _from_bytes(content: bytes, name: str, options: dict[str, Any]) -> Potential:
     with private_directory() as directory:
         path = directory / name
         path.write_bytes(content)

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from functools import cache
+from types import SimpleNamespace
 
 import ase.io
 import numpy as np
@@ -86,6 +87,10 @@ def test_refusals(export, tilted, tmp_path):
     world = World(tilted, model, 1, exchange=True)
     world.ranks[0].elems[0] = -1
     with pytest.raises(InputError, match="NULL"):
+        world.run()
+    world = World(tilted, model, 1, exchange=True)
+    world.ranks[0].elems = SimpleNamespace(__cuda_array_interface__={})
+    with pytest.raises(InputError, match="--device cuda"):
         world.run()
     world = World(tilted, model, 1, exchange=True)
     world.ranks[0].rij[0] = np.nan
