@@ -73,11 +73,14 @@ def test_atomic_energies_and_a_lone_atom(export, structures):
     np.testing.assert_allclose(world.ranks[0].eatoms, expected, atol=TOLERANCE)
 
 
-def test_a_thinner_shell_is_wrong(export, tilted):
-    """T cutoffs are not enough, so the comparison above can fail."""
+@pytest.mark.parametrize("name", ["slab", "water", "tilted"])
+def test_a_forgotten_comm_modify_is_wrong_and_said(export, structures, name):
+    """So the comparison above can fail."""
     potential, _, model = export("smooth")
-    world = World(tilted, model, 1, shell_cutoffs=2)
-    assert abs(world.run()[0] - potential.evaluate([tilted]).energy[0]) > 100 * TOLERANCE
+    world = World(structures[name], model, 1, shell_cutoffs=1.5)
+    with pytest.warns(UserWarning, match=r"comm_modify cutoff 11\.6"):
+        energy = world.run()[0]
+    assert abs(energy - potential.evaluate([structures[name]]).energy[0]) > 100 * TOLERANCE
 
 
 def test_refusals(export, tilted, tmp_path):
