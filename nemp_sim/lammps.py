@@ -197,8 +197,8 @@ class LammpsModel:
         if 0 < reach < self.n_steps * cutoff:
             warnings.warn(
                 f"the ghosts reach {reach:.1f} Å beyond the atoms of a rank, but must reach "
-                f"{self.n_steps + 1} cutoffs of {cutoff:g} Å: energies are wrong unless the structure "
-                f"ends there. Put 'comm_modify cutoff {self.shell_angstrom:.1f}' into the input.",
+                f"{self.n_steps + 1} cutoffs of {cutoff:g} Å: energies are wrong unless the "
+                f"structure ends there. Put 'comm_modify cutoff {self.shell_angstrom:.1f}' into the input.",
                 stacklevel=2,
             )
 
