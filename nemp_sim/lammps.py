@@ -198,7 +198,8 @@ class LammpsModel:
             warnings.warn(
                 f"the ghosts reach {reach:.1f} Å beyond the atoms of a rank, but must reach "
                 f"{self.n_steps + 1} cutoffs of {cutoff:g} Å: energies are wrong unless the "
-                f"structure ends there. Put 'comm_modify cutoff {self.shell_angstrom:.1f}' into the input.",
+                f"structure ends there. Put 'comm_modify cutoff {self.shell_angstrom:.1f}' into "
+                "the input.",
                 stacklevel=2,
             )
 
