@@ -15,6 +15,7 @@ Source: ``pair_style mliap unified`` of LAMMPS; ``mliap_unified_couple.pyx`` sta
 
 import math
 import pickle
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,7 @@ class LammpsModel:
     ndescriptors = 1
     nparams = 1
 
-    def __init__(self, content: bytes, name: str, options: dict[str, str | None]) -> None:
+    def __init__(self, content: bytes, name: str, options: dict[str, Any]) -> None:
         """Read the potential.
 
         Args:
@@ -102,6 +103,7 @@ class LammpsModel:
         """
         self._state = (content, name, options)
         self.interface = None
+        self._checked = False
         self.potential = _from_bytes(content, name, options)
         symbols = self.potential.config.symbols
         self.element_types = list(self.potential.elements)
@@ -118,6 +120,11 @@ class LammpsModel:
         """Message-passing steps T."""
         return self.potential.config.n_message_passing
 
+    @property
+    def shell_angstrom(self) -> float:
+        """Thickness of the shell of ghosts without Kokkos: T + 1 cutoffs and LAMMPS' skin, Å."""
+        return (self.n_steps + 1) * self.potential.cutoff_angstrom + SKIN_ANGSTROM
+
     def compute_descriptors(self, data: Any) -> None:  # noqa: ANN401 (MLIAPDataPy of LAMMPS)
         """Nothing: ``compute_forces`` does it all."""
 
@@ -128,15 +135,17 @@ class LammpsModel:
         """Energies of the owned atoms and pair forces of this rank.
 
         Raises:
-            InputError: atoms of a type that ``pair_coeff`` maps to NULL.
+            InputError: atoms of a type that ``pair_coeff`` maps to NULL, or Kokkos and the
+                potential on different devices.
             EvaluationError: results that are not finite.
         """
         if hasattr(data, "forward_exchange"):
-            graph, edges = self._exchanging_graph(data), slice(None)
+            self._check_device(data)
+            graph = _rank_graph(self._species_of(data), *self._pairs(data), exchange=data)
+            edges = torch.arange(data.npairs, device=self.potential.device)
         else:
             graph, edges = self._closed_graph(data)
-        potential = self.potential
-        energies, gradients = pair_gradients(potential.model, graph, data.nlocal)
+        energies, gradients = pair_gradients(self.potential.model, graph, data.nlocal)
         if not (energies.isfinite().all() and gradients.isfinite().all()):
             raise EvaluationError(
                 "energies or forces are not finite. Check for overlapping atoms, a time step that "
@@ -169,9 +178,30 @@ class LammpsModel:
             )
         return self._species[elements]
 
-    def _exchanging_graph(self, data: Any) -> RankGraph:  # noqa: ANN401
-        """All atoms of the rank; only owned atoms are centres."""
-        return _rank_graph(self._species_of(data), *self._pairs(data), exchange=data)
+    def _check_device(self, data: Any) -> None:  # noqa: ANN401
+        """LAMMPS exchanges by bare addresses, so its arrays and ours must lie on one device."""
+        on_gpu = hasattr(data.elems, "__cuda_array_interface__")
+        if on_gpu != (self.potential.device.type == "cuda"):
+            raise InputError(
+                f"device is {str(self.potential.device)!r}, but Kokkos runs on the "
+                f"{'GPU' if on_gpu else 'CPU'}. Export with --device {'cuda' if on_gpu else 'cpu'}."
+            )
+
+    def _warn_of_a_thin_shell(
+        self, n_owned: int, n_atoms: int, centre: Tensor, neighbour: Tensor, vectors: Tensor
+    ) -> None:
+        """Say once that the input lacks ``comm_modify``, of which LAMMPS tells nothing itself."""
+        self._checked = True
+        reach = _reach_of_ghosts(n_owned, n_atoms, centre, neighbour, vectors)
+        cutoff = self.potential.cutoff_angstrom
+        if 0 < reach < self.n_steps * cutoff:
+            warnings.warn(
+                f"the ghosts reach {reach:.1f} Å beyond the atoms of a rank, but must reach "
+                f"{self.n_steps + 1} cutoffs of {cutoff:g} Å: energies are wrong unless the "
+                f"structure ends there. Put 'comm_modify cutoff {self.shell_angstrom:.1f}' into "
+                "the input.",
+                stacklevel=2,
+            )
 
     def _closed_graph(self, data: Any) -> tuple[RankGraph, Tensor]:  # noqa: ANN401
         """The owned atoms with all that their energies depend on, and which pairs those are.
@@ -180,6 +210,8 @@ class LammpsModel:
         """
         species = self._species_of(data)
         centre, neighbour, vectors = self._pairs(data)
+        if not self._checked:
+            self._warn_of_a_thin_shell(data.nlocal, len(species), centre, neighbour, vectors)
         owned = torch.arange(len(species), device=species.device) < data.nlocal
         needed = owned
         for _ in range(self.n_steps):
@@ -197,6 +229,31 @@ class LammpsModel:
             vectors[kept],
         )
         return graph, kept
+
+
+def _reach_of_ghosts(
+    n_owned: int, n_atoms: int, centre: Tensor, neighbour: Tensor, vectors: Tensor
+) -> float:
+    """How far the ghosts reach beyond the owned atoms along some axis, Å; 0 without ghosts.
+
+    LAMMPS hands over no positions: those of the atoms that pairs connect with the first one follow
+    from r_ij.
+    """
+    if n_owned in (0, n_atoms) or not len(centre):
+        return 0.0
+    positions = vectors.new_zeros(n_atoms, 3)
+    known = torch.zeros(n_atoms, dtype=torch.bool, device=centre.device)
+    known[0] = True
+    while True:
+        edge = (known[centre] & ~known[neighbour]).nonzero()[:, 0]
+        if not len(edge):
+            break
+        positions[neighbour[edge]] = positions[centre[edge]] + vectors[edge]
+        known[neighbour[edge]] = True
+    owned, every = positions[:n_owned][known[:n_owned]], positions[known]
+    below = owned.amin(0) - every.amin(0)
+    above = every.amax(0) - owned.amax(0)
+    return float(torch.maximum(below, above).max())
 
 
 def _rank_graph(
@@ -248,7 +305,7 @@ def _hand_over(data: Any, energies: Tensor, forces: Tensor) -> None:  # noqa: AN
         data.update_pair_forces(forces if on_gpu else forces.cpu().numpy())
 
 
-def _from_bytes(content: bytes, name: str, options: dict[str, str | None]) -> Potential:
+def _from_bytes(content: bytes, name: str, options: dict[str, Any]) -> Potential:
     with private_directory() as directory:
         path = directory / name
         path.write_bytes(content)
@@ -294,7 +351,6 @@ def export_lammps(
 def input_lines(model: LammpsModel, file: str | Path) -> str:
     """The lines of a LAMMPS input that use an exported potential."""
     cutoff = model.potential.cutoff_angstrom
-    shell = (model.n_steps + 1) * cutoff
     elements = " ".join(model.element_types)
     return "\n".join(
         [
@@ -303,7 +359,7 @@ def input_lines(model: LammpsModel, file: str | Path) -> str:
             "newton on",
             f"pair_style mliap unified {file} 1   # with Kokkos: 0, and no comm_modify",
             f"pair_coeff * * {elements}   # the element of each type, in their order",
-            f"comm_modify cutoff {shell + SKIN_ANGSTROM:.1f}   # {model.n_steps + 1} cutoffs of "
+            f"comm_modify cutoff {model.shell_angstrom:.1f}   # {model.n_steps + 1} cutoffs of "
             f"{cutoff:g} Å, and the skin",
         ]
     )

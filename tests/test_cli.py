@@ -87,3 +87,14 @@ def test_bad_input_is_one_message_and_exit_code_2(arguments, message):
     assert result.exit_code == 2
     assert message in result.output
     assert "Traceback" not in result.output
+
+
+def test_export_lammps_prints_the_input_lines(potential_file, tmp_path):
+    result = run("export-lammps", potential_file, "-o", tmp_path / "model.mliap")
+    assert result.exit_code == 0
+    for line in ("units metal", "pair_coeff * * H Pd", "comm_modify cutoff"):
+        assert line in result.output
+    assert (tmp_path / "model.mliap").is_file()
+    refused = run("export-lammps", potential_file, "-o", tmp_path / "model.pt")
+    assert refused.exit_code == 2
+    assert "another ending" in refused.output

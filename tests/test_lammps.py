@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from functools import cache
+from types import SimpleNamespace
 
 import ase.io
 import numpy as np
@@ -21,6 +22,7 @@ from nemp_sim.potential import VOIGT
 from tests.lammps_stand_in import World
 
 TOLERANCE = 1e-9  # eV, eV/Å: float64, other orders of summation
+PRINTED = 1e-8  # and as LAMMPS prints them
 
 
 @pytest.fixture(scope="module")
@@ -71,11 +73,14 @@ def test_atomic_energies_and_a_lone_atom(export, structures):
     np.testing.assert_allclose(world.ranks[0].eatoms, expected, atol=TOLERANCE)
 
 
-def test_a_thinner_shell_is_wrong(export, tilted):
-    """T cutoffs are not enough, so the comparison above can fail."""
+@pytest.mark.parametrize("name", ["slab", "water", "tilted"])
+def test_a_forgotten_comm_modify_is_wrong_and_said(export, structures, name):
+    """So the comparison above can fail."""
     potential, _, model = export("smooth")
-    world = World(tilted, model, 1, shell_cutoffs=2)
-    assert abs(world.run()[0] - potential.evaluate([tilted]).energy[0]) > 100 * TOLERANCE
+    world = World(structures[name], model, 1, shell_cutoffs=1.5)
+    with pytest.warns(UserWarning, match=r"comm_modify cutoff 11\.6"):
+        energy = world.run()[0]
+    assert abs(energy - potential.evaluate([structures[name]]).energy[0]) > 100 * TOLERANCE
 
 
 def test_refusals(export, tilted, tmp_path):
@@ -85,6 +90,10 @@ def test_refusals(export, tilted, tmp_path):
     world = World(tilted, model, 1, exchange=True)
     world.ranks[0].elems[0] = -1
     with pytest.raises(InputError, match="NULL"):
+        world.run()
+    world = World(tilted, model, 1, exchange=True)
+    world.ranks[0].elems = SimpleNamespace(__cuda_array_interface__={})
+    with pytest.raises(InputError, match="--device cuda"):
         world.run()
     world = World(tilted, model, 1, exchange=True)
     world.ranks[0].rij[0] = np.nan
@@ -106,7 +115,7 @@ def missing_for_lammps():
 
 
 def in_lammps(directory, model, file, atoms, n_ranks):
-    """Energy, forces and stress of atoms, as LAMMPS computes them on some MPI ranks."""
+    """Energy, atomic energies, forces and stress that LAMMPS computes on some MPI ranks."""
     elements = model.element_types
     data = directory / "atoms.data"
     ase.io.write(data, atoms, format="lammps-data", specorder=elements, masses=False)
@@ -119,7 +128,8 @@ def in_lammps(directory, model, file, atoms, n_ranks):
             *lines[3:],
             "thermo_style custom step pe pxx pyy pzz pyz pxz pxy",
             "thermo_modify format float %.14g",
-            "dump forces all custom 1 forces.dump id fx fy fz",
+            "compute energies all pe/atom",
+            "dump forces all custom 1 forces.dump id c_energies fx fy fz",
             "dump_modify forces sort id format float %.14g",
             "run 0",
         ]
@@ -137,28 +147,28 @@ def in_lammps(directory, model, file, atoms, n_ranks):
     log = (directory / "log.lammps").read_text().splitlines()
     header = next(i for i, line in enumerate(log) if line.split()[:1] == ["Step"])
     numbers = [float(word) for word in log[header + 1].split()]
-    rows = (directory / "forces.dump").read_text().split("ITEM: ATOMS id fx fy fz")[1]
-    forces = np.array([row.split() for row in rows.strip().splitlines()], float)[:, 1:]
-    return numbers[1], forces, -np.array(numbers[2:]) * units.bar
+    rows = (directory / "forces.dump").read_text().split("ITEM: ATOMS")[1]
+    atomic = np.array([row.split() for row in rows.strip().splitlines()[1:]], float)
+    return numbers[1], atomic[:, 1], atomic[:, 2:], -np.array(numbers[2:]) * units.bar
 
 
-@pytest.fixture(scope="module")
-def boxes():
-    """Orthogonal boxes of H on Pd(111) and of water-like O and H."""
+def long_slab():
+    """H on Pd(111) in an orthogonal box that four ranks share."""
     slab = fcc111("Pd", (4, 4, 3), a=3.94, vacuum=4.0, orthogonal=True, periodic=True)
     slab += Atoms("H", [slab.positions[-1] + [1.4, 0.8, 0.9]])
     slab.rattle(0.05, seed=4)
-    return {"slab": slab}
+    return slab
 
 
 @pytest.mark.skipif(bool(missing_for_lammps()), reason=missing_for_lammps())
 @pytest.mark.parametrize("n_ranks", [1, 2, 4])
 @pytest.mark.parametrize("name", ["slab", "water"])
-def test_lammps_itself(export, boxes, water, tmp_path, name, n_ranks):
+def test_lammps_itself(export, water, tmp_path, name, n_ranks):
     potential, file, model = export("smooth")
-    atoms = {"slab": boxes["slab"], "water": water}[name]
-    energy, forces, stress = in_lammps(tmp_path, model, file, atoms, n_ranks)
+    atoms = {"slab": long_slab(), "water": water}[name]
+    energy, energies, forces, stress = in_lammps(tmp_path, model, file, atoms, n_ranks)
     whole = potential.evaluate([atoms], stress=True)
-    assert energy == pytest.approx(whole.energy[0], abs=1e-8)
-    np.testing.assert_allclose(forces, whole.forces[0], atol=1e-8)
-    np.testing.assert_allclose(stress, whole.stress[0], atol=1e-8)
+    assert energy == pytest.approx(whole.energy[0], abs=PRINTED)
+    np.testing.assert_allclose(energies, whole.energies[0], atol=PRINTED)
+    np.testing.assert_allclose(forces, whole.forces[0], atol=PRINTED)
+    np.testing.assert_allclose(stress, whole.stress[0], atol=PRINTED)
