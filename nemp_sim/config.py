@@ -391,6 +391,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Check every value."""
         require_types(self)
+        require_plain_name(self.name)
         for name in ("epochs", "batch_size", "validate_every"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         require(self.optimizer in ("muon", "adam"), "optimizer", self.optimizer, "'muon' or 'adam'")

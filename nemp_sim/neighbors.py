@@ -36,6 +36,11 @@ class EdgeList:
         return positions[self.neighbour] - positions[self.centre] + self.shifts @ atoms.cell.array
 
 
+def _periodic_cell(atoms: Atoms) -> np.ndarray:
+    """Cell vectors (3, 3) of the periodic axes, unit normals for the others, whose own are moot."""
+    return complete_cell(np.where(atoms.pbc[:, None], atoms.cell.array, 0.0))
+
+
 def edge_list(atoms: Atoms, cutoff: float) -> EdgeList:
     """All pairs closer than ``cutoff`` (Å), periodic images included along periodic axes only.
 
@@ -48,7 +53,7 @@ def edge_list(atoms: Atoms, cutoff: float) -> EdgeList:
     finder = NeighborList(cutoff=cutoff, full_list=True, sorted=True)
     i, j, shifts = finder.compute(
         points=atoms.positions,
-        box=complete_cell(atoms.cell.array),
+        box=_periodic_cell(atoms),
         periodic=atoms.pbc,
         quantities="ijS",
     )
@@ -147,7 +152,7 @@ def build_graph(
     centre = np.concatenate([e.centre + o for e, o in zip(edges, first[:-1], strict=True)])
     neighbour = np.concatenate([e.neighbour + o for e, o in zip(edges, first[:-1], strict=True)])
     numbers = np.concatenate([atoms.numbers for atoms in structures])
-    cells = np.stack([complete_cell(atoms.cell.array) for atoms in structures])
+    cells = np.stack([_periodic_cell(atoms) for atoms in structures])
     arrays = {
         "positions": np.concatenate([atoms.positions for atoms in structures]),
         "cells": cells,

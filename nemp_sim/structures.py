@@ -8,6 +8,7 @@ from ase.constraints import FixAtoms, FixCartesian
 
 from nemp_sim.errors import InputError
 
+LARGEST_NUMBER = 1e8  # Å; beyond, rounding of positions is 1e-8 Å and more
 LARGEST_EXTENT = 1e4  # Å along axes that are not periodic; the search takes seconds beyond
 
 
@@ -61,6 +62,12 @@ def check_structure(atoms: Atoms, index: int) -> None:
                 f"{where}: {name}[{row}] is {values[row]}, but must be finite numbers in Å. "
                 "Check the file or the step that produced it."
             )
+        if np.abs(values).max(initial=0.0) > LARGEST_NUMBER:
+            row = int(np.abs(values).max(axis=1).argmax())
+            raise InputError(
+                f"{where}: {name}[{row}] is {values[row]}, but must be within "
+                f"{LARGEST_NUMBER:.0e} Å. Check the file and the length unit."
+            )
     vectors = atoms.cell.array[atoms.pbc]
     if len(vectors) and np.linalg.matrix_rank(vectors, tol=1e-6) < len(vectors):
         raise InputError(
@@ -68,10 +75,10 @@ def check_structure(atoms: Atoms, index: int) -> None:
             "a periodic axis needs a cell vector, and periodic cell vectors must be independent. "
             "Set atoms.cell, or atoms.pbc = False for a molecule."
         )
-    longest = np.linalg.norm(vectors, axis=1).max(initial=0.0)
+    longest = np.abs(vectors).max(initial=0.0)
     if longest > LARGEST_EXTENT:  # a neighbour search of so many bins ends the process
         raise InputError(
-            f"{where}: a periodic cell vector is {longest:.3g} Å long, but must be within "
+            f"{where}: a periodic cell vector reaches {longest:.3g} Å, but must be within "
             f"{LARGEST_EXTENT:.0e} Å. Check the unit, or set atoms.pbc = False along vacuum."
         )
     if len(atoms) and not atoms.pbc.all():

@@ -42,7 +42,7 @@ class Run:
         """Go on from ``state.pt`` in ``directory`` where there is one of the same run.
 
         Raises:
-            InputError: the directory holds the state of another run.
+            InputError: the directory holds the state of another run, or a damaged one.
         """
         self.trainer, self.batches, self.validation = trainer, batches, validation
         self.directory, self.fingerprint = directory, fingerprint
@@ -55,7 +55,15 @@ class Run:
 
     def _resume(self) -> None:
         device = self.trainer.device
-        saved = torch.load(self.state_file, map_location=device, weights_only=True)
+        try:
+            saved = torch.load(self.state_file, map_location=device, weights_only=True)
+        except Exception as error:  # a damaged file can raise anything
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            raise InputError(
+                f"{self.state_file}: no readable state of a run ({reason}). Remove it."
+            ) from error
+        if not isinstance(saved, dict) or saved.get("fingerprint") is None:
+            raise InputError(f"{self.state_file}: no state of a run. Remove it to start anew.")
         if saved["fingerprint"] != self.fingerprint:
             raise InputError(
                 f"{self.directory} holds an unfinished run with other settings, data or versions. "
