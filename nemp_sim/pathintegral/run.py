@@ -205,18 +205,36 @@ def _running(
                 clients.add(helper, number, directory)
             yield _Simulation(server, clients, job, done)
         finally:
-            _stop(server)
+            server.stop()
             clients.stop()
 
 
+class _IPI(subprocess.Popen):
+    """i-PI in a process."""
+
+    asked = False
+
+    def ask_to_stop(self) -> None:
+        """Let it write its restart file and end; a second signal would end it without the file."""
+        if not self.asked and self.poll() is None:
+            self.asked = True
+            self.terminate()
+
+    def stop(self) -> None:
+        """Ask, and wait for the end."""
+        self.ask_to_stop()
+        with suppress(subprocess.TimeoutExpired):
+            self.wait(STOP_S)
+
+
 @contextmanager
-def _ipi(path: Path, sockets: Path) -> Iterator[subprocess.Popen]:
+def _ipi(path: Path, sockets: Path) -> Iterator[_IPI]:
     """i-PI on an input file, in the directory of that file; gone when the block ends."""
     program = shutil.which("i-pi", path=str(Path(sys.executable).parent)) or shutil.which("i-pi")
     if program is None:
         raise InputError("the program i-pi is not installed here. Install it: pip install ipi.")
     with (path.parent / "i-pi.log").open("a") as log:
-        server = subprocess.Popen(
+        server = _IPI(
             [sys.executable, program, "-S", f"{sockets}/", path.name],
             cwd=path.parent,
             stdout=log,
@@ -279,11 +297,12 @@ class _Simulation:
     """A server with its clients, as long as it runs.
 
     Attributes:
+        server: i-PI.
         progress: where it stands; None before the first line.
     """
 
-    def __init__(self, server: subprocess.Popen, clients: _Clients, job: Job, done: int) -> None:
-        self._server, self._clients, self._job, self._done = server, clients, job, done
+    def __init__(self, server: _IPI, clients: _Clients, job: Job, done: int) -> None:
+        self.server, self._clients, self._job, self._done = server, clients, job, done
         self._first: tuple[float, np.ndarray] | None = None
         self.progress: Progress | None = None
 
@@ -295,12 +314,12 @@ class _Simulation:
             InputError: i-PI refuses its input.
             EvaluationError: i-PI ended before the last step.
         """
-        if self._server.poll() is not None:
+        if self.server.poll() is not None:
             self._check_end()
             return False
         error = self._clients.error
         if error is not None:
-            _stop(self._server)
+            self.server.stop()
             raise (
                 error
                 if isinstance(error, NempError)
@@ -316,11 +335,6 @@ class _Simulation:
             self.progress = Progress(int(row[0]), steps, row[3], row[4], change, left)
         return True
 
-    def ask_to_stop(self) -> None:
-        """Tell i-PI to write its restart file and end."""
-        if self._server.poll() is None:
-            self._server.terminate()
-
     def steps(self) -> int:
         """Steps done since the start."""
         return steps_done(self._job.directory) - self._done
@@ -328,8 +342,8 @@ class _Simulation:
     def _check_end(self) -> None:
         directory, wanted = self._job.directory, self._job.dynamics.steps
         reached = steps_done(directory)
-        if self._server.returncode != 0 or reached <= self._done:
-            code = self._server.returncode
+        if self.server.returncode != 0 or reached <= self._done:
+            code = self.server.returncode
             raise InputError(f"i-PI failed (exit code {code}).{_end_of_log(directory)}")
         if reached < wanted:
             raise EvaluationError(
@@ -349,17 +363,9 @@ def _watch(simulations: Sequence[_Simulation], show: Callable[[Progress], None] 
             time.sleep(POLL_S if running else 0.0)
     except BaseException:
         for simulation in simulations:
-            simulation.ask_to_stop()
+            simulation.server.ask_to_stop()
         raise
     return sum(simulation.steps() for simulation in simulations)
-
-
-def _stop(server: subprocess.Popen) -> None:
-    """Ask i-PI to write its restart file and end."""
-    if server.poll() is None:
-        server.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            server.wait(STOP_S)
 
 
 def _end_of_log(directory: Path) -> str:
