@@ -4,8 +4,8 @@
     python benchmarks/load.py pdh.pt --evaluations 2000 --device cuda
 
 A slab moves a little between evaluations, so that neighbour lists are rebuilt now and then. Prints
-resident memory (and that of the GPU) ten times; exit code 1 where the last is more than 1 % above
-the one after a tenth of the run.
+resident memory (and that of the GPU) ten times; exit code 1 where the least of the last three is
+more than 1 % above the first.
 """
 
 import argparse
@@ -47,8 +47,10 @@ def main() -> None:
             gpu = torch.cuda.memory_allocated() / 1e6 if torch.cuda.is_available() else 0.0
             seconds = time.perf_counter() - began
             print(f"{k:8d} evaluations {seconds:8.1f} s {seen[-1]:9.1f} MB GPU {gpu:9.1f} MB")
-    grown = seen[-1] / seen[0]
-    print(f"memory at the end over that after a tenth: {grown:.4f} (wanted: at most {GROWTH})")
+    grown = min(seen[-3:]) / seen[0]  # the allocator keeps a block now and then, and gives it back
+    print(
+        f"least memory of the last three tenths over the first: {grown:.4f} (at most {GROWTH})"
+    )
     raise SystemExit(1 if grown > GROWTH else 0)
 
 
