@@ -107,7 +107,7 @@ SYSTEMS: Mapping[str, System] = {
     "AgPd": System(_alternating_layers, "crystal", "agpd.pt", "liquid"),
     "ice-Ih": System(_ice, "crystal", "water.pt", relax="positions"),
     "h-pd111": System(_hydrogen, "slab", "pdh.pt"),
-    "co-pd111": System(_carbon_monoxide, "slab", None),
+    "co-pd111": System(_carbon_monoxide, "slab", "pdco.pt", "pw450"),
     "methanol": System(lambda: molecule("CH3OH"), "molecule", "methanol.pt"),
     "H2O": System(lambda: molecule("H2O"), "molecule", None),  # water.pt knows no lone molecule
     "water": System(lambda: water_box(4, WATER_BOX_ANGSTROM), "liquid", "water.pt"),

@@ -69,6 +69,7 @@ def test_potentials():
     assert choose_potential("AgPd", None, None) == ("agpd.pt", "liquid")
     assert choose_potential("AgPd", None, "solid") == ("agpd.pt", "solid")
     assert choose_potential("AgPd", "my.pt", None) == ("my.pt", None)
-    for name in ("co-pd111", "my.xyz"):
+    assert choose_potential("co-pd111", None, None) == ("pdco.pt", "pw450")
+    for name in ("H2O", "my.xyz"):
         with pytest.raises(InputError, match="potential is not given, but only Pd.*have a shipped"):
             choose_potential(name, None, None)

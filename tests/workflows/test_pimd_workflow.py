@@ -104,7 +104,7 @@ def test_unusable_settings_are_refused(tmp_path):
         ({"beads": ()}, "beads is"),
         ({"equilibration": 1000}, "equilibration is 1000.*below 1000"),
         ({"isotope": ("H", "He")}, "isotope is"),
-        ({"system": "co-pd111"}, "potential is not given.*h-pd111, methanol, water"),
+        ({"system": "H2O"}, "potential is not given.*h-pd111, co-pd111, methanol, water"),
         ({"name": "a/b"}, "name is 'a/b'"),
         ({"mode": "inet"}, "mode is 'inet'"),
         ({"thermostat": "gle"}, "gle_file is None"),
