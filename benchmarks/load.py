@@ -48,9 +48,7 @@ def main() -> None:
             seconds = time.perf_counter() - began
             print(f"{k:8d} evaluations {seconds:8.1f} s {seen[-1]:9.1f} MB GPU {gpu:9.1f} MB")
     grown = min(seen[-3:]) / seen[0]  # the allocator keeps a block now and then, and gives it back
-    print(
-        f"least memory of the last three tenths over the first: {grown:.4f} (at most {GROWTH})"
-    )
+    print(f"least memory of the last three tenths over the first: {grown:.4f} (at most {GROWTH})")
     raise SystemExit(1 if grown > GROWTH else 0)
 
 
