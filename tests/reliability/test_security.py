@@ -19,7 +19,9 @@ FORBIDDEN_MODULES = {
     *("dill", "joblib", "marshal", "shelve", "cloudpickle", "requests", "httpx", "ftplib"),
     *("urllib.request", "http.client", "smtplib", "telnetlib", "ssl"),
 }
-PICKLE = {"nemp_sim/jax_import.py"}  # its Unpickler allows arrays and plain containers alone
+# The Unpickler of the first allows arrays and plain containers alone; the second writes a pickle,
+# which LAMMPS asks for, and reads none.
+PICKLE = {"nemp_sim/jax_import.py", "nemp_sim/lammps.py"}
 
 
 def name_of(node):
