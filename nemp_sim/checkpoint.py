@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nemp_sim.config import ModelConfig
 from nemp_sim.errors import InputError, PotentialFileError
-from nemp_sim.files import replacing, sha256_of
+from nemp_sim.files import parse_json, replacing, sha256_of
 from nemp_sim.model import NEMP
 from nemp_sim.potential import Potential, PotentialMetadata
 from nemp_sim.watch import check_policy
@@ -232,8 +232,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             "written by 'nemp train' and 'nemp import-jax'."
         )
     try:
-        header = dict(json.loads(content["header"]))
-    except (TypeError, ValueError, RecursionError):
+        header = parse_json(content["header"])
+    except ValueError:
         header = {}
     version = header.get("format_version")
     if header.get("format") != FORMAT or not isinstance(version, int):

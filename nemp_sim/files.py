@@ -1,17 +1,22 @@
 """Files: written so that no reader ever sees a partial one; structures read with clear errors."""
 
 import hashlib
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from ase import Atoms
 
 from nemp_sim.errors import InputError
 from nemp_sim.structures import check_structure
+
+MAX_JSON_DEPTH = 100  # levels
 
 
 @contextmanager
@@ -45,6 +50,26 @@ def private_directory() -> Iterator[Path]:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def parse_json(text: str) -> dict[str, Any]:
+    """The JSON object in a file that anyone may have made.
+
+    Deep nesting is refused before it is parsed: where the recursion limit of the process was
+    raised, the parser overflows the stack and the process dies.
+
+    Raises:
+        ValueError: no JSON object, or nested deeper than ``MAX_JSON_DEPTH``.
+    """
+    symbols = np.frombuffer(text.encode("utf-8"), dtype=np.uint8)
+    opened = np.isin(symbols, np.frombuffer(b"[{", dtype=np.uint8)).astype(np.int64)
+    closed = np.isin(symbols, np.frombuffer(b"]}", dtype=np.uint8))
+    if np.cumsum(opened - closed).max(initial=0) > MAX_JSON_DEPTH:
+        raise ValueError(f"JSON nested deeper than {MAX_JSON_DEPTH}")
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise ValueError("not a JSON object")
+    return found
 
 
 def sha256_of(path: Path) -> str:

@@ -1,6 +1,5 @@
 """Checkpoints of the published JAX code → Potential, without executing anything foreign."""
 
-import json
 import pickle
 import re
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from torch import Tensor
 from nemp_sim.checkpoint import new_model
 from nemp_sim.config import MLPShape, ModelConfig
 from nemp_sim.errors import InputError, PotentialFileError
+from nemp_sim.files import parse_json
 from nemp_sim.mlp import SILU_GAIN
 from nemp_sim.model import NEMP
 from nemp_sim.potential import Potential, PotentialMetadata
@@ -132,8 +132,8 @@ def read_checkpoint(directory: str | Path) -> Potential:
             f"{sorted(p.name for p in directory.glob('*')) or 'nothing'}."
         )
     try:
-        config = dict(json.loads(config_file.read_text()))
-    except (TypeError, ValueError) as error:
+        config = parse_json(config_file.read_text())
+    except ValueError as error:
         raise PotentialFileError(f"{config_file}: not a JSON object ({error}).") from error
     contents = []
     for path in pickles:

@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import sys
 import zipfile
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from nemp_sim import checkpoint
 from nemp_sim.checkpoint import load_potential, save_potential, shipped_directory
 from nemp_sim.cli import app
 from nemp_sim.errors import PotentialFileError
+from nemp_sim.files import parse_json
 from nemp_sim.potential import PotentialMetadata
 from tests.reliability.outcome import EXECUTED, assert_refused
 from tests.training.test_data import emt_trajectory
@@ -175,6 +177,17 @@ def test_hostile_potential_is_refused(good, tmp_path, name):
     assert_refused(app, ["validate", good, "--device", "cpu"], tmp_path, "p.pt")
     with pytest.raises(PotentialFileError, match=r"p\.pt"):
         load_potential(good, "cpu")
+
+
+def test_deep_json_is_refused_whatever_the_recursion_limit():
+    limit = sys.getrecursionlimit()
+    try:
+        sys.setrecursionlimit(10**6)  # as compilers and property-based tests leave it
+        with pytest.raises(ValueError, match="nested deeper than 100"):
+            parse_json("[" * 10**5)
+    finally:
+        sys.setrecursionlimit(limit)
+    assert parse_json('{"a": [1, "[[["]}') == {"a": [1, "[[["]}
 
 
 OPTIONS = {
