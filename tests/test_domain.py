@@ -269,7 +269,7 @@ def test_check_prints_a_verdict_for_each_frame(tmp_path):
     ase.io.write(outside, [bulk("Pd", a=3.95), Atoms("H2", [[0, 0, 0], [0, 0, 0.3]])])
     good = CliRunner().invoke(app, ["check", "pdh", str(inside), "--device", "cpu"])
     assert good.exit_code == 0 and "0 Pd4: inside" in good.output
-    assert "not recorded: coordination" in good.output
+    assert "all 1 structures are inside what pdh.pt was trained on" in good.output
     bad = CliRunner().invoke(app, ["check", "pdh", str(outside), "--device", "cpu"])
     assert bad.exit_code == 1
     assert "1 H2: OUTSIDE: H0 and H1 are 0.3 Å apart" in bad.output

@@ -152,7 +152,7 @@ def test_an_older_result_is_replaced_and_survives_an_error(settings):
         ({"structure": "Xy", "potential": "p.pt"}, "neither built in"),
         (
             {"structure": "cu.vasp"},
-            "only Pd, Ag, PdH, PdD, AgPd, ice-Ih, h-pd111, methanol have a",
+            "only Pd, Ag, PdH, PdD, AgPd, ice-Ih, h-pd111, co-pd111, methanol have a",
         ),
         ({"relax": "volume"}, "relax is 'volume', but must be one of auto, cell"),
         ({"mesh": (4, 4)}, "mesh is"),
