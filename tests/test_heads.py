@@ -24,19 +24,14 @@ from nemp_sim.training.start import continued_model
 from nemp_sim.training.train import train
 from tests.conftest import SMALL, make_potential
 from tests.training.test_data import emt_trajectory
-from tests.training.test_train import read_log
+from tests.training.test_train import MODEL, read_log
 
 HEADS = ("pbe", "rpbe", "hse")
 SHIFT_EV = {"Pd": 3.0, "H": -1.5}  # second head: labels 1.2 E + Σ shift
 SCALE = 1.2
-CONFIG = """
-[model]
-cutoff_angstrom = 4.0
-n_channels = 4
-n_radial = 4
-radial_mlp = [1, 8, 1]
-message_mlp = [0, 8, 1]
-output_mlp = [1, 8, 1]
+CONFIG = (
+    MODEL
+    + """\
 {heads}
 [training]
 name = "heads"
@@ -50,6 +45,7 @@ device = "cpu"
 n_members = 3
 {training}
 """
+)
 SECTION = """
 [heads.{head}]
 train = ["{head}.xyz"]

@@ -40,7 +40,8 @@ def choose(model: NEMP, kernel: str, precision: str) -> tuple[Describe, str]:
 
     Args:
         model: the network.
-        kernel: "reference", "fused" or "auto": the reference, until the kernels are measured.
+        kernel: "reference", "fused" or "auto": the reference, until the errors of the kernels are
+            measured for every shipped network.
         precision: of the matrix products of the kernels, one of PRECISIONS. "tf32x3", "fp16x3"
             (three products, float32 sums) keep the accuracy of float32; "tf32" and "bf16" trade
             it for speed.

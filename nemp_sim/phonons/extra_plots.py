@@ -11,7 +11,7 @@ from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter, Nul
 from nemp_sim.phonons.anharmonic import VelocitySpectrum
 from nemp_sim.phonons.convergence import Convergence
 from nemp_sim.phonons.gruneisen import Gruneisen
-from nemp_sim.phonons.plots import draw_bands
+from nemp_sim.phonons.plots import bands_and_right, draw_bands
 from nemp_sim.phonons.qha import QuasiHarmonic
 from nemp_sim.phonons.spectra import Bands, Spectra
 from nemp_sim.plots import BLACK, BLUE, FONT_POINTS, GREY, VERMILLION, new_figure, style_axes
@@ -177,13 +177,7 @@ def dynamics(
         temperature: of the dynamics, K.
         title: heading.
     """
-    figure = Figure(figsize=(7.0, 3.9), layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(1, 2, width_ratios=(2.2, 1), wspace=0.03)
-    left = figure.add_subplot(grid[0])
-    right = figure.add_subplot(grid[1], sharey=left)
-    for axes in (left, right):
-        style_axes(axes)
+    figure, left, right = bands_and_right(2.2)
     draw_bands(left, found.bands)
     for distance, frequencies in zip(effective.distances, effective.frequencies_THz, strict=True):
         left.plot(distance, frequencies, color=VERMILLION, linewidth=1.0, linestyle=DASHES)

@@ -34,18 +34,24 @@ def save_both(figure: Figure, path: Path) -> tuple[Path, Path]:
     return written
 
 
+def bands_and_right(width: float) -> tuple[Figure, Axes, Axes]:
+    """A figure with axes for bands and, beside them, narrower by ``width``, those of densities."""
+    figure = Figure(figsize=(7.0, 3.9), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.add_gridspec(1, 2, width_ratios=(width, 1), wspace=0.03)
+    left = figure.add_subplot(grid[0])
+    right = figure.add_subplot(grid[1], sharey=left)
+    for axes in (left, right):
+        style_axes(axes)
+    return figure, left, right
+
+
 def bands_and_dos(spectra: Spectra, title: str = "") -> Figure:
     """Frequencies (THz, right: meV) along the path, and the density of states beside them.
 
     Imaginary frequencies are drawn in red below zero.
     """
-    figure = Figure(figsize=(7.0, 3.9), layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(1, 2, width_ratios=(3, 1), wspace=0.03)
-    left = figure.add_subplot(grid[0])
-    right = figure.add_subplot(grid[1], sharey=left)
-    for axes in (left, right):
-        style_axes(axes)
+    figure, left, right = bands_and_right(3)
     draw_bands(left, spectra.bands)
     _draw_dos(right, spectra.dos)
     lowest = min(f.min() for f in spectra.bands.frequencies_THz)

@@ -18,7 +18,7 @@ from nemp_sim.training.train import train
 from nemp_sim.training.trainer import learning_rate
 from tests.training.test_data import emt_trajectory
 
-CONFIG = """
+MODEL = """
 [model]
 cutoff_angstrom = 4.0
 n_channels = 4
@@ -26,6 +26,10 @@ n_radial = 4
 radial_mlp = [1, 8, 1]
 message_mlp = [0, 8, 1]
 output_mlp = [1, 8, 1]
+"""
+CONFIG = (
+    MODEL
+    + """\
 {model}
 [data]
 train = ["frames.xyz"]
@@ -45,6 +49,7 @@ dtype = "float64"
 device = "cpu"
 {training}
 """
+)
 
 
 @pytest.fixture(scope="module")
