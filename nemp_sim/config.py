@@ -342,7 +342,8 @@ class TrainConfig:
         amsgrad: divide by the largest second moment so far, not by the present one (Adam).
         force_weight: w_F.
         stress_weight: w_S; zero leaves stress labels unread.
-        weight_decay: decoupled weight decay.
+        weight_decay: decoupled weight decay of the matrices (not of biases, radial frequencies and
+            tables): each step shrinks them by the rate times this.
         clip_norm: largest norm of the gradient.
         ema_decay: decay of the averaged weights, which are the ones validated and saved.
         validate_every: epochs between validations.

@@ -35,7 +35,7 @@ class Optimizer:
         self.average = self.weights.clone()
         self.moments = [torch.zeros_like(self.weights) for _ in range(3)]  # m, v, max v̂
         self.n_steps = torch.zeros((), dtype=torch.float64, device=self.weights.device)
-        self.matrices = _MatrixBatch(parameters) if config.optimizer == "muon" else None
+        self.matrices = _MatrixBatch(parameters)
 
     def state(self) -> dict[str, Tensor]:
         """Everything that a later run needs to go on."""
@@ -64,9 +64,10 @@ class Optimizer:
         unbias = torch.sqrt(1 - b2**self.n_steps).to(m.dtype)
         first = (1 - b1**self.n_steps).to(m.dtype)
         move = m / first / (v_max.sqrt() / unbias + ADAM_EPSILON)
-        if self.matrices is not None:
+        if config.optimizer == "muon":
             self.matrices.orthogonalise(torch.lerp(m, gradient, 1 - b1), move)
-        self.weights.mul_((1 - rate * config.weight_decay).to(m.dtype))
+        if config.weight_decay:
+            self.matrices.shrink(self.weights, (1 - rate * config.weight_decay).to(m.dtype))
         self.weights.sub_(move * rate.to(m.dtype))
         decay = torch.clamp((1 + self.n_steps) / (10 + self.n_steps), max=config.ema_decay)
         self.average.lerp_(self.weights, (1 - decay).to(m.dtype))
@@ -99,6 +100,10 @@ class _MatrixBatch:
         self.target = index.flatten()[index.flatten() < offset].to(device)
         longer = torch.tensor([p.shape[1] for p in places], dtype=parameters[0].dtype)
         self.scale = (MATRIX_RATE * longer.sqrt())[:, None, None].to(device)
+
+    def shrink(self, weights: Tensor, factor: Tensor) -> None:
+        """Multiply the matrices in ``weights`` by ``factor``, in place."""
+        weights.index_copy_(0, self.target, weights.index_select(0, self.target) * factor)
 
     def orthogonalise(self, momentum: Tensor, move: Tensor) -> None:
         """Write the orthogonal factors of the matrices in ``momentum`` into ``move``, in place."""

@@ -38,14 +38,20 @@ def run(parameters, count, **options):
 
 
 @pytest.mark.parametrize("amsgrad", [True, False])
-def test_adam_is_that_of_torch(parameters, amsgrad):
-    expected = torch.cat([p.detach().flatten() for p in parameters]).requires_grad_()
-    oracle = torch.optim.AdamW([expected], lr=0.01, amsgrad=amsgrad, weight_decay=0.01)
+def test_adam_is_that_of_torch_and_decays_matrices_alone(parameters, amsgrad):
+    expected = [p.detach().clone().requires_grad_() for p in parameters]
+    matrices = [expected[i] for i, _ in MATRICES]
+    others = [p for p in expected if not any(p is m for m in matrices)]
+    groups = [{"params": matrices, "weight_decay": 0.5}, {"params": others, "weight_decay": 0.0}]
+    oracle = torch.optim.AdamW(groups, lr=0.01, amsgrad=amsgrad)
     for gradient in gradients(parameters, 5):
-        expected.grad = gradient.clone()
+        parts = gradient.split([p.numel() for p in expected])
+        for parameter, part in zip(expected, parts, strict=True):
+            parameter.grad = part.view_as(parameter).clone()
         oracle.step()
-    optimizer = run(parameters, 5, optimizer="adam", amsgrad=amsgrad, weight_decay=0.01)
-    torch.testing.assert_close(optimizer.weights, expected.detach(), rtol=1e-12, atol=1e-12)
+    run(parameters, 5, optimizer="adam", amsgrad=amsgrad, weight_decay=0.5)
+    for found, wanted in zip(parameters, expected, strict=True):
+        torch.testing.assert_close(found.detach(), wanted.detach(), rtol=1e-12, atol=1e-12)
 
 
 def newton_schulz(values):
