@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from nemp_sim.errors import EvaluationError
 from nemp_sim.surfaces.adsorbates import place
 from nemp_sim.surfaces.slabs import fcc_slab
-from workflows.adsorption import Settings, app, run
+from nemp_sim.workflows.adsorption import Settings, app, run
 
 FILES = ["adsorption.extxyz", "adsorption.png", "report.json", "report.md"]
 

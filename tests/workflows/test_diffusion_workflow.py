@@ -7,7 +7,7 @@ from ase.io import read, write
 from typer.testing import CliRunner
 
 from nemp_sim.reactions.diffusion import hollow_diffusion
-from workflows.diffusion import Settings, app, run
+from nemp_sim.workflows.diffusion import Settings, app, run
 
 
 def test_default_job_compares_with_hops(emt, tmp_path):

@@ -13,8 +13,8 @@ from nemp_sim.errors import InputError
 from nemp_sim.labelling.queue import Event, label_queue
 from nemp_sim.potential import PotentialMetadata
 from nemp_sim.training.data import read_frames
+from nemp_sim.workflows.label import Settings, app, run
 from tests.engines import UncertainEMT
-from workflows.label import Settings, app, run
 
 FILES = ["labels.extxyz", "report.json", "report.md", "selection.extxyz", "selection.json"]
 
@@ -141,7 +141,7 @@ def test_potential_and_head_are_those_of_the_settings(head, given, settings, mon
         asked.append((place, more))
         return UncertainEMT()
 
-    monkeypatch.setattr("workflows.label.load_potential", load)
+    monkeypatch.setattr("nemp_sim.workflows.label.load_potential", load)
     run(settings(potential="my.pt", head=head, dtype="float32"))
     quiet = {"on_extrapolation": "ignore"}  # what is outside is what is looked for
     assert asked == [(("my.pt", "auto", "float32"), given | quiet)]

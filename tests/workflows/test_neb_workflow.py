@@ -18,7 +18,7 @@ from nemp_sim.reactions.neb import BandSettings, minima_on_the_way, run_neb
 from nemp_sim.relax import relax
 from nemp_sim.surfaces.adsorbates import place
 from nemp_sim.surfaces.slabs import fcc_slab
-from workflows.neb import Settings, app, matched, prepare, run
+from nemp_sim.workflows.neb import Settings, app, matched, prepare, run
 
 FILES = ["neb.extxyz", "neb.png", "report.json", "report.md"]
 KEYS = {

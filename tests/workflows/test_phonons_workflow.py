@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from nemp_sim.checkpoint import shipped_directory
 from nemp_sim.errors import EvaluationError, InputError, PotentialFileError
 from nemp_sim.phonons.files import FILES, FORCE_FILES
+from nemp_sim.workflows.phonons import Settings, app, run
 from tests.engines import StressEMT
-from workflows.phonons import Settings, app, run
 
 WRITTEN = {
     *FILES,
@@ -127,7 +127,7 @@ def test_nothing_is_half_written_after_an_error(settings, monkeypatch):
     def full_disk(*arguments):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("workflows.phonons.write_report", full_disk)
+    monkeypatch.setattr("nemp_sim.workflows.phonons.write_report", full_disk)
     with pytest.raises(OSError, match="No space left"):
         run(job, StressEMT())
     assert not job.out.exists()

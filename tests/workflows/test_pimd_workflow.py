@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 from nemp_sim.errors import InputError
 from nemp_sim.pathintegral.files import last_row
+from nemp_sim.workflows.pimd import Settings, app, run
 from tests.engines import EMTEngine
 from tests.ipi_server import ENVIRONMENT, ROOT
-from workflows.pimd import Settings, app, run
 
 pytest.importorskip("ipi", reason="i-PI is not installed")
 

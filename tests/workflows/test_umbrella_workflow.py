@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from nemp_sim.errors import InputError
 from nemp_sim.potential import Evaluation
-from workflows.umbrella import Settings, app, run
+from nemp_sim.workflows.umbrella import Settings, app, run
 
 pytest.importorskip("ipi", reason="i-PI is not installed")
 BARRIER, HALF = 0.15, 0.6  # eV, Å
