@@ -16,7 +16,6 @@ FILES = {
     "selection.json": "settings and counts of the choice",
     "labels/": "one file for each labelled structure",
     "failures/": "why a structure has no label; not there where all have one",
-    "report.json": "these numbers for programs",
 }
 
 

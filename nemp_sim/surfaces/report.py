@@ -75,7 +75,6 @@ def adsorption_report(
         files={
             "adsorption.extxyz": "the clean slab, then all minima in the order of the table",
             "adsorption.png": "adsorption energies by site, eV",
-            "report.json": "these numbers for programs",
         },
         sections=sections,
         data={

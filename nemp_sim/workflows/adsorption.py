@@ -1,29 +1,26 @@
 """Adsorption energies of molecules on all distinct sites of an fcc surface, relaxed in one batch.
 
-Without options: H on Pd(111) with pdh.pt. Another job: python workflows/adsorption.py --metal Pd3Ag
+Without options: H on Pd(111) with pdh.pt. Another job: nemp adsorption --metal Pd3Ag
 --facet 100 --adsorbates "CO OH" --potential my.pt --zpe
 """
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
-import typer
 from ase import Atoms
 
 from nemp_sim.checkpoint import load_potential
+from nemp_sim.command import workflow_app
 from nemp_sim.config import require, require_plain_name
-from nemp_sim.console import KeptStep, exit_codes, progress
-from nemp_sim.domain_report import exit_if_outside, with_domain
+from nemp_sim.console import Show, logged
+from nemp_sim.domain_report import with_domain
 from nemp_sim.errors import NempError
 from nemp_sim.files import read_structure, write_structures
-from nemp_sim.options import numbers, words
-from nemp_sim.plots import save_png
-from nemp_sim.relax import Engine, Relaxation, Step, relax
-from nemp_sim.report import Report, provenance, write_report
+from nemp_sim.plots import save_figure
+from nemp_sim.relax import Engine, KeptStep, Relaxation, relax
+from nemp_sim.report import Report, concluded, write_report
 from nemp_sim.statistics import combination_std
 from nemp_sim.surfaces.adsorbates import FORMS, gas_molecule
 from nemp_sim.surfaces.adsorption import Minimum, candidates, merged, outcome
@@ -37,16 +34,16 @@ class Settings:
     """Everything that fixes a run.
 
     Attributes:
-        metal: a metal ("Pd") or a formula whose elements are dealt at random ("Pd3Ag").
+        metal: one metal ("Pd") or a formula whose elements are dealt at random ("Pd3Ag").
         facet: "111", "100" or "110".
         size: surface cells along both in-plane vectors, and layers.
-        slab: file of a slab of your own order, written from ``slabs.fcc_slab``; None builds one.
-        adsorbates: names of ``adsorbates.FORMS``.
-        sites: kinds of sites; None: all above the surface.
+        slab: file of a slab of your own order, in the cell of ``slabs.fcc_slab``; None: built.
+        adsorbates: names of ``surfaces.adsorbates.FORMS``: H, CO, OH …
+        sites: kinds of sites (top, bridge, fcc, hcp, hollow …); None: all.
         subsurface: also the holes below the surface, for lone atoms.
-        lattice_constant: Å; None: from the equation of state of the potential.
+        lattice_constant: lattice constant, Å; None: from the equation of state of the potential.
         fixed_layers: lowest layers held.
-        seed: of the order of an alloy.
+        seed: seed of the order of an alloy.
         fmax: largest force on an atom at convergence, eV/Å.
         steps: most optimiser steps.
         optimizer: "lbfgs" or "fire".
@@ -54,11 +51,11 @@ class Settings:
         max_std: largest predicted standard deviation of an adsorption energy that is accepted, eV.
         potential: path or name of a potential.
         head: read-out of the potential; None: the first.
-        device: "auto", "cpu", "cuda" …
+        device: "auto", "cpu", "cuda" or "cuda:1".
         dtype: "float32" or "float64".
         on_extrapolation: outside the domain of the potential: "warn", "raise" or "ignore".
         out: directory of all results.
-        name: the results go to ``out``/adsorption-``name``; None makes one from metal and facet.
+        name: the results go to ``out``/adsorption-``name``; None: made from metal and facet.
     """
 
     metal: str = "Pd"
@@ -97,6 +94,14 @@ class Settings:
         require(self.steps >= 1, "steps", self.steps, "1 or more")
         require_plain_name(self.name)
 
+    def plan(self) -> str:
+        """What a run would do, in words."""
+        zero = ", with zero-point energies" if self.zpe else ""
+        return (
+            f"{_title(self)}: relax the slab, the gas molecules and a candidate on every distinct "
+            f"site, at most {self.steps} steps{zero}."
+        )
+
     @property
     def directory(self) -> Path:
         """Where the results go."""
@@ -125,9 +130,8 @@ class Result:
     report: Report
 
 
-def run(
-    settings: Settings, engine: Engine | None = None, show: Callable[[Step], None] | None = None
-) -> Result:
+@logged
+def run(settings: Settings, engine: Engine | None = None, show: Show | None = None) -> Result:
     """Relax slab, gas molecules and all candidates, compare, write the files.
 
     Args:
@@ -173,9 +177,9 @@ def run(
     report = adsorption_report(_title(settings), slab, found, settings.max_std, notes)
     trusted = references.converged and report.data["trusted"]
     report = with_domain(report, engine, [slab, *(m.atoms for m in minima)])
-    report = replace(report, provenance=provenance(engine, settings, time.perf_counter() - started))
+    report = concluded(report, engine, settings, started)
     write_structures(settings.directory / "adsorption.extxyz", [slab, *(m.atoms for m in minima)])
-    save_png(energy_levels(found, _title(settings)), settings.directory / "adsorption.png")
+    save_figure(energy_levels(found, _title(settings)), settings.directory / "adsorption.png")
     write_report(report, settings.directory)
     (settings.directory / "broken-off.extxyz").unlink(missing_ok=True)
     return Result(settings, settings.directory, slab, found, trusted, report)
@@ -263,51 +267,4 @@ def _title(settings: Settings) -> str:
     return f"{', '.join(settings.adsorbates)} on {surface}"
 
 
-DEFAULT = Settings()
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-@app.command(help=__doc__)
-def main(  # noqa: PLR0913 (one argument for each option)
-    metal: Annotated[str, typer.Option(help="Pd, or a random alloy: Pd3Ag.")] = DEFAULT.metal,
-    facet: Annotated[str, typer.Option(help="111, 100 or 110.")] = DEFAULT.facet,
-    size: Annotated[str, typer.Option(help="Cells along both vectors, and layers.")] = "2 2 3",
-    slab: Annotated[Path | None, typer.Option(help="File of a slab of your own order.")] = None,
-    adsorbates: Annotated[str, typer.Option(help=f"Of {', '.join(FORMS)}.")] = "H",
-    sites: Annotated[str | None, typer.Option(help="Kinds of sites; all.")] = None,
-    subsurface: Annotated[bool, typer.Option(help="Holes below too.")] = DEFAULT.subsurface,
-    lattice_constant: Annotated[float | None, typer.Option(help="Å; of the potential.")] = None,
-    fixed_layers: Annotated[int, typer.Option(help="Lowest layers held.")] = DEFAULT.fixed_layers,
-    seed: Annotated[int, typer.Option(help="Of the order of an alloy.")] = DEFAULT.seed,
-    fmax: Annotated[float, typer.Option(help="Largest force left, eV/Å.")] = DEFAULT.fmax,
-    steps: Annotated[int, typer.Option(help="Most optimiser steps.")] = DEFAULT.steps,
-    optimizer: Annotated[str, typer.Option(help="lbfgs or fire.")] = DEFAULT.optimizer,
-    zpe: Annotated[bool, typer.Option(help="Zero-point energies.")] = DEFAULT.zpe,
-    max_std: Annotated[float, typer.Option(help="Largest accepted std, eV.")] = DEFAULT.max_std,
-    potential: Annotated[str, typer.Option(help="Path or name.")] = DEFAULT.potential,
-    head: Annotated[str | None, typer.Option(help="Read-out of the potential.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda …")] = DEFAULT.device,
-    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float64",
-    on_extrapolation: Annotated[str, typer.Option(help="warn, raise or ignore.")] = "warn",
-    out: Annotated[Path, typer.Option(help="Directory of all results.")] = DEFAULT.out,
-    name: Annotated[str | None, typer.Option(help="Results go to OUT/adsorption-NAME.")] = None,
-) -> None:
-    """Read the options, run, and say how it went: exit code 0, 1 (not to be trusted), 2 (error)."""
-    options = dict(locals())
-    with exit_codes():
-        options["adsorbates"] = words(adsorbates)
-        options["sites"] = words(sites) if sites else None
-        options["size"] = numbers("size", size, int)
-        settings = Settings(**options)
-        with progress() as show:
-            result = run(settings, show=show)
-    print(f"{result.report.title}\n{result.report.verdict}\n")
-    print(result.report.sections["Minima"])
-    print(f"files in {result.directory}/")
-    exit_if_outside(result.report)
-    if not result.trusted:
-        raise typer.Exit(1)
-
-
-if __name__ == "__main__":
-    app()
+app = workflow_app(Settings, run, sections=("Minima",))

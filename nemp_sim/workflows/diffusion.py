@@ -1,31 +1,31 @@
 """Diffusion of H on Pd(111) by batched Langevin replicas, against transition-state theory.
 
-Without options: pdh.pt, 600 K. Another structure: python workflows/diffusion.py --structure
+Without options: pdh.pt, 600 K. Another structure: nemp diffusion --structure
 my.extxyz --atom 48 --dimensions 3 --potential my.pt
 """
 
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
-import typer
 from ase import Atoms
 from matplotlib.figure import Figure
 
 from nemp_sim.checkpoint import load_potential
+from nemp_sim.command import workflow_app
 from nemp_sim.config import require, require_plain_name
-from nemp_sim.console import exit_codes
-from nemp_sim.domain_report import exit_if_outside, with_domain
+from nemp_sim.console import Show, logged
+from nemp_sim.domain_report import with_domain
 from nemp_sim.files import read_structure, write_structures
-from nemp_sim.plots import BLUE, FONT_POINTS, VERMILLION, new_figure, save_png
+from nemp_sim.plots import BLUE, FONT_POINTS, VERMILLION, new_figure, save_figure
 from nemp_sim.reactions.diffusion import Diffusion, diffusion_constant, hollow_diffusion, langevin
 from nemp_sim.reactions.kinetics import rates
 from nemp_sim.reactions.neb import BandSettings, run_neb
 from nemp_sim.reactions.reaction import Reaction, analyse
 from nemp_sim.relax import Engine, relax
-from nemp_sim.report import Quantity, Report, provenance, write_report
+from nemp_sim.report import Quantity, Report, concluded, write_report
 from nemp_sim.surfaces.adsorbates import place
 from nemp_sim.surfaces.slabs import PD_LATTICE_ANGSTROM, fcc_slab
 
@@ -38,18 +38,18 @@ class Settings:
         structure: file of the start; None: H on Pd(111), fcc, with the prediction of hops.
         atom: the atom that diffuses; None: the last.
         dimensions: 2 (along the surface: x and y) or 3.
-        temperature: K.
+        temperature: temperature, K.
         replicas: independent runs in one batch; their spread is the error.
-        picoseconds: length of each.
-        timestep: fs.
-        friction: of the Langevin bath, 1/ps.
-        seed: of the random numbers.
+        picoseconds: length of each, ps.
+        timestep: time step, fs.
+        friction: friction of the Langevin bath, 1/ps.
+        seed: seed of the random numbers.
         potential: path or name of a potential.
-        device: "auto", "cpu", "cuda" …
-        dtype: "float32" or "float64"; None takes that of the potential.
+        device: "auto", "cpu", "cuda" or "cuda:1".
+        dtype: "float32" or "float64"; None: that of the potential.
         on_extrapolation: outside the domain of the potential: "warn", "raise" or "ignore".
         out: directory of all results.
-        name: the results go to ``out``/diffusion-``name``; None makes one.
+        name: the results go to ``out``/diffusion-``name``; None: made from the start.
     """
 
     structure: Path | None = None
@@ -83,6 +83,14 @@ class Settings:
         """Steps of each replica."""
         return round(1e3 * self.picoseconds / self.timestep)
 
+    def plan(self) -> str:
+        """What a run would do, in words."""
+        start = "H on Pd(111), and rates of its hops" if self.structure is None else self.structure
+        return (
+            f"{start}: {self.replicas} replicas of {self.picoseconds:g} ps at "
+            f"{self.temperature:g} K."
+        )
+
     @property
     def directory(self) -> Path:
         """Where the results go."""
@@ -109,12 +117,14 @@ class Result:
     report: Report
 
 
-def run(settings: Settings, engine: Engine | None = None) -> Result:
+@logged
+def run(settings: Settings, engine: Engine | None = None, show: Show | None = None) -> Result:
     """Run the replicas, predict D from the rates, compare, write the files.
 
     Args:
         settings: what to do.
         engine: evaluates the structures; None loads ``settings.potential``.
+        show: called with what is being done.
 
     Raises:
         PotentialFileError: no such potential.
@@ -124,7 +134,8 @@ def run(settings: Settings, engine: Engine | None = None) -> Result:
     started = time.perf_counter()
     policy = {"on_extrapolation": settings.on_extrapolation}
     engine = engine or load_potential(settings.potential, settings.device, settings.dtype, **policy)
-    start, reaction = _start(settings, engine)
+    show = show or (lambda event: None)
+    start, reaction = _start(settings, engine, show)
     atom = len(start) - 1 if settings.atom is None else settings.atom
     require(0 <= atom < len(start), "atom", atom, f"between 0 and {len(start) - 1}")
     every = max(1, settings.n_steps // 400)
@@ -137,6 +148,7 @@ def run(settings: Settings, engine: Engine | None = None) -> Result:
         settings.friction,
         every,
         settings.seed,
+        _countdown(show, settings.n_steps),
     )
     tracks = positions[:, :, atom, : settings.dimensions]
     if not start.constraints:
@@ -148,10 +160,10 @@ def run(settings: Settings, engine: Engine | None = None) -> Result:
         hops = _hops(reaction)
     report = _report(settings, start, atom, found, hops, reaction)
     report = with_domain(report, engine, None)
-    report = replace(report, provenance=provenance(engine, settings, time.perf_counter() - started))
+    report = concluded(report, engine, settings, started)
     final = [_moved(start, p) for p in positions[-1]]
     write_structures(settings.directory / "final.extxyz", final)
-    save_png(msd_figure(found, hops), settings.directory / "msd.png")
+    save_figure(msd_figure(found, hops), settings.directory / "msd.png")
     write_report(report, settings.directory)
     return Result(settings, settings.directory, found, hops, report)
 
@@ -176,12 +188,24 @@ def msd_figure(found: Diffusion, hops_A2_per_ps: dict[str, float] | None) -> Fig
     return figure
 
 
-def _start(settings: Settings, engine: Engine) -> tuple[Atoms, Reaction | None]:
+def _countdown(show: Show, n_steps: int) -> Callable[[int], None]:
+    """Says how far the dynamics is, and how long it takes at the pace so far."""
+    begun = time.perf_counter()
+
+    def tell(step: int) -> None:
+        left = (time.perf_counter() - begun) * (n_steps - step) / step
+        show(f"dynamics: step {step} of {n_steps}, {left:.0f} s left")
+
+    return tell
+
+
+def _start(settings: Settings, engine: Engine, show: Show) -> tuple[Atoms, Reaction | None]:
     if settings.structure is not None:
         return read_structure(settings.structure, "structure"), None
     slab = fcc_slab()
-    ends = relax(engine, [place(slab, "H", site) for site in ("fcc", "hcp")], 0.01, 500).structures
-    band = run_neb(engine, *ends, BandSettings())
+    hollows = [place(slab, "H", site) for site in ("fcc", "hcp")]
+    ends = relax(engine, hollows, 0.01, 500, show).structures
+    band = run_neb(engine, *ends, BandSettings(), show)
     return ends[0], analyse(engine, band, [settings.temperature])
 
 
@@ -244,7 +268,6 @@ def _report(  # noqa: PLR0913 (all that is reported)
         files={
             "msd.png": "mean-square displacement against lag time",
             "final.extxyz": "the last structure of each replica",
-            "report.json": "these numbers for programs",
         },
         data={
             "lag_ps": found.lag_ps,
@@ -261,35 +284,4 @@ def _moved(start: Atoms, positions: np.ndarray) -> Atoms:
     return atoms
 
 
-DEFAULT = Settings()
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-@app.command(help=__doc__)
-def main(  # noqa: PLR0913 (one argument for each option)
-    structure: Annotated[Path | None, typer.Option(help="File of the start.")] = None,
-    atom: Annotated[int | None, typer.Option(help="The atom that diffuses; the last.")] = None,
-    dimensions: Annotated[int, typer.Option(help="2 or 3.")] = DEFAULT.dimensions,
-    temperature: Annotated[float, typer.Option(help="K.")] = DEFAULT.temperature,
-    replicas: Annotated[int, typer.Option(help="Runs in one batch.")] = DEFAULT.replicas,
-    picoseconds: Annotated[float, typer.Option(help="Of each.")] = DEFAULT.picoseconds,
-    timestep: Annotated[float, typer.Option(help="fs.")] = DEFAULT.timestep,
-    friction: Annotated[float, typer.Option(help="1/ps.")] = DEFAULT.friction,
-    seed: Annotated[int, typer.Option(help="Of the random numbers.")] = DEFAULT.seed,
-    potential: Annotated[str, typer.Option(help="Path or name.")] = DEFAULT.potential,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda …")] = DEFAULT.device,
-    dtype: Annotated[str | None, typer.Option(help="float32 or float64.")] = None,
-    on_extrapolation: Annotated[str, typer.Option(help="warn, raise or ignore.")] = "warn",
-    out: Annotated[Path, typer.Option(help="Directory of all results.")] = DEFAULT.out,
-    name: Annotated[str | None, typer.Option(help="Results go to OUT/diffusion-NAME.")] = None,
-) -> None:
-    """Read the options, run, and say how it went: exit code 0, 1 (outside) or 2 (error)."""
-    options = dict(locals())
-    with exit_codes():
-        result = run(Settings(**options))
-    print(f"{result.report.title}\n{result.report.verdict}\nfiles in {result.directory}/")
-    exit_if_outside(result.report)
-
-
-if __name__ == "__main__":
-    app()
+app = workflow_app(Settings, run)

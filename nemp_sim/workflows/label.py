@@ -1,27 +1,24 @@
 """Choose structures that a potential is uncertain of, and label them: a round of active learning.
 
-python workflows/label.py --candidates md.traj --known frames.xyz --calculator mine.py:calculator
+nemp label --candidates md.traj --known frames.xyz --calculator mine.py:calculator
 
 Stopped at any moment, the same command goes on. Started twice, two processes share the work.
 """
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from ase import Atoms
 from ase.io import read
-from rich.console import Console
 
 from nemp_sim.checkpoint import find_potential, load_potential, read_header
+from nemp_sim.command import workflow_app
 from nemp_sim.config import require, require_plain_name
-from nemp_sim.console import exit_codes
+from nemp_sim.console import Show, logged
 from nemp_sim.errors import InputError
 from nemp_sim.files import replacing
 from nemp_sim.labelling.candidates import (
@@ -34,13 +31,11 @@ from nemp_sim.labelling.candidates import (
     sensible,
 )
 from nemp_sim.labelling.labels import find_calculator
-from nemp_sim.labelling.queue import Event, Queue, label_queue, locked, write_queue
+from nemp_sim.labelling.queue import Queue, label_queue, locked, write_queue
 from nemp_sim.labelling.report import LabelCheck, check_labels, label_report
 from nemp_sim.labelling.selection import KnownEnvironments, select
-from nemp_sim.report import Report, plain, provenance, versions, write_report
+from nemp_sim.report import Report, plain, provenance, versions, with_run_files, write_report
 from nemp_sim.training.data import read_xyz
-
-Show = Callable[[str | Event], None]
 
 
 @dataclass(frozen=True)
@@ -52,7 +47,7 @@ class Settings:
         template: file of a structure to displace at random.
         rattle: standard deviation of these displacements, Å, of each coordinate of a free atom.
         count: number of displaced copies.
-        seed: of their random numbers.
+        seed: seed of their random numbers.
         known: extended-XYZ files of structures that have labels.
         potential: path or name of a potential with uncertainties.
         head: its read-out; None: the first one.
@@ -62,16 +57,16 @@ class Settings:
         max_force: refuse candidates with a larger predicted force on an atom, eV/Å.
         min_contact: refuse candidates with two atoms closer than this times the sum of their
             covalent radii.
-        config_type: kind of all structures; None takes that of the frame, else the file name.
+        config_type: kind of all structures; None: that of the frame, else the file name.
         calculator: "emt", "module:function" or "file.py:function".
         stress: label the stress of bulk structures too.
         retry_failed: try structures again whose calculation failed before.
         select_only: choose, do not label.
         label_only: directory whose selection is labelled; nothing is chosen.
-        device: "auto", "cpu", "cuda" …
-        dtype: "float32" or "float64"; None takes that of the potential.
+        device: "auto", "cpu", "cuda" or "cuda:1".
+        dtype: "float32" or "float64"; None: that of the potential.
         out: directory of all results.
-        name: the results go to ``out``/label-``name``; None takes the first file's name.
+        name: the results go to ``out``/label-``name``; None: the first file's name.
     """
 
     candidates: tuple[Path, ...] = ()
@@ -127,6 +122,13 @@ class Settings:
                 "emt), or --select-only to choose structures now and label them later."
             )
 
+    def plan(self) -> str:
+        """What a run would do, in words."""
+        if self.label_only is not None:
+            return f"Label what is left of the choice in {self.label_only} with {self.calculator}."
+        after = "" if self.select_only else f", then label them with {self.calculator}"
+        return f"Choose at most {self.select} structures{after}."
+
     @property
     def directory(self) -> Path:
         """Where the results go."""
@@ -165,7 +167,13 @@ class Result:
     check: LabelCheck | None
     report: Report
 
+    @property
+    def trusted(self) -> bool:
+        """Whether every chosen structure has a label, where labels were wanted."""
+        return not self.failed and (not self.left or self.settings.select_only)
 
+
+@logged
 def run(
     settings: Settings, engine: UncertainEngine | None = None, show: Show | None = None
 ) -> Result:
@@ -320,69 +328,9 @@ def _finish(
     source["chosen"] = record["date"]
     source["wall_time_s"] = round(time.perf_counter() - started, 3)
     source["date"] = datetime.now().astimezone().isoformat(timespec="seconds")
-    report = replace(report, provenance=source)
+    report = replace(report, provenance=source, files=with_run_files(report.files))
     write_report(report, settings.directory)
     return Result(settings, settings.directory, labelled, len(failures), left, check, report)
 
 
-@contextmanager
-def progress() -> Iterator[Show]:
-    """A line on the terminal that follows the run; elsewhere one line for each structure."""
-    console = Console(stderr=True, highlight=False)
-    if not console.is_terminal:
-        yield lambda event: print(event, flush=True) if isinstance(event, Event) else None
-        return
-    with console.status("starting") as status:
-
-        def show(event: str | Event) -> None:
-            status.update(str(event) if isinstance(event, str) else "labelling")
-            if isinstance(event, Event):
-                console.print(str(event), markup=False)
-
-        yield show
-
-
-DEFAULT = Settings(template=Path("template.xyz"), select_only=True)  # values alone are used
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-Opt = typer.Option
-
-
-@app.command(help=__doc__)
-def main(  # noqa: PLR0913 (one argument for each option)
-    candidates: Annotated[list[Path] | None, Opt(help="Structures, any ASE format.")] = None,
-    template: Annotated[Path | None, Opt(help="Structure to displace at random.")] = None,
-    rattle: Annotated[float, Opt(help="Displacement of a coordinate, Å.")] = DEFAULT.rattle,
-    count: Annotated[int, Opt(help="Displaced copies.")] = DEFAULT.count,
-    seed: Annotated[int, Opt(help="Of the random displacements.")] = DEFAULT.seed,
-    known: Annotated[list[Path] | None, Opt(help="Extended XYZ with labels.")] = None,
-    potential: Annotated[str, Opt(help="Path or name.")] = DEFAULT.potential,
-    head: Annotated[str | None, Opt(help="Read-out of the potential.")] = None,
-    select: Annotated[int, Opt(help="Most structures to label.")] = DEFAULT.select,
-    novelty: Annotated[float, Opt(help="Least new environment, Å.")] = DEFAULT.novelty,
-    min_uncertainty: Annotated[float, Opt(help="Least uncertain force, eV/Å.")] = 0.0,
-    max_force: Annotated[float, Opt(help="Largest force, eV/Å.")] = DEFAULT.max_force,
-    min_contact: Annotated[float, Opt(help="Closest, of covalent radii.")] = DEFAULT.min_contact,
-    config_type: Annotated[str | None, Opt(help="Kind of all structures.")] = None,
-    calculator: Annotated[str | None, Opt(help="emt, or file.py:function.")] = None,
-    stress: Annotated[bool, Opt("--stress", help="Label the stress of bulk.")] = False,
-    retry_failed: Annotated[bool, Opt("--retry-failed", help="Try them again.")] = False,
-    select_only: Annotated[bool, Opt("--select-only", help="Choose, do not label.")] = False,
-    label_only: Annotated[Path | None, Opt(help="Label the choice in here.")] = None,
-    device: Annotated[str, Opt(help="auto, cpu, cuda …")] = DEFAULT.device,
-    dtype: Annotated[str | None, Opt(help="float32 or float64.")] = None,
-    out: Annotated[Path, Opt(help="Directory of all results.")] = DEFAULT.out,
-    name: Annotated[str | None, Opt(help="Results go to OUT/label-NAME.")] = None,
-) -> None:
-    """Read the options, run, and say how it went: exit code 0, 1 (labels missing) or 2 (error)."""
-    options = dict(locals())
-    with exit_codes():
-        settings = Settings(**options)
-        with progress() as show:
-            result = run(settings, show=show)
-    print(f"{result.report.title}\n{result.report.verdict}\nfiles in {result.directory}/")
-    if result.failed or (result.left and not settings.select_only):
-        raise typer.Exit(1)
-
-
-if __name__ == "__main__":
-    app()
+app = workflow_app(Settings, run, goes_on=True)

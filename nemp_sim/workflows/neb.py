@@ -1,26 +1,23 @@
 """Minimum-energy path and barrier between two structures, by batched nudged elastic band.
 
 Without options: H from fcc to hcp on Pd(111). A job of your own, with any files that ASE reads:
-python workflows/neb.py --initial a.traj --final b.traj
+nemp neb --initial a.traj --final b.traj
 """
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
 
-import typer
 from ase import Atoms
 
 from nemp_sim.checkpoint import load_potential
+from nemp_sim.command import workflow_app
 from nemp_sim.config import require, require_plain_name
-from nemp_sim.console import KeptStep, exit_codes, progress
-from nemp_sim.domain_report import exit_if_outside, with_domain
+from nemp_sim.console import Show, logged
+from nemp_sim.domain_report import with_domain
 from nemp_sim.errors import InputError, NempError
 from nemp_sim.files import read_structure, read_structures
-from nemp_sim.options import numbers
-from nemp_sim.plots import save_png
+from nemp_sim.plots import remove_figure, save_figure
 from nemp_sim.reactions.ends import check_ends
 from nemp_sim.reactions.matching import match_atoms
 from nemp_sim.reactions.neb import BandSettings, NEBResult, energy_spread, run_neb
@@ -35,8 +32,8 @@ from nemp_sim.reactions.neb_report import (
 from nemp_sim.reactions.plots import neb_profile
 from nemp_sim.reactions.reaction import Reaction, analyse
 from nemp_sim.reactions.steps import elementary_steps
-from nemp_sim.relax import Engine, Relaxation, Step, relax
-from nemp_sim.report import Quantity, Report, provenance, write_report
+from nemp_sim.relax import Engine, KeptStep, Relaxation, Step, relax
+from nemp_sim.report import Quantity, Report, concluded, write_report
 from nemp_sim.surfaces.adsorbates import place
 from nemp_sim.surfaces.slabs import PD_LATTICE_ANGSTROM, fcc_slab, freeze_lowest_layers
 
@@ -46,8 +43,8 @@ class Settings:
     """Everything that fixes a run.
 
     Attributes:
-        initial: file of the initial state (its last frame); None with ``final`` None: the default
-            job, H from fcc to hcp on Pd(111).
+        initial: file of the initial state (its last frame); None, with ``final``: H from fcc to hcp
+            on Pd(111).
         final: file of the final state.
         potential: path or name of a potential.
         images: moving images between the ends.
@@ -55,23 +52,23 @@ class Settings:
         steps: most optimiser steps, of the ends and of the band each.
         spring: spring constant between images, eV/Å².
         climb: let the highest image climb onto the saddle.
-        max_images: add images beside the highest, up to this many; None keeps ``images``.
+        max_images: add images beside the highest, up to this many; None: ``images`` throughout.
         match: put the atoms of the final state into the order that moves them least.
         restart: start from the band that an earlier run of this name has left.
         split: a band for each elementary step, where minima lie on the way.
         fixed_layers: lowest layers held where a file holds no constraints; None: one layer in the
             default job, none in files.
-        device: "auto", "cpu", "cuda" …
-        dtype: "float32" or "float64"; None takes that of the potential.
+        device: "auto", "cpu", "cuda" or "cuda:1".
+        dtype: "float32" or "float64"; None: that of the potential.
         on_extrapolation: outside the domain of the potential: "warn", "raise" or "ignore".
         out: directory of all results.
-        name: the results go to ``out``/neb-``name``; None makes one from the file names.
+        name: the results go to ``out``/neb-``name``; None: made from the file names.
         full: go on from the band to a proved saddle, vibrations and rate constants.
-        temperatures: of the rate constants, K.
+        temperatures: temperatures of the rate constants, K.
         instanton: temperatures of instanton rates, K, below the crossover; empty: none.
         vibrating: atoms that vibrate; None: all that are free.
         max_std: largest predicted standard deviation of a barrier that is accepted, eV.
-        lattice_constant_angstrom: of Pd in the default job, Å.
+        lattice_constant_angstrom: lattice constant of Pd in the default job, Å.
     """
 
     initial: Path | None = None
@@ -124,6 +121,15 @@ class Settings:
         """
         return BandSettings(
             self.images, self.fmax, self.steps, self.spring, self.climb, self.max_images
+        )
+
+    def plan(self) -> str:
+        """What a run would do, in words."""
+        job = prepare(self)
+        more = "; then the saddle, its proof, vibrations and rates" if self.full else ""
+        return (
+            f"{job.title}: relax both ends ({len(job.ends[0])} atoms), then a band of "
+            f"{self.images} images, at most {self.steps} steps each{more}."
         )
 
     @property
@@ -181,9 +187,8 @@ class Result:
         return self.converged and not self.reaction.problems and not uncertain
 
 
-def run(
-    settings: Settings, engine: Engine | None = None, show: Callable[[Step], None] | None = None
-) -> Result:
+@logged
+def run(settings: Settings, engine: Engine | None = None, show: Show | None = None) -> Result:
     """Relax both ends, find the path, write the files.
 
     Args:
@@ -229,10 +234,10 @@ def run(
         report = with_reaction(report, reaction, settings.max_std)
         write_reaction(settings.directory, reaction, job.title)
     report = with_domain(report, engine, band.images)
-    report = replace(report, provenance=provenance(engine, settings, time.perf_counter() - started))
+    report = concluded(report, engine, settings, started)
     drawn = replace(band, converged=relaxation.converged and band.converged)
     spread = energy_spread(engine, band.images)
-    save_png(neb_profile(drawn, job.names, spread), _figure(settings))
+    save_figure(neb_profile(drawn, job.names, spread), _figure(settings))
     write_report(report, settings.directory)
     return Result(settings, settings.directory, relaxation, band, converged, report, reaction)
 
@@ -312,7 +317,7 @@ def _write_unfinished(
 ) -> None:
     """The last complete structures and a report that says where and why the run broke off."""
     write_images(settings.directory / "neb.extxyz", step.images)
-    _figure(settings).unlink(missing_ok=True)
+    remove_figure(_figure(settings))
     reason = str(error) or type(error).__name__
     report = Report(
         title=f"Nudged elastic band: {job.title}",
@@ -320,63 +325,12 @@ def _write_unfinished(
         quantities=(Quantity("converged", "Converged", False),),
         notes=job.notes,
         files={"neb.extxyz": "the structures of the last complete step"},
-        provenance=provenance(engine, settings, time.perf_counter() - started),
     )
-    write_report(report, settings.directory)
+    write_report(concluded(report, engine, settings, started), settings.directory)
 
 
 def _figure(settings: Settings) -> Path:
     return settings.directory / "neb.png"
 
 
-DEFAULT = Settings()
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-@app.command(help=__doc__)
-def main(  # noqa: PLR0913 (one argument for each option)
-    initial: Annotated[Path | None, typer.Option(help="File of the initial state.")] = None,
-    final: Annotated[Path | None, typer.Option(help="File of the final state.")] = None,
-    potential: Annotated[str, typer.Option(help="Path or name.")] = DEFAULT.potential,
-    images: Annotated[int, typer.Option(help="Moving images.")] = DEFAULT.images,
-    fmax: Annotated[float, typer.Option(help="Largest force left, eV/Å.")] = DEFAULT.fmax,
-    steps: Annotated[int, typer.Option(help="Most optimiser steps.")] = DEFAULT.steps,
-    spring: Annotated[float, typer.Option(help="Spring constant, eV/Å².")] = DEFAULT.spring,
-    climb: Annotated[bool, typer.Option(help="Climbing image.")] = DEFAULT.climb,
-    max_images: Annotated[int | None, typer.Option(help="Add images up to this many.")] = None,
-    match: Annotated[bool, typer.Option("--match", help="Match the atoms of the ends.")] = False,
-    restart: Annotated[bool, typer.Option("--restart", help="Go on from neb.extxyz.")] = False,
-    split: Annotated[bool, typer.Option("--split", help="A band for each step.")] = False,
-    fixed_layers: Annotated[int | None, typer.Option(help="Lowest layers held.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda …")] = DEFAULT.device,
-    dtype: Annotated[str | None, typer.Option(help="float32 or float64.")] = None,
-    on_extrapolation: Annotated[str, typer.Option(help="warn, raise or ignore.")] = "warn",
-    out: Annotated[Path, typer.Option(help="Directory of all results.")] = DEFAULT.out,
-    name: Annotated[str | None, typer.Option(help="Results go to OUT/neb-NAME.")] = None,
-    full: Annotated[bool, typer.Option("--full", help="Saddle, proof, vibrations, rates.")] = False,
-    temperatures: Annotated[str | None, typer.Option(help="K, as in '200 300 400'.")] = None,
-    instanton: Annotated[str | None, typer.Option(help="K, of instanton rates.")] = None,
-    vibrating: Annotated[str | None, typer.Option(help="Atoms that vibrate; all free.")] = None,
-    max_std: Annotated[float, typer.Option(help="Largest accepted std, eV.")] = DEFAULT.max_std,
-) -> None:
-    """Read the options, run, and say how it went: exit code 0, 1 (not converged) or 2 (error)."""
-    options = dict(locals())
-    with exit_codes():
-        options["temperatures"] = numbers("temperatures", temperatures, float)
-        options["instanton"] = numbers("instanton", instanton or "", float)
-        options["vibrating"] = numbers("vibrating", vibrating, int)
-        if temperatures is None:
-            del options["temperatures"]
-        settings = Settings(**options)
-        with progress() as show:
-            result = run(settings, show=show)
-    calls = f"{result.band.model_calls} model calls for the band"
-    print(f"{result.report.title}\n{result.report.verdict}")
-    print(f"{calls}, {result.relaxation.model_calls} for the ends; files in {result.directory}/")
-    exit_if_outside(result.report)
-    if not result.trusted:
-        raise typer.Exit(1)
-
-
-if __name__ == "__main__":
-    app()
+app = workflow_app(Settings, run)

@@ -1,7 +1,7 @@
 """Phonons of a crystal, a slab or a molecule: bands, density of states, thermal properties.
 
 Without options: bulk Pd with pdh.pt. Also built in: Ag, PdH, PdD, AgPd, ice-Ih, h-pd111,
-co-pd111, methanol, H2O. Your own, from any file that ASE reads: python workflows/phonons.py
+co-pd111, methanol, H2O. Your own, from any file that ASE reads: nemp phonons
 --structure POSCAR --potential my.pt
 """
 
@@ -9,20 +9,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
-import typer
 from ase import Atoms
 from ase.io import write
 
 from nemp_sim.checkpoint import load_potential
+from nemp_sim.command import workflow_app
 from nemp_sim.config import require, require_plain_name
-from nemp_sim.console import exit_codes, print_outcome, status_line
-from nemp_sim.domain_report import exit_if_outside, with_domain
+from nemp_sim.console import Show, logged
+from nemp_sim.domain_report import with_domain
 from nemp_sim.errors import InputError
 from nemp_sim.minimum import SMAX_GPA, StressEngine
-from nemp_sim.options import numbers
 from nemp_sim.phonons.analyses import Crystal, Wanted, analyse, drawn
 from nemp_sim.phonons.extra_plots import modes_of_molecule
 from nemp_sim.phonons.files import publishing, write_force_files, write_phonopy_files
@@ -40,11 +38,12 @@ from nemp_sim.phonons.gamma import gamma_modes
 from nemp_sim.phonons.isotopes import with_isotopes
 from nemp_sim.phonons.minimum import RELAX, Limits, to_minimum
 from nemp_sim.phonons.parts import Part, gamma_part, with_parts
-from nemp_sim.phonons.plots import bands_and_dos, save_both, thermal_properties
+from nemp_sim.phonons.plots import bands_and_dos, thermal_properties
 from nemp_sim.phonons.precision import precision_of
 from nemp_sim.phonons.report import molecule_report, phonon_report
 from nemp_sim.phonons.spectra import Spectra, spectra
-from nemp_sim.report import Report, provenance, write_report
+from nemp_sim.plots import save_figure
+from nemp_sim.report import Report, concluded, write_report
 from nemp_sim.systems import choose_potential, read_system, systems_of
 
 Say = Callable[[str], None]
@@ -69,11 +68,11 @@ class Settings(Wanted):
         small_supercell: allow half the shortest lattice vector to be less than the cutoff.
         follow_imaginary: displace along the softest mode, relax, and try again while unstable.
         mesh: three points of the Γ-centred mesh; None: chosen.
-        device: "auto", "cpu", "cuda" …
+        device: "auto", "cpu", "cuda" or "cuda:1".
         dtype: "float32" or "float64"; force constants want float64.
         on_extrapolation: outside the domain of the potential: "warn", "raise" or "ignore".
         out: directory of all results.
-        name: the results go to ``out``/phonons-``name``; None makes one from the structure.
+        name: the results go to ``out``/phonons-``name``; None: made from the structure.
     """
 
     structure: str = "Pd"
@@ -116,6 +115,14 @@ class Settings(Wanted):
         """
         return choose_potential(self.structure, self.potential, self.head, BUILT_IN, "structure")
 
+    def plan(self) -> str:
+        """What a run would do, in words."""
+        analyses = [n for n in ("gruneisen", "qha", "converge", "md") if getattr(self, n)]
+        more = f"; also {', '.join(analyses)}" if analyses else ""
+        potential, head = self.potential_and_head()
+        where = f"{potential}, {head}" if head else potential
+        return f"{self.structure} with {where}: relax, displace, force constants, spectra{more}."
+
     @property
     def directory(self) -> Path:
         """Where the results go."""
@@ -145,15 +152,14 @@ class Result:
     extras: dict[str, object] = field(default_factory=dict)
 
 
-def run(
-    settings: Settings, engine: StressEngine | None = None, say: Say = lambda text: None
-) -> Result:
+@logged
+def run(settings: Settings, engine: StressEngine | None = None, show: Show | None = None) -> Result:
     """Relax, displace, evaluate, write the files: all of them, or none after an error.
 
     Args:
         settings: what to do.
         engine: evaluates the structures; None loads the potential.
-        say: called with what is being done.
+        show: called with what is being done.
 
     Raises:
         PotentialFileError: no such potential.
@@ -161,7 +167,7 @@ def run(
             small or breaks the symmetry, or an element that the potential does not know.
         EvaluationError: forces that are not finite.
     """
-    started = time.perf_counter()
+    started, say = time.perf_counter(), show or (lambda text: None)
     start = read_system(settings.structure, BUILT_IN, "structure")
     if settings.isotopes is not None:
         start = with_isotopes(start, settings.isotopes)
@@ -188,7 +194,7 @@ def run(
     parts.append(precision_of(engine, atoms, constants, settings.displacement, np.array(points)))
     report = with_parts(report, parts)
     report = with_domain(report, engine, [atoms])
-    report = replace(report, provenance=provenance(engine, settings, time.perf_counter() - started))
+    report = concluded(report, engine, settings, started)
     say("writing files")
     with publishing(settings.directory) as directory:
         write(directory / "structure.extxyz", atoms, format="extxyz")
@@ -229,9 +235,9 @@ def _crystal(
 
     def write_all(directory: Path) -> None:
         write_phonopy_files(constants, found, directory)
-        save_both(bands_and_dos(found, label), directory / "bands.png")
+        save_figure(bands_and_dos(found, label), directory / "bands.png")
         figure = thermal_properties(found.thermal, len(constants.phonon.primitive), label)
-        save_both(figure, directory / "thermal.png")
+        save_figure(figure, directory / "thermal.png")
 
     crystal = Crystal(engine, atoms, constants, found, label)
     parts, extras = analyse(crystal, settings, say)
@@ -272,73 +278,4 @@ def _name_of(engine: StressEngine) -> str:
     return getattr(engine, "name", type(engine).__name__) + (f" ({engine.head})" if several else "")
 
 
-DEFAULT = Settings()
-LISTS = {
-    "supercell": int,
-    "mesh": int,
-    "volume_range": float,
-    "sweep_displacements": float,
-    "sweep_radii": float,
-}
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-def _text(values: tuple[float, ...]) -> str:
-    return " ".join(f"{x:g}" for x in values)
-
-
-@app.command(help=__doc__)
-def main(  # noqa: PLR0913 (one argument for each option)
-    structure: Annotated[str, typer.Option(help="Built-in name or a file.")] = "Pd",
-    potential: Annotated[str | None, typer.Option(help="Path or name.")] = None,
-    head: Annotated[str | None, typer.Option(help="Read-out of the potential.")] = None,
-    isotopes: Annotated[str | None, typer.Option(help="Masses, as in H=2.014.")] = None,
-    relax: Annotated[str, typer.Option(help="auto, cell, positions or none.")] = DEFAULT.relax,
-    fmax: Annotated[float, typer.Option(help="Largest force left, eV/Å.")] = DEFAULT.fmax,
-    smax: Annotated[float, typer.Option(help="Largest stress left, GPa.")] = DEFAULT.smax,
-    steps: Annotated[int, typer.Option(help="Most optimiser steps.")] = DEFAULT.steps,
-    supercell: Annotated[str | None, typer.Option(help="3 repeats or 9 numbers.")] = None,
-    radius: Annotated[float | None, typer.Option(help="Sets a supercell, Å.")] = None,
-    small_supercell: Annotated[bool, typer.Option(help="Allow less than the cutoff.")] = False,
-    displacement: Annotated[float, typer.Option(help="Å.")] = DEFAULT.displacement,
-    primitive: Annotated[str | None, typer.Option(help="auto or P.")] = None,
-    mesh: Annotated[str | None, typer.Option(help="3 points of the mesh.")] = None,
-    t_max: Annotated[float, typer.Option(help="Highest temperature, K.")] = DEFAULT.t_max,
-    t_step: Annotated[float, typer.Option(help="Temperature step, K.")] = DEFAULT.t_step,
-    follow_imaginary: Annotated[bool, typer.Option(help="Go down from saddles.")] = False,
-    adsorbate: Annotated[str | None, typer.Option(help="Its atoms: 'H' or '12 13'.")] = None,
-    gruneisen: Annotated[bool, typer.Option(help="Grüneisen parameters.")] = False,
-    qha: Annotated[bool, typer.Option(help="Quasi-harmonic approximation.")] = False,
-    volumes: Annotated[int, typer.Option(help="Volumes of --qha.")] = DEFAULT.volumes,
-    volume_range: Annotated[str, typer.Option(help="Their range, %.")] = _text(
-        DEFAULT.volume_range
-    ),
-    converge: Annotated[bool, typer.Option(help="Sweep supercell and displacement.")] = False,
-    sweep_displacements: Annotated[str, typer.Option(help="Å.")] = _text(
-        DEFAULT.sweep_displacements
-    ),
-    sweep_radii: Annotated[str, typer.Option(help="Å.")] = _text(DEFAULT.sweep_radii),
-    tolerance: Annotated[float, typer.Option(help="Of the sweep, THz.")] = DEFAULT.tolerance,
-    md: Annotated[float | None, typer.Option(help="Dynamics at this temperature, K.")] = None,
-    md_ps: Annotated[float, typer.Option(help="Length of the dynamics, ps.")] = DEFAULT.md_ps,
-    md_replicas: Annotated[int, typer.Option(help="Side by side.")] = DEFAULT.md_replicas,
-    seed: Annotated[int, typer.Option(help="Of its random numbers.")] = DEFAULT.seed,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda …")] = DEFAULT.device,
-    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float64",
-    on_extrapolation: Annotated[str, typer.Option(help="warn, raise or ignore.")] = "warn",
-    out: Annotated[Path, typer.Option(help="Directory of all results.")] = DEFAULT.out,
-    name: Annotated[str | None, typer.Option(help="Results go to OUT/phonons-NAME.")] = None,
-) -> None:
-    """Read the options, run, and say how it went: exit code 0, 1 (outside) or 2 (error)."""
-    options = dict(locals())
-    with exit_codes():
-        for option, kind in LISTS.items():
-            options[option] = numbers(option, options[option], kind)
-        with status_line() as say:
-            result = run(Settings(**options), say=say)
-    print_outcome(result.report, result.directory)
-    exit_if_outside(result.report)
-
-
-if __name__ == "__main__":
-    app()
+app = workflow_app(Settings, run)

@@ -8,21 +8,19 @@ isotope. Stopped with Ctrl-C, the same command goes on; with more --steps it mak
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
-import typer
 from ase import Atoms
 from ase.units import kB
 
+from nemp_sim.command import workflow_app
 from nemp_sim.config import require, require_plain_name
-from nemp_sim.console import exit_codes, print_outcome
-from nemp_sim.domain_report import exit_if_outside, with_domain
+from nemp_sim.console import Show, logged
+from nemp_sim.domain_report import with_domain
 from nemp_sim.files import read_structure, write_structures
 from nemp_sim.ipi.client import BeadEngine
-from nemp_sim.options import numbers, words
 from nemp_sim.pathintegral.averages import (
     Thermodynamics,
     isotope_free_energy,
@@ -40,9 +38,8 @@ from nemp_sim.pathintegral.input import (
 from nemp_sim.pathintegral.report import Findings, IsotopeChange, pimd_report, write_findings
 from nemp_sim.pathintegral.run import load_clients, simulate
 from nemp_sim.pathintegral.structure import structure_averages
-from nemp_sim.pathintegral.terminal import Show, progress
 from nemp_sim.relax import relax
-from nemp_sim.report import Report, provenance, write_report
+from nemp_sim.report import Report, concluded, write_report
 from nemp_sim.structures import with_mass
 from nemp_sim.systems import choose_potential, read_system, systems_of
 
@@ -61,30 +58,30 @@ class Settings:
         potential: path or name of a potential; None: that of the built-in system.
         head: read-out of the potential; None: the first.
         beads: numbers of beads; 1 is classical dynamics.
-        temperature: K.
-        steps: of each run, equilibration included.
-        equilibration: first steps, which are left out of the averages.
-        timestep: fs.
-        ensemble: nvt, npt, nve (ring-polymer dynamics), trpmd or sc (Suzuki–Chin).
-        thermostat: pile_l, pile_g, langevin, svr, gle, nm_gle (PIGLET) or nm_gle_g.
+        temperature: temperature, K.
+        steps: time steps of each run, equilibration included.
+        equilibration: first steps, left out of the averages.
+        timestep: time step, fs.
+        ensemble: one of nvt, npt, nve (ring-polymer dynamics), trpmd or sc (Suzuki–Chin).
+        thermostat: one of pile_l, pile_g, langevin, svr, gle, nm_gle (PIGLET) or nm_gle_g.
         tau: time constant of the thermostat, fs.
         gle_file: matrices of a coloured-noise thermostat.
-        pressure: of npt, MPa.
-        isotope: mass of all hydrogen atoms: None as given, ("D",), or two such as ("H", "D") for
-            the free energy between them.
+        pressure: pressure of npt, MPa.
+        isotope: mass of all hydrogen atoms: H, D or T, or two of them for the free energy between
+            them; None: as given.
         every: steps between two lines of properties.
         frames_every: steps between two frames.
         heat_capacity: also the heat capacity; two more evaluations of all beads a line.
         fixed_layers: lowest layers held where the structure holds no constraints; None: one in
             built-in slabs, none in files.
-        seed: of the random numbers.
+        seed: seed of the random numbers.
         device: "auto", "cpu", "cuda" …; several, one client each.
-        dtype: "float32" or "float64"; None takes that of the potential.
+        dtype: "float32" or "float64"; None: that of the potential.
         mode: "unix" socket or shared memory, "shm".
         fresh: discard an older run in the same directory.
         on_extrapolation: outside the domain of the potential: "warn", "raise" or "ignore".
         out: directory of all results.
-        name: the results go to ``out``/pimd-``name``; None makes one from the system.
+        name: the results go to ``out``/pimd-``name``; None: made from the system.
     """
 
     system: str = "h-pd111"
@@ -160,6 +157,15 @@ class Settings:
             batch_size=-(-beads // len(self.device)),
         )
 
+    def plan(self) -> str:
+        """What a run would do, in words."""
+        beads = ", ".join(map(str, sorted(set(self.beads))))
+        length = self.steps * self.timestep * 1e-3
+        return (
+            f"{self.system} with {self.potential_and_head()[0]}: {self.ensemble} at "
+            f"{self.temperature:g} K with {beads} beads, {self.steps} steps ({length:g} ps) each."
+        )
+
     @property
     def directory(self) -> Path:
         """Where the results go."""
@@ -183,6 +189,7 @@ class Result:
     report: Report
 
 
+@logged
 def run(settings: Settings, engine: BeadEngine | None = None, show: Show | None = None) -> Result:
     """Simulate with each number of beads and each mass, average, write the files.
 
@@ -233,7 +240,7 @@ def run(settings: Settings, engine: BeadEngine | None = None, show: Show | None 
     title = f"Path integrals: {atoms.get_chemical_formula(mode='metal')} ({settings.system})"
     report = pimd_report(title, findings, notes, files)
     report = with_domain(report, engine, None)
-    report = replace(report, provenance=provenance(engine, settings, time.perf_counter() - started))
+    report = concluded(report, engine, settings, started)
     write_report(report, settings.directory)
     return Result(settings, settings.directory, findings, report)
 
@@ -282,57 +289,4 @@ def _start_structure(settings: Settings, engine: BeadEngine) -> tuple[Atoms, lis
     return (read_structure(path, "start") if built_in else atoms), notes  # the same when it goes on
 
 
-DEFAULT = Settings()
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-@app.command(help=__doc__)
-def main(  # noqa: PLR0913 (one argument for each option)
-    system: Annotated[
-        str, typer.Option(help="h-pd111, co-pd111, methanol, H2O, water or a file.")
-    ] = DEFAULT.system,
-    potential: Annotated[str | None, typer.Option(help="Path or name.")] = None,
-    head: Annotated[str | None, typer.Option(help="Read-out of the potential.")] = None,
-    beads: Annotated[str, typer.Option(help="1 is classical; several: 1,4,16.")] = "16",
-    temperature: Annotated[float, typer.Option(help="K.")] = DEFAULT.temperature,
-    steps: Annotated[int, typer.Option(help="Steps of each run.")] = DEFAULT.steps,
-    equilibration: Annotated[
-        int, typer.Option(help="First steps left out of averages.")
-    ] = DEFAULT.equilibration,
-    timestep: Annotated[float, typer.Option(help="fs.")] = DEFAULT.timestep,
-    ensemble: Annotated[str, typer.Option(help="nvt, npt, nve, trpmd or sc.")] = DEFAULT.ensemble,
-    thermostat: Annotated[
-        str, typer.Option(help="pile_l, pile_g, langevin, svr, gle, nm_gle, nm_gle_g.")
-    ] = DEFAULT.thermostat,
-    tau: Annotated[float, typer.Option(help="Of the thermostat, fs.")] = DEFAULT.tau,
-    gle_file: Annotated[Path | None, typer.Option(help="Matrices of a GLE thermostat.")] = None,
-    pressure: Annotated[float, typer.Option(help="Of npt, MPa.")] = DEFAULT.pressure,
-    isotope: Annotated[str | None, typer.Option(help="H, D or T; two (H,D): free energy.")] = None,
-    every: Annotated[int, typer.Option(help="Steps between property lines.")] = DEFAULT.every,
-    frames_every: Annotated[int, typer.Option(help="Steps between frames.")] = DEFAULT.frames_every,
-    heat_capacity: Annotated[bool, typer.Option("--heat-capacity", help="Also C_V.")] = False,
-    fixed_layers: Annotated[int | None, typer.Option(help="Lowest layers held.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the random numbers.")] = DEFAULT.seed,
-    device: Annotated[
-        str, typer.Option(help="auto, cpu, cuda …; several: cuda:0,cuda:1.")
-    ] = "auto",
-    dtype: Annotated[str | None, typer.Option(help="float32 or float64.")] = None,
-    mode: Annotated[str, typer.Option(help="unix or shm.")] = DEFAULT.mode,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Discard an older run there.")] = False,
-    on_extrapolation: Annotated[str, typer.Option(help="warn, raise or ignore.")] = "warn",
-    out: Annotated[Path, typer.Option(help="Directory of all results.")] = DEFAULT.out,
-    name: Annotated[str | None, typer.Option(help="Results go to OUT/pimd-NAME.")] = None,
-) -> None:
-    """Read the options, run, say how it went: exit code 0, 1 (outside), 2, 130 (stopped)."""
-    options = dict(locals())
-    with exit_codes(goes_on=True):
-        options["beads"] = numbers("beads", beads, int)
-        options |= {"isotope": words(isotope) if isotope else None, "device": words(device)}
-        with progress() as show:
-            result = run(Settings(**options), show=show)
-    print_outcome(result.report, result.directory)
-    exit_if_outside(result.report)
-
-
-if __name__ == "__main__":
-    app()
+app = workflow_app(Settings, run, goes_on=True)

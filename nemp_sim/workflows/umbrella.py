@@ -9,30 +9,27 @@ import shutil
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
-import typer
 from ase import Atoms
 
 from nemp_sim.checkpoint import load_potential
+from nemp_sim.command import workflow_app
 from nemp_sim.config import require, require_plain_name
-from nemp_sim.console import exit_codes, print_outcome
-from nemp_sim.domain_report import exit_if_outside, with_domain
+from nemp_sim.console import Show, logged
+from nemp_sim.domain_report import with_domain
 from nemp_sim.errors import InputError
 from nemp_sim.files import read_structure, read_structures, write_structures
 from nemp_sim.ipi.client import BeadEngine
-from nemp_sim.options import numbers
 from nemp_sim.pathintegral.files import read_properties
 from nemp_sim.pathintegral.free_energy import Profile, Window, umbrella_integration
 from nemp_sim.pathintegral.input import PREFIX, Dynamics, Umbrella, check_sampling, prepare_start
 from nemp_sim.pathintegral.plots import free_energy_profiles
 from nemp_sim.pathintegral.run import Job, simulate_together
-from nemp_sim.pathintegral.terminal import Show, progress
-from nemp_sim.plots import save_png
+from nemp_sim.plots import save_figure
 from nemp_sim.reactions.ends import check_ends
 from nemp_sim.relax import relax
-from nemp_sim.report import Quantity, Report, provenance, write_report
+from nemp_sim.report import Quantity, Report, concluded, write_report
 from nemp_sim.surfaces.adsorbates import place
 from nemp_sim.surfaces.slabs import fcc_slab
 
@@ -46,28 +43,28 @@ class Settings:
     """Everything that fixes a run.
 
     Attributes:
-        initial: file of the initial state (its last frame); None with ``final`` None: H from fcc to
-            hcp on Pd(111).
+        initial: file of the initial state (its last frame); None, with ``final``: H from fcc to hcp
+            on Pd(111).
         final: file of the final state.
         potential: path or name of a potential.
         atom: index of the atom that crosses; None: the one that moves farthest.
         beads: numbers of beads, a profile each; 1 is classical.
         windows: umbrellas from ``margin`` before the initial to ``margin`` behind the final state.
-        margin: Å.
-        spring: of the umbrellas, eV/Å².
-        temperature: K.
-        steps: of each window, equilibration included.
-        equilibration: first steps, which are left out.
-        timestep: fs.
+        margin: how far the windows reach beyond both ends, Å.
+        spring: spring constant of the umbrellas, eV/Å².
+        temperature: temperature, K.
+        steps: time steps of each window, equilibration included.
+        equilibration: first steps, left out of the averages.
+        timestep: time step, fs.
         tau: time constant of the PILE thermostat, fs.
-        seed: of the random numbers.
-        device: "auto", "cpu", "cuda" …
-        dtype: "float32" or "float64"; None takes that of the potential.
+        seed: seed of the random numbers.
+        device: "auto", "cpu", "cuda" or "cuda:1".
+        dtype: "float32" or "float64"; None: that of the potential.
         mode: "unix" socket or shared memory, "shm".
         fresh: discard an older run in the same directory.
         on_extrapolation: outside the domain of the potential: "warn", "raise" or "ignore".
         out: directory of all results.
-        name: the results go to ``out``/umbrella-``name``; None makes one from the file names.
+        name: the results go to ``out``/umbrella-``name``; None: made from the file names.
     """
 
     initial: Path | None = None
@@ -127,6 +124,14 @@ class Settings:
             umbrella=umbrella,
         )
 
+    def plan(self) -> str:
+        """What a run would do, in words."""
+        beads = ", ".join(map(str, sorted(set(self.beads))))
+        return (
+            f"Relax both ends, then {self.windows} windows of {self.steps} steps at "
+            f"{self.temperature:g} K, for each of these numbers of beads: {beads}."
+        )
+
     @property
     def directory(self) -> Path:
         """Where the results go."""
@@ -151,6 +156,7 @@ class Result:
     report: Report
 
 
+@logged
 def run(settings: Settings, engine: BeadEngine | None = None, show: Show | None = None) -> Result:
     """Relax both ends, sample every window with each number of beads, integrate, write the files.
 
@@ -187,8 +193,8 @@ def run(settings: Settings, engine: BeadEngine | None = None, show: Show | None 
     profiles = {b: replace(p, path_A=p.path_A - origin) for b, p in profiles.items()}
     report = _report(settings, profiles, ends[0].symbols[atom], atom)
     report = with_domain(report, engine, None)
-    report = replace(report, provenance=provenance(engine, settings, time.perf_counter() - started))
-    save_png(free_energy_profiles(profiles), settings.directory / "profile.png")
+    report = concluded(report, engine, settings, started)
+    save_figure(free_energy_profiles(profiles), settings.directory / "profile.png")
     write_report(report, settings.directory)
     return Result(settings, settings.directory, profiles, report)
 
@@ -307,45 +313,4 @@ def _report(settings: Settings, profiles: dict[int, Profile], symbol: str, atom:
     )
 
 
-DEFAULT = Settings()
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-@app.command(help=__doc__)
-def main(  # noqa: PLR0913 (one argument for each option)
-    initial: Annotated[Path | None, typer.Option(help="File of the initial state.")] = None,
-    final: Annotated[Path | None, typer.Option(help="File of the final state.")] = None,
-    potential: Annotated[str, typer.Option(help="Path or name.")] = DEFAULT.potential,
-    atom: Annotated[int | None, typer.Option(help="Index of the atom that crosses.")] = None,
-    beads: Annotated[str, typer.Option(help="1 is classical; a profile each.")] = "1,8",
-    windows: Annotated[int, typer.Option(help="Umbrellas on the way.")] = DEFAULT.windows,
-    margin: Annotated[float, typer.Option(help="Beyond both ends, Å.")] = DEFAULT.margin,
-    spring: Annotated[float, typer.Option(help="Of the umbrellas, eV/Å².")] = DEFAULT.spring,
-    temperature: Annotated[float, typer.Option(help="K.")] = DEFAULT.temperature,
-    steps: Annotated[int, typer.Option(help="Steps of each window.")] = DEFAULT.steps,
-    equilibration: Annotated[
-        int, typer.Option(help="First steps left out.")
-    ] = DEFAULT.equilibration,
-    timestep: Annotated[float, typer.Option(help="fs.")] = DEFAULT.timestep,
-    tau: Annotated[float, typer.Option(help="Of the thermostat, fs.")] = DEFAULT.tau,
-    seed: Annotated[int, typer.Option(help="Of the random numbers.")] = DEFAULT.seed,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda …")] = DEFAULT.device,
-    dtype: Annotated[str | None, typer.Option(help="float32 or float64.")] = None,
-    mode: Annotated[str, typer.Option(help="unix or shm.")] = DEFAULT.mode,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Discard an older run there.")] = False,
-    on_extrapolation: Annotated[str, typer.Option(help="warn, raise or ignore.")] = "warn",
-    out: Annotated[Path, typer.Option(help="Directory of all results.")] = DEFAULT.out,
-    name: Annotated[str | None, typer.Option(help="Results go to OUT/umbrella-NAME.")] = None,
-) -> None:
-    """Read the options, run, say how it went: exit code 0, 1 (outside), 2, 130 (stopped)."""
-    options = dict(locals())
-    with exit_codes(goes_on=True):
-        options["beads"] = numbers("beads", beads, int)
-        with progress() as show:
-            result = run(Settings(**options), show=show)
-    print_outcome(result.report, result.directory)
-    exit_if_outside(result.report)
-
-
-if __name__ == "__main__":
-    app()
+app = workflow_app(Settings, run, goes_on=True)

@@ -195,7 +195,7 @@ def test_command_line(settings):
     directory = str(chosen.directory)
     result = CliRunner().invoke(app, ["--label-only", directory, "--calculator", "emt"])
     assert result.exit_code == 0, result.output
-    assert "6/6 Cu3Pd labelled" in result.output
+    assert "6/6 Cu3Pd labelled" in (chosen.directory / "run.log").read_text(encoding="utf-8")
     assert "6 labelled, 0 failed, 0 left" in result.output
     assert len(read(chosen.directory / "labels.extxyz", ":")) == 6
     wrong = CliRunner().invoke(app, ["--label-only", directory, "--calculator", "etm"])
