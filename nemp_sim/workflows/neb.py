@@ -43,9 +43,9 @@ class Settings:
     """Everything that fixes a run.
 
     Attributes:
-        initial: file of the initial state (its last frame); None, with ``final``: H from fcc to hcp
-            on Pd(111).
-        final: file of the final state.
+        initial: file of the initial state (its last frame); None: H from fcc to hcp on
+            Pd(111).
+        final: file of the final state, where ``initial`` is given.
         potential: path or name of a potential.
         images: moving images between the ends.
         fmax: largest force on an atom at convergence, of the ends and of the band, eV/Å.

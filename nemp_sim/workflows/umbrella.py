@@ -43,9 +43,9 @@ class Settings:
     """Everything that fixes a run.
 
     Attributes:
-        initial: file of the initial state (its last frame); None, with ``final``: H from fcc to hcp
-            on Pd(111).
-        final: file of the final state.
+        initial: file of the initial state (its last frame); None: H from fcc to hcp on
+            Pd(111).
+        final: file of the final state, where ``initial`` is given.
         potential: path or name of a potential.
         atom: index of the atom that crosses; None: the one that moves farthest.
         beads: numbers of beads, a profile each; 1 is classical.
