@@ -17,6 +17,7 @@ SINGLE_COLUMN_INCH = (4.2, 3.1)
 FONT_POINTS = 9.5
 # Okabe and Ito's colours, told apart with every kind of colour vision.
 BLACK, BLUE, VERMILLION, GREY = "#000000", "#0072B2", "#D55E00", "#7F7F7F"
+SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")  # of formulas
 ELEMENT_COLOURS = (BLUE, VERMILLION, "#009E73", "#CC79A7", "#E69F00")
 
 
@@ -31,7 +32,7 @@ def new_figure(size_inch: tuple[float, float] = SINGLE_COLUMN_INCH) -> tuple[Fig
 
 def style_axes(axes: Axes) -> None:
     """Ticks inwards and thin frames, as in every figure of the package."""
-    axes.tick_params(direction="in", top=True, right=True, labelsize=FONT_POINTS)
+    axes.tick_params(which="both", direction="in", top=True, right=True, labelsize=FONT_POINTS)
     for spine in axes.spines.values():
         spine.set_linewidth(0.8)
 

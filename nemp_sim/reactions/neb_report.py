@@ -54,6 +54,7 @@ def band_report(
         files={
             "neb.extxyz": "all images with energies (eV) and forces (eV/Å): ase gui neb.extxyz",
             "neb.png": "energy along the path, eV and Å",
+            "geometry.png": "both ends and the highest structure between them, from two sides",
         },
         data={
             "path_A": band.path_length_A,

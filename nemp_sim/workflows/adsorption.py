@@ -24,7 +24,8 @@ from nemp_sim.report import Report, concluded, write_report
 from nemp_sim.statistics import combination_std
 from nemp_sim.surfaces.adsorbates import FORMS, gas_molecule
 from nemp_sim.surfaces.adsorption import Minimum, candidates, merged, outcome
-from nemp_sim.surfaces.report import Energies, adsorption_report, energy_levels
+from nemp_sim.surfaces.plots import energy_levels, site_map
+from nemp_sim.surfaces.report import Energies, adsorption_report
 from nemp_sim.surfaces.slabs import FACETS, composition_shares, equation_of_state, fcc_slab
 from nemp_sim.vibrations import Vibrations, vibrations
 
@@ -180,6 +181,7 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
     report = concluded(report, engine, settings, started)
     write_structures(settings.directory / "adsorption.extxyz", [slab, *(m.atoms for m in minima)])
     save_figure(energy_levels(found, _title(settings)), settings.directory / "adsorption.png")
+    save_figure(site_map(slab, found), settings.directory / "sites.png")
     write_report(report, settings.directory)
     (settings.directory / "broken-off.extxyz").unlink(missing_ok=True)
     return Result(settings, settings.directory, slab, found, trusted, report)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ase import Atoms
+from matplotlib.figure import Figure
 
 from nemp_sim.checkpoint import load_potential
 from nemp_sim.command import workflow_app
@@ -36,6 +37,7 @@ from nemp_sim.relax import Engine, KeptStep, Relaxation, Step, relax
 from nemp_sim.report import Quantity, Report, concluded, write_report
 from nemp_sim.surfaces.adsorbates import place
 from nemp_sim.surfaces.slabs import PD_LATTICE_ANGSTROM, fcc_slab, freeze_lowest_layers
+from nemp_sim.views import two_views
 
 
 @dataclass(frozen=True)
@@ -237,7 +239,8 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
     report = concluded(report, engine, settings, started)
     drawn = replace(band, converged=relaxation.converged and band.converged)
     spread = energy_spread(engine, band.images)
-    save_figure(neb_profile(drawn, job.names, spread), _figure(settings))
+    save_figure(neb_profile(drawn, job.names, spread), settings.directory / "neb.png")
+    save_figure(_geometry(job, band, reaction), settings.directory / "geometry.png")
     write_report(report, settings.directory)
     return Result(settings, settings.directory, relaxation, band, converged, report, reaction)
 
@@ -317,7 +320,8 @@ def _write_unfinished(
 ) -> None:
     """The last complete structures and a report that says where and why the run broke off."""
     write_images(settings.directory / "neb.extxyz", step.images)
-    remove_figure(_figure(settings))
+    for name in ("neb.png", "geometry.png"):
+        remove_figure(settings.directory / name)
     reason = str(error) or type(error).__name__
     report = Report(
         title=f"Nudged elastic band: {job.title}",
@@ -329,8 +333,13 @@ def _write_unfinished(
     write_report(concluded(report, engine, settings, started), settings.directory)
 
 
-def _figure(settings: Settings) -> Path:
-    return settings.directory / "neb.png"
+def _geometry(job: Job, band: NEBResult, reaction: Reaction | None) -> Figure:
+    """Both ends and what lies highest between them: the saddle, where it is known."""
+    states = band.images[0], band.images[band.saddle_index], band.images[-1]
+    middle = "highest image"
+    if reaction is not None:
+        states, middle = reaction.states, "saddle"
+    return two_views(states, (job.names[0], middle, job.names[1]))
 
 
 app = workflow_app(Settings, run)

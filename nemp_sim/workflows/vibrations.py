@@ -20,7 +20,7 @@ from nemp_sim.files import write_structures
 from nemp_sim.mode_files import mode_table, remarks, write_modes
 from nemp_sim.phonons.extra_plots import modes_of_molecule
 from nemp_sim.phonons.isotopes import with_isotopes
-from nemp_sim.plots import save_figure
+from nemp_sim.plots import SUBSCRIPTS, save_figure
 from nemp_sim.reactions.kinetics import harmonic_free_energy_eV
 from nemp_sim.relax import Engine, relax
 from nemp_sim.report import Quantity, Report, concluded, write_report
@@ -168,7 +168,7 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
     report = concluded(report, engine, settings, started)
     write_structures(settings.directory / "structure.extxyz", atoms)
     write_modes(found, settings.directory / "modes.extxyz")
-    label = atoms.get_chemical_formula(mode="metal")
+    label = atoms.get_chemical_formula(mode="metal").translate(SUBSCRIPTS)
     save_figure(modes_of_molecule(found.wavenumbers_cm1, label), settings.directory / "modes.png")
     write_report(report, settings.directory)
     return Result(settings, settings.directory, found, report)

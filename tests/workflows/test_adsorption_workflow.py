@@ -17,7 +17,7 @@ from nemp_sim.workflows.adsorption import Settings, app, run
 
 FILES = [
     *("adsorption.extxyz", "adsorption.pdf", "adsorption.png"),
-    *("report.json", "report.md", "run.log", "settings.toml"),
+    *("report.json", "report.md", "run.log", "settings.toml", "sites.pdf", "sites.png"),
 ]
 
 

@@ -21,7 +21,7 @@ from nemp_sim.surfaces.slabs import fcc_slab
 from nemp_sim.workflows.neb import Settings, app, matched, prepare, run
 
 RUN = ["report.json", "report.md", "run.log", "settings.toml"]
-FILES = ["neb.extxyz", "neb.pdf", "neb.png", *RUN]
+FILES = ["geometry.pdf", "geometry.png", "neb.extxyz", "neb.pdf", "neb.png", *RUN]
 KEYS = {
     "barrier_forward_eV",
     "barrier_reverse_eV",
