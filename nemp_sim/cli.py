@@ -14,7 +14,7 @@ from nemp_sim import __version__
 from nemp_sim.console import Command
 
 WORKFLOWS = (
-    *("relax", "adsorption", "neb", "vibrations", "diffusion"),
+    *("evaluate", "relax", "adsorption", "neb", "vibrations", "diffusion"),
     *("phonons", "pimd", "umbrella", "label"),
 )
 CHECKED_AT_ONCE = 64  # structures of ``nemp check`` between two lines that are printed

@@ -21,7 +21,14 @@ from nemp_sim.report import Report, plain
 
 ROOT = Path(__file__).parents[1]
 MODULES = {name: importlib.import_module(f"nemp_sim.workflows.{name}") for name in cli.WORKFLOWS}
-NEEDED = {"label": {"template": Path("a.xyz"), "select_only": True}}  # the others have default jobs
+NEEDED = {  # the others have default jobs
+    "label": {"template": Path("a.xyz"), "select_only": True},
+    "evaluate": {"structures": Path("a.xyz")},
+}
+GIVEN = {
+    "label": ("--template", "a.xyz", "--select-only"),
+    "evaluate": ("--structures", "a.xyz"),
+}
 
 
 def invoke(*arguments):
@@ -77,8 +84,7 @@ def test_command_line_wins_over_the_file_which_wins_over_defaults(tmp_path):
 @pytest.mark.parametrize("name", cli.WORKFLOWS)
 def test_a_dry_run_does_nothing(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    more = ("--template", "a.xyz", "--select-only") if name == "label" else ()
-    done = invoke(name, "--dry-run", *more)
+    done = invoke(name, "--dry-run", *GIVEN.get(name, ()))
     assert done.exit_code == 0 and "files in results/" in done.output
     assert not list(tmp_path.iterdir())
 
