@@ -23,17 +23,9 @@ CHECKED_AT_ONCE = 64  # structures of ``nemp check`` between two lines that are 
 class _Commands(typer.core.TyperGroup):
     """The workflows, imported when one of them is called, and the commands of this file."""
 
-    def list_commands(self, ctx: typer.Context) -> list[str]:
-        return [*WORKFLOWS, *super().list_commands(ctx)]
-
-    def get_command(self, ctx: typer.Context, name: str) -> object:
-        """What help and completion show of a command: its docstring, without its imports."""
-        if name not in WORKFLOWS:
-            return super().get_command(ctx, name)
-        source = Path(__file__).with_name("workflows") / f"{name}.py"
-        text = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8")))
-        first = text.partition("\n\n")[0]
-        return typer.core.TyperCommand(name, help=first, rich_help_panel="Workflows")
+    def __init__(self, **options: object) -> None:
+        super().__init__(**options)
+        self.commands = {name: _described(name) for name in WORKFLOWS} | self.commands
 
     def resolve_command(self, ctx: typer.Context, args: list[str]) -> tuple:
         """The command itself, which runs."""
@@ -42,6 +34,14 @@ class _Commands(typer.core.TyperGroup):
             module = import_module(f"nemp_sim.workflows.{name}")
             command = typer.main.get_command(module.app)
         return name, command, rest
+
+
+def _described(name: str) -> typer.core.TyperCommand:
+    """What help and completion show of a workflow: its docstring, without its imports."""
+    source = Path(__file__).with_name("workflows") / f"{name}.py"
+    text = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or ""
+    first = text.partition("\n\n")[0]
+    return typer.core.TyperCommand(name, help=first, rich_help_panel="Workflows")
 
 
 app = typer.Typer(

@@ -50,9 +50,13 @@ class RunLog:
     path: Path
     lines: list[str] = field(default_factory=list)
 
-    def write(self, text: str) -> None:
-        """Add a line with date and time; several processes may write to one file."""
+    def keep(self, text: str) -> None:
+        """A line with date and time, for the next ``write``."""
         self.lines.append(f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S%z} {text}\n")
+
+    def write(self, text: str) -> None:
+        """Add a line and those kept; several processes may write to one file."""
+        self.keep(text)
         if self.path.parent.is_dir():
             with self.path.open("a", encoding="utf-8") as handle:
                 handle.write("".join(self.lines))
@@ -76,7 +80,7 @@ def logged(run: Callable[..., Outcome]) -> Callable[..., Outcome]:
             if show is not None:
                 show(*event)
 
-        log.write(f"start: {settings}")
+        log.keep(f"start: {settings}")  # not yet: a fresh run empties its directory
         try:
             result = run(settings, engine, told)
         except BaseException as error:

@@ -218,6 +218,11 @@ def test_progress_is_silent_without_a_terminal(capfd):
 # --- the shell
 
 
+def test_a_wrong_name_is_answered_with_the_near_one():
+    assert "neb" in invoke("nbe").output.partition("'nbe'")[2]
+    assert "--images" in invoke("neb", "--imges", "3").output
+
+
 def test_help_and_completion_are_light():
     """Neither torch nor matplotlib is imported before a command runs."""
     code = (
