@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import wraps
@@ -67,13 +67,15 @@ def logged(run: Callable[..., Outcome]) -> Callable[..., Outcome]:
     """A workflow's ``run(settings, engine, show)`` that keeps a log in its directory.
 
     Every event that is shown becomes a line of run.log, and so does the end of the run: its verdict
-    or the error. A further run in the same directory adds to the log. A run that ends before it
-    makes its directory leaves nothing.
+    or the error. A further run in the same directory adds to the log. A run that breaks off before
+    it has written anything else leaves nothing: no log, and no directory that was not there.
     """
 
     @wraps(run)
     def kept(settings: object, engine: object = None, show: Show | None = None) -> Outcome:
-        log = RunLog(settings.directory / RUN_LOG)
+        directory = settings.directory
+        log = RunLog(directory / RUN_LOG)
+        missing = [path for path in (directory, *directory.parents) if not path.exists()]
 
         def told(*event: object) -> None:
             log.write(_line(event))
@@ -85,6 +87,11 @@ def logged(run: Callable[..., Outcome]) -> Callable[..., Outcome]:
             result = run(settings, engine, told)
         except BaseException as error:
             log.write(f"BROKEN OFF: {type(error).__name__}: {error}")
+            if missing and [*directory.glob("*")] == [log.path]:
+                log.path.unlink()
+                with suppress(OSError):  # somebody else writes there too
+                    for path in missing:
+                        path.rmdir()
             raise
         log.write(f"end: {result.report.verdict}")
         return result

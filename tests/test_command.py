@@ -153,7 +153,11 @@ def run(settings, engine=None, show=None):
     """Count to two."""
     show("one", 1)
     settings.directory.mkdir(parents=True)
+    if settings.end != "nothing":
+        (settings.directory / "result").touch()
     show("two")
+    if settings.end == "nothing":
+        raise InputError("no")
     if settings.end == "error":
         raise EvaluationError("lost")
     if settings.end == "stopped":
@@ -195,13 +199,9 @@ def test_quiet_says_errors_alone(tmp_path):
 
 
 def test_a_run_without_results_leaves_no_log(tmp_path):
-    @logged
-    def refuse(settings, engine=None, show=None):
-        raise InputError("no")
-
     with pytest.raises(InputError):
-        refuse(Small(out=tmp_path / "none"))
-    assert not (tmp_path / "none").exists()
+        run(Small(out=tmp_path / "none" / "deep", end="nothing"))
+    assert not (tmp_path / "none").exists() and tmp_path.exists()
 
 
 def test_words_of_docstrings_on_the_command_line():
