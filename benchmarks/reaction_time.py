@@ -25,7 +25,7 @@ from nemp_sim.report import device_name
 from nemp_sim.surfaces.adsorbates import place
 from nemp_sim.surfaces.slabs import fcc_slab
 from nemp_sim.vibrations import partial_hessian
-from workflows.neb import Settings, run
+from nemp_sim.workflows.neb import Settings, run
 
 TOLERANCE_EV = 1e-6
 TOLERANCE_EV_PER_A2 = 1e-4

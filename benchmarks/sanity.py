@@ -35,7 +35,7 @@ from ase.md.langevin import Langevin
 from ase.optimize import FIRE
 
 from nemp_sim import NEMP, load_potential
-from nemp_sim.plots import BLACK, BLUE, FONT_POINTS, GREY, new_figure, save_png
+from nemp_sim.plots import BLACK, BLUE, FONT_POINTS, GREY, new_figure, save_figure
 from nemp_sim.potential import Potential
 from nemp_sim.validation.approach import (
     Dimer,
@@ -226,7 +226,7 @@ def draw(curves: list[Dimer], path: Path) -> None:
         axes.set_title(curve.name, fontsize=FONT_POINTS, color=BLACK)
     figure.supxlabel("Distance (Å)", fontsize=FONT_POINTS)
     figure.supylabel("Energy above lone atoms (eV)", fontsize=FONT_POINTS)
-    save_png(figure, path)
+    save_figure(figure, path)
 
 
 def start_structure(options: argparse.Namespace, name: str) -> Atoms | None:

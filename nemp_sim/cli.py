@@ -1,6 +1,8 @@
 """The ``nemp`` command."""
 
+import ast
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -9,30 +11,45 @@ from rich.console import Console
 from rich.table import Table
 
 from nemp_sim import __version__
-from nemp_sim.errors import NempError
+from nemp_sim.console import Command
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="NEMP interatomic potentials: train, inspect, convert and serve.",
+WORKFLOWS = (
+    *("evaluate", "relax", "adsorption", "neb", "vibrations", "diffusion"),
+    *("phonons", "pimd", "umbrella", "label"),
 )
-
-
 CHECKED_AT_ONCE = 64  # structures of ``nemp check`` between two lines that are printed
 
 
-class _Command(typer.core.TyperCommand):
-    """Prints an error that a user can cure as one message; exits with its code, 2 for most."""
+class _Commands(typer.core.TyperGroup):
+    """The workflows, imported when one of them is called, and the commands of this file."""
 
-    def invoke(self, ctx: typer.Context) -> object:
-        try:
-            return super().invoke(ctx)
-        except (NempError, OSError) as error:
-            Console(stderr=True, highlight=False).print(
-                f"error: {error}", markup=False, soft_wrap=True
-            )
-            raise typer.Exit(getattr(error, "exit_code", 2)) from None
+    def __init__(self, **options: object) -> None:
+        super().__init__(**options)
+        self.commands = {name: _described(name) for name in WORKFLOWS} | self.commands
+
+    def resolve_command(self, ctx: typer.Context, args: list[str]) -> tuple:
+        """The command itself, which runs."""
+        name, command, rest = super().resolve_command(ctx, args)
+        if name in WORKFLOWS:
+            module = import_module(f"nemp_sim.workflows.{name}")
+            command = typer.main.get_command(module.app)
+        return name, command, rest
+
+
+def _described(name: str) -> typer.core.TyperCommand:
+    """What help and completion show of a workflow: its docstring, without its imports."""
+    source = Path(__file__).with_name("workflows") / f"{name}.py"
+    text = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or ""
+    first = text.partition("\n\n")[0]
+    return typer.core.TyperCommand(name, help=first, rich_help_panel="Workflows")
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="NEMP interatomic potentials: compute, train, inspect, convert and serve.",
+)
 
 
 def _show_version(wanted: bool) -> None:
@@ -47,10 +64,10 @@ def main(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Version.")
     ] = False,
 ) -> None:
-    """NEMP interatomic potentials: train, inspect, convert and serve."""
+    """NEMP interatomic potentials: compute, train, inspect, convert and serve."""
 
 
-@app.command(cls=_Command)
+@app.command(cls=Command, rich_help_panel="Potentials")
 def info(
     potential: Annotated[str, typer.Argument(help="A path, or the name of a potential.")],
     as_json: Annotated[bool, typer.Option("--json", help="All metadata as JSON.")] = False,
@@ -115,7 +132,7 @@ def _error_table(split: str, errors: list[dict]) -> Table:
     return table
 
 
-@app.command("list", cls=_Command)
+@app.command("list", cls=Command, rich_help_panel="Potentials")
 def list_potentials() -> None:
     """List the potentials that a name finds: those in $NEMP_POTENTIALS and the shipped ones."""
     from nemp_sim.checkpoint import potential_directories, read_header
@@ -130,7 +147,7 @@ def list_potentials() -> None:
     Console(highlight=False).print(table)
 
 
-@app.command(cls=_Command)
+@app.command(cls=Command, rich_help_panel="Potentials")
 def train(
     config: Annotated[Path, typer.Argument(help="TOML file: [model], [data], [training].")],
     out: Annotated[
@@ -158,7 +175,7 @@ def train(
     console.print(f"written: {directory}", soft_wrap=True)
 
 
-@app.command("import-jax", cls=_Command)
+@app.command("import-jax", cls=Command, rich_help_panel="Potentials")
 def import_jax(
     directory: Annotated[Path, typer.Argument(help="Directory with full_config.json.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Potential file to write.")],
@@ -172,7 +189,7 @@ def import_jax(
     print(f"written: {path}")
 
 
-@app.command(cls=_Command)
+@app.command(cls=Command, rich_help_panel="Potentials")
 def check(
     potential: Annotated[str, typer.Argument(help="A path, or the name of a potential.")],
     structures: Annotated[Path, typer.Argument(help="Structures, any format that ASE reads.")],
@@ -200,7 +217,7 @@ def check(
         raise typer.Exit(1)
 
 
-@app.command(cls=_Command)
+@app.command(cls=Command, rich_help_panel="Potentials")
 def validate(
     potential: Annotated[str, typer.Argument(help="A path, or the name of a potential.")],
     structure: Annotated[
@@ -230,7 +247,7 @@ def validate(
         raise typer.Exit(1)
 
 
-@app.command(cls=_Command)
+@app.command(cls=Command, rich_help_panel="Potentials")
 def ipi(  # noqa: PLR0913 (options of a command)
     potential: Annotated[str, typer.Option(help="A path, or the name of a potential.")],
     template: Annotated[
@@ -290,7 +307,7 @@ def ipi(  # noqa: PLR0913 (options of a command)
     print(engine.watch.verdict())
 
 
-@app.command("export-lammps", cls=_Command)
+@app.command("export-lammps", cls=Command, rich_help_panel="Potentials")
 def export_lammps(
     potential: Annotated[str, typer.Argument(help="A path, or the name of a potential.")],
     output: Annotated[

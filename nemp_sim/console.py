@@ -1,83 +1,111 @@
-"""What the workflows say: progress, outcome, errors; and the last complete step they keep."""
+"""What runs say: progress on the terminal and in run.log, and errors."""
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
+from functools import wraps
 from pathlib import Path
+from typing import TypeVar
 
 import typer
 from rich.console import Console
 
 from nemp_sim.errors import NempError
-from nemp_sim.relax import Step
-from nemp_sim.report import Report
+
+RUN_LOG = "run.log"
+Show = Callable[..., None]
+Outcome = TypeVar("Outcome")
+
+
+@contextmanager
+def status_line(quiet: bool = False) -> Iterator[Show]:
+    """A line on the terminal that says what is going on; silent where stderr is no terminal.
+
+    Yields:
+        A function of texts, or of objects that print themselves: what goes on, then how far it is.
+    """
+    console = Console(stderr=True, highlight=False)
+    if quiet or not console.is_terminal:
+        yield lambda *event: None
+        return
+    with console.status("starting") as status:
+        yield lambda *event: status.update(_line(event))
+
+
+def _line(event: tuple[object, ...]) -> str:
+    return ": ".join(map(str, event))
 
 
 @dataclass
-class KeptStep:
-    """The last complete step, for the files of a run that breaks off.
+class RunLog:
+    """The lines of run.log, kept until the directory of the run exists.
 
     Attributes:
-        show: what each step is handed on to.
-        step: the last one; None before the first.
+        path: the file.
+        lines: those that are not written yet.
     """
 
-    show: Callable[[Step], None]
-    step: Step | None = field(default=None)
+    path: Path
+    lines: list[str] = field(default_factory=list)
 
-    def __call__(self, step: Step) -> None:
-        """Keep ``step`` and hand it on."""
-        self.step = step
-        self.show(step)
+    def keep(self, text: str) -> None:
+        """A line with date and time, for the next ``write``."""
+        self.lines.append(f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S%z} {text}\n")
 
-
-@contextmanager
-def status_line() -> Iterator[Callable[[str], None]]:
-    """A line on the terminal that says what is going on; silent where stderr is no terminal."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda text: None
-        return
-    with console.status("starting") as status:
-        yield status.update
+    def write(self, text: str) -> None:
+        """Add a line and those kept; several processes may write to one file."""
+        self.keep(text)
+        if self.path.parent.is_dir():
+            with self.path.open("a", encoding="utf-8") as handle:
+                handle.write("".join(self.lines))
+            self.lines.clear()
 
 
-@contextmanager
-def progress() -> Iterator[Callable[[Step], None]]:
-    """A status line that follows an optimisation."""
-    with status_line() as say:
+def logged(run: Callable[..., Outcome]) -> Callable[..., Outcome]:
+    """A workflow's ``run(settings, engine, show)`` that keeps a log in its directory.
 
-        def show(step: Step) -> None:
-            barrier = "" if step.barrier_eV is None else f", barrier {step.barrier_eV:.3f} eV"
-            force = f"largest force {step.fmax_eV_per_A:.3f} eV/Å"
-            say(f"{step.stage}: step {step.number}, {force}{barrier}")
-
-        yield show
-
-
-@contextmanager
-def exit_codes(*, goes_on: bool = False) -> Iterator[None]:
-    """Errors that a user can cure: one message, exit code 2.
-
-    Args:
-        goes_on: the same command goes on after Ctrl-C, which is then said; exit code 130.
+    Every event that is shown becomes a line of run.log, and so does the end of the run: its verdict
+    or the error. A further run in the same directory adds to the log. A run that breaks off before
+    it has written anything else leaves nothing: no log, and no directory that was not there.
     """
-    try:
-        yield
-    except (NempError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        if not goes_on:
+
+    @wraps(run)
+    def kept(settings: object, engine: object = None, show: Show | None = None) -> Outcome:
+        directory = settings.directory
+        log = RunLog(directory / RUN_LOG)
+        missing = [path for path in (directory, *directory.parents) if not path.exists()]
+
+        def told(*event: object) -> None:
+            log.write(_line(event))
+            if show is not None:
+                show(*event)
+
+        log.keep(f"start: {settings}")  # not yet: a fresh run empties its directory
+        try:
+            result = run(settings, engine, told)
+        except BaseException as error:
+            log.write(f"BROKEN OFF: {type(error).__name__}: {error}")
+            if missing and [*directory.glob("*")] == [log.path]:
+                log.path.unlink()
+                with suppress(OSError):  # somebody else writes there too
+                    for path in missing:
+                        path.rmdir()
             raise
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        raise typer.Exit(130) from None
+        log.write(f"end: {result.report.verdict}")
+        return result
+
+    return kept
 
 
-def print_outcome(report: Report, directory: Path) -> None:
-    """Title, verdict and notes of a report, and where its files are."""
-    print(f"{report.title}\n{report.verdict}")
-    for note in report.notes:
-        print(f"- {note}")
-    print(f"files in {directory}/")
+class Command(typer.core.TyperCommand):
+    """Prints an error that a user can cure as one message; exits with its code, 2 for most."""
+
+    def invoke(self, ctx: typer.Context) -> object:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except (NempError, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(getattr(error, "exit_code", 2)) from None

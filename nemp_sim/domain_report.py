@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-import typer
 from ase import Atoms
 
 from nemp_sim.potential import Potential
@@ -53,12 +52,7 @@ def with_domain(report: Report, engine: object, final: Sequence[Atoms] | None) -
     return replace(report, data=data, verdict=verdict, notes=(note, *report.notes))
 
 
-def exit_if_outside(report: Report) -> None:
-    """End the command with exit code 1 where the report is on structures outside the domain.
-
-    Raises:
-        typer.Exit: something is outside, and the policy was not "ignore".
-    """
+def is_outside(report: Report) -> bool:
+    """Whether the report is on structures outside the domain, and the policy was not "ignore"."""
     domain = report.data.get("domain")
-    if domain and domain["outside_at_end"] and domain["policy"] != "ignore":
-        raise typer.Exit(UNTRUSTED)
+    return bool(domain and domain["outside_at_end"] and domain["policy"] != "ignore")

@@ -1,6 +1,6 @@
 """Relaxation of crystals, positions and cell, and the test that a structure is at a minimum."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -14,7 +14,7 @@ from ase.units import GPa
 
 from nemp_sim.errors import InputError
 from nemp_sim.potential import Evaluation
-from nemp_sim.relax import CountedCalls, largest_force, lockstep
+from nemp_sim.relax import CountedCalls, Step, largest_force, lockstep, snapshot
 
 FMAX_EV_PER_A = 1e-3
 SMAX_GPA = 0.01
@@ -54,6 +54,7 @@ def relax_crystals(
     fmax_eV_per_A: float = FMAX_EV_PER_A,
     smax_GPa: float = SMAX_GPA,
     steps: int = 500,
+    on_step: Callable[[Step], None] | None = None,
 ) -> tuple[CellRelaxation, ...]:
     """Relax positions and all six strains of crystals side by side, one call for each step.
 
@@ -66,6 +67,7 @@ def relax_crystals(
         fmax_eV_per_A: largest force left on an atom.
         smax_GPa: largest component of the stress left.
         steps: most optimiser steps.
+        on_step: called after each optimiser step.
 
     Raises:
         EvaluationError: results that are not finite.
@@ -90,7 +92,13 @@ def relax_crystals(
         CellAwareBFGS(FrechetCellFilter(atoms, exp_cell_factor=1.0), logfile=None)
         for atoms in moved
     ]
-    lockstep(optimizers, moved, partial(calls.fill, stress=True), is_done, steps)
+
+    def show(step: int) -> None:
+        largest = max(left(index)[0] for index in range(len(moved)))
+        on_step(Step("relaxation", step, largest, None, snapshot(moved)))
+
+    told = show if on_step else None
+    lockstep(optimizers, moved, partial(calls.fill, stress=True), is_done, steps, told)
     found = []
     for index, atoms in enumerate(moved):
         fmax, smax = left(index)

@@ -1,7 +1,7 @@
 """Several structures relaxed side by side; every optimiser step is one batched model call."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
@@ -48,6 +48,30 @@ class Step:
     fmax_eV_per_A: float
     barrier_eV: float | None
     images: tuple[Atoms, ...]
+
+    def __str__(self) -> str:
+        """One line for the terminal."""
+        barrier = "" if self.barrier_eV is None else f", barrier {self.barrier_eV:.3f} eV"
+        force = f"largest force {self.fmax_eV_per_A:.3f} eV/Å"
+        return f"{self.stage}: step {self.number}, {force}{barrier}"
+
+
+@dataclass
+class KeptStep:
+    """The last complete step, for the files of a run that breaks off.
+
+    Attributes:
+        show: what each step is handed on to.
+        step: the last one; None before the first.
+    """
+
+    show: Callable[[Step], None]
+    step: Step | None = field(default=None)
+
+    def __call__(self, step: Step) -> None:
+        """Keep ``step`` and hand it on."""
+        self.step = step
+        self.show(step)
 
 
 @dataclass(frozen=True)

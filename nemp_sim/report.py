@@ -4,8 +4,9 @@ import importlib.metadata
 import json
 import math
 import platform
+import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,19 @@ import numpy as np
 import torch
 
 import nemp_sim
+from nemp_sim.console import RUN_LOG
 from nemp_sim.files import replacing
+from nemp_sim.options import to_toml
 from nemp_sim.potential import Potential
 
 PACKAGES = ("torch", "ase", "numpy", "scipy", "vesin", "ipi", "phonopy", "seekpath")
+SETTINGS = "settings.toml"
+RUN_FILES = {
+    "report.json": "these numbers for programs",
+    "report.md": "these numbers for people",
+    SETTINGS: "the settings used: --config settings.toml repeats the run",
+    RUN_LOG: "every step with its time, and how the run ended",
+}
 
 
 @dataclass(frozen=True)
@@ -124,9 +134,40 @@ def provenance(engine: object, settings: object, wall_time_s: float) -> dict[str
     }
 
 
+def concluded(report: Report, engine: object, settings: object, started: float) -> Report:
+    """The report of a workflow with its provenance and the files that every workflow writes.
+
+    Args:
+        report: what was found.
+        engine: what evaluated the structures.
+        settings: the frozen settings of the workflow.
+        started: ``time.perf_counter()`` at its start.
+    """
+    source = provenance(engine, settings, time.perf_counter() - started)
+    return replace(report, files=with_run_files(report.files), provenance=source)
+
+
+def with_run_files(files: Mapping[str, str]) -> dict[str, str]:
+    """All files of a workflow: those named, vector graphics, and ``RUN_FILES``."""
+    return with_vector_graphics(files) | RUN_FILES
+
+
+def with_vector_graphics(files: Mapping[str, str]) -> dict[str, str]:
+    """The files, and the PDF that ``save_figure`` writes beside each PNG."""
+    found = {}
+    for name, what in files.items():
+        found[name] = what
+        if name.endswith(".png"):
+            found[f"{name.removesuffix('.png')}.pdf"] = "the same as vector graphics"
+    return found
+
+
 def write_report(report: Report, directory: Path) -> None:
-    """Write report.json and report.md; older ones are replaced by complete ones."""
-    for name, text in (("report.json", to_json(report)), ("report.md", to_markdown(report))):
+    """Write report.json, report.md and, of a workflow, settings.toml; older ones are replaced."""
+    texts = {"report.json": to_json(report), "report.md": to_markdown(report)}
+    if SETTINGS in report.files:
+        texts[SETTINGS] = to_toml(report.provenance["settings"])
+    for name, text in texts.items():
         with replacing(directory / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
 

@@ -25,9 +25,12 @@ MAY_IMPORT = {  # besides modules of the top level
     "ipi": set(),
     "phonons": {"surfaces"},
     "pathintegral": {"surfaces", "ipi"},
+    "workflows": {
+        *("surfaces", "reactions", "phonons", "ipi", "pathintegral", "labelling", "training"),
+    },
 }
 ABOVE = {  # modules that import subpackages
-    "cli": {"training", "ipi", "validation"},
+    "cli": {"training", "ipi", "validation", "workflows"},
     "systems": {"surfaces"},
     "potential": {"kernels"},
     "memory": {"kernels"},

@@ -1,5 +1,8 @@
 """Every example runs as a user would run it."""
 
+import base64
+import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -25,3 +28,46 @@ def test_example_runs(script, tmp_path):
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip()
+
+
+NOTEBOOKS = Path(__file__).parents[1] / "examples" / "notebooks"
+
+
+def exporter():
+    spec = importlib.util.spec_from_file_location("export", NOTEBOOKS / "export.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_examples_are_short():
+    assert [path.name for path in EXAMPLES if len(path.read_text().splitlines()) > 80] == []
+
+
+@pytest.mark.parametrize("name", exporter().EXPORTED)
+def test_notebooks_are_those_of_the_examples(name):
+    """They are made anew by: python examples/notebooks/export.py."""
+    wanted = exporter().cells_of((EXAMPLES[0].parent / f"{name}.py").read_text(encoding="utf-8"))
+    found = json.loads((NOTEBOOKS / f"{name}.ipynb").read_text(encoding="utf-8"))
+    assert (found["nbformat"], found["nbformat_minor"]) == (4, 5)
+    kept = ("cell_type", "id", "source")
+    for cell, made in zip(found["cells"], wanted, strict=True):
+        assert [cell[key] for key in kept] == [made[key] for key in kept]
+        if cell["cell_type"] == "code":
+            assert cell["execution_count"] and "error" not in str(cell["outputs"])
+    assert sum("image/png" in str(c.get("outputs")) for c in found["cells"]) >= 2
+
+
+def test_export_runs_cells_and_keeps_what_they_say():
+    script = (
+        '"""A title.\n\nText.\n"""\n\n# %%\nx = 2\nprint(x)\nx + 1\n\n# %% [markdown]\n# *So.*\n\n'
+    )
+    script += "# %%\nfrom nemp_sim.plots import new_figure\n\nnew_figure()[0]\n"
+    export = exporter()
+    cells = export.cells_of(script)
+    assert ["".join(c["source"]) for c in cells[::2]] == ["# A title\n\nText.", "*So.*"]
+    export.execute(cells)
+    assert cells[1]["outputs"] == [{"output_type": "stream", "name": "stdout", "text": ["2\n"]}]
+    (drawn,) = cells[3]["outputs"]
+    assert base64.b64decode(drawn["data"]["image/png"]).startswith(b"\x89PNG")
+    assert json.loads(export.notebook(cells))["cells"] == cells

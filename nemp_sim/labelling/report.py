@@ -16,7 +16,6 @@ FILES = {
     "selection.json": "settings and counts of the choice",
     "labels/": "one file for each labelled structure",
     "failures/": "why a structure has no label; not there where all have one",
-    "report.json": "these numbers for programs",
 }
 
 
@@ -53,12 +52,15 @@ class LabelCheck:
 
 
 def check_labels(frames: Sequence[Atoms]) -> LabelCheck:
-    """Compare nemp_energy, nemp_forces, nemp_forces_std with REF_energy, REF_forces of frames."""
+    """Compare nemp_energy, nemp_forces and, where they are, nemp_forces_std of frames with labels.
+
+    Labels are REF_energy and REF_forces.
+    """
     energy = np.array(
         [1e3 * (a.info["nemp_energy"] - a.info["REF_energy"]) / len(a) for a in frames]
     )
     errors = [a.arrays["nemp_forces"] - a.arrays["REF_forces"] for a in frames]
-    stds = [a.arrays["nemp_forces_std"] for a in frames]
+    stds = [a.arrays.get("nemp_forces_std", np.zeros((len(a), 3))) for a in frames]
     error_norms = [np.linalg.norm(values, axis=1) for values in errors]
     std_norms = [np.linalg.norm(values, axis=1) for values in stds]
     predicted = rms(np.concatenate(stds))
@@ -157,18 +159,22 @@ def _outcome(
         Quantity("failed", "Failed", failed),
         Quantity("left", "Left", left),
     ]
-    if not check:
-        return tuple(rows)
+    return tuple(rows) + (check_quantities(check) if check else ())
+
+
+def check_quantities(check: LabelCheck) -> tuple[Quantity, ...]:
+    """The errors as a report shows them."""
     labels = {
-        "energy_rmse_meV_per_atom": ("Energy RMSE on the new labels", "meV/atom", 1),
+        "energy_rmse_meV_per_atom": ("Energy RMSE on the labels", "meV/atom", 1),
         "energy_shift_meV_per_atom": ("Mean of prediction − label, energy", "meV/atom", 1),
         "energy_rmse_about_shift_meV_per_atom": ("Energy RMSE about that mean", "meV/atom", 1),
-        "force_rmse_meV_per_A": ("Force RMSE on the new labels", "meV/Å", 1),
+        "force_rmse_meV_per_A": ("Force RMSE on the labels", "meV/Å", 1),
         "max_force_error_eV_per_A": ("Largest force error of an atom", "eV/Å", 3),
         "max_force_label_eV_per_A": ("Largest labelled force on an atom", "eV/Å", 3),
         "error_over_std": ("Force RMSE over predicted standard deviation", "", 2),
         "spearman_structures": ("Rank correlation of uncertainty and error, structures", "", 2),
         "spearman_atoms": ("Rank correlation of uncertainty and error, atoms", "", 2),
     }
-    rows += [Quantity(k, text, getattr(check, k), unit, d) for k, (text, unit, d) in labels.items()]
-    return tuple(rows)
+    return tuple(
+        Quantity(k, text, getattr(check, k), unit, d) for k, (text, unit, d) in labels.items()
+    )

@@ -20,7 +20,7 @@ from nemp_sim.pathintegral.plots import (
     time_series,
 )
 from nemp_sim.pathintegral.structure import Structure
-from nemp_sim.plots import save_png
+from nemp_sim.plots import save_figure
 from nemp_sim.report import Quantity, Report
 
 
@@ -231,7 +231,7 @@ def write_findings(directory: Path, start: Start, found: Findings) -> dict[str, 
         what = "vibrational density of states of the centroids"
         figures["spectrum.png"] = spectrum(found.dynamics), what
     for name, (figure, _) in figures.items():
-        save_png(figure, directory / name)
+        save_figure(figure, directory / name)
     beads = []
     for places in found.structure.last_beads:
         atoms = start.atoms.copy()

@@ -50,6 +50,14 @@ class Progress:
     conserved_eV: float
     seconds_left: float | None
 
+    def __str__(self) -> str:
+        """One line for the terminal."""
+        left = "" if self.seconds_left is None else f", {self.seconds_left:.0f} s left"
+        return (
+            f"step {self.step} of {self.steps}{left}; {self.temperature_K:.0f} K, potential "
+            f"{self.potential_eV:.3f} eV, conserved {1e3 * self.conserved_eV:+.1f} meV"
+        )
+
 
 @dataclass(frozen=True)
 class Helper:

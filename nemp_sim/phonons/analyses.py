@@ -37,12 +37,12 @@ from nemp_sim.phonons.parts import (
     qha_part,
     velocity_part,
 )
-from nemp_sim.phonons.plots import save_both
 from nemp_sim.phonons.qha import N_VOLUMES, PERCENT, quasi_harmonic, volume_ratios
 from nemp_sim.phonons.spectra import Spectra, band_structure
 from nemp_sim.phonons.surface import adsorbate_atoms, groups_of_slab, projected_on
 from nemp_sim.phonons.velocity import speeds_of_modes, speeds_of_sound
 from nemp_sim.phonons.volumes import at_volumes
+from nemp_sim.plots import save_figure
 from nemp_sim.relax import Engine
 
 
@@ -169,7 +169,7 @@ def drawn(part: Part, figures: dict[str, tuple[Figure, str]]) -> Part:
     def write(directory: Path) -> None:
         part.write(directory)
         for name, (figure, _) in figures.items():
-            save_both(figure, directory / name)
+            save_figure(figure, directory / name)
 
     more = {name: f"{what}; {Path(name).stem}.pdf too" for name, (_, what) in figures.items()}
     return replace(part, files={**part.files, **more}, write=write)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from phonopy.file_IO import write_force_constants_to_hdf5, write_FORCE_SETS
 
+from nemp_sim.console import RUN_LOG
 from nemp_sim.phonons.force_constants import ForceConstants
 from nemp_sim.phonons.spectra import Spectra
 
@@ -42,7 +43,7 @@ def publishing(directory: Path) -> Iterator[Path]:
         yield temporary
         directory.mkdir(exist_ok=True)
         written = sorted(temporary.iterdir())
-        outdated = _reported(directory) - {path.name for path in written}
+        outdated = _reported(directory) - {path.name for path in written} - {RUN_LOG}
         for path in written:
             os.replace(path, directory / path.name)
         for name in outdated:

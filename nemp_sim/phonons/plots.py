@@ -1,20 +1,16 @@
 """Figures of phonons: bands beside the density of states, and thermal properties."""
 
-from pathlib import Path
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from phonopy.physical_units import get_physical_units
 
-from nemp_sim.files import replacing
 from nemp_sim.phonons.imaginary import ZERO_THZ
 from nemp_sim.phonons.spectra import Bands, DensityOfStates, Spectra, Thermal
 from nemp_sim.plots import (
     BLACK,
     BLUE,
-    DPI,
     ELEMENT_COLOURS,
     FONT_POINTS,
     GREY,
@@ -23,15 +19,6 @@ from nemp_sim.plots import (
 )
 
 MEV_PER_THZ = 1e3 * get_physical_units().THzToEv
-
-
-def save_both(figure: Figure, path: Path) -> tuple[Path, Path]:
-    """Write ``figure`` as PNG and PDF beside each other; older files are replaced."""
-    written = tuple(path.with_suffix(suffix) for suffix in (".png", ".pdf"))
-    for target in written:
-        with replacing(target) as temporary:
-            figure.savefig(temporary, dpi=DPI, format=target.suffix[1:])
-    return written
 
 
 def bands_and_right(width: float) -> tuple[Figure, Axes, Axes]:

@@ -70,8 +70,8 @@ def phonon_report(
         files={
             **FILES,
             "structure.extxyz": "the structure that the phonons are of",
-            "bands.png": "bands and density of states; bands.pdf is the same",
-            "thermal.png": "thermal properties; thermal.pdf is the same",
+            "bands.png": "bands and density of states",
+            "thermal.png": "thermal properties",
             "report.json": "these numbers for programs",
         },
         data=_data(atoms, constants, found),

@@ -9,7 +9,7 @@ half a drift, half a kick. All replicas are one engine call at each step. From t
 of d dimensions, D = ⟨|r(t + τ) − r(t)|²⟩ / 2dτ at large τ.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,6 +52,7 @@ def langevin(  # noqa: PLR0913 (what a run is fixed by)
     friction_per_ps: float = 1.0,
     every: int = 10,
     seed: int = 0,
+    on_sample: Callable[[int], None] | None = None,
 ) -> np.ndarray:
     """Positions (n_samples, R, N, 3) of R replicas of one structure, Å, never wrapped.
 
@@ -66,6 +67,7 @@ def langevin(  # noqa: PLR0913 (what a run is fixed by)
         friction_per_ps: γ; it slows diffusion that is not dominated by the solid.
         every: steps between samples; the start is the first sample.
         seed: of all random numbers.
+        on_sample: called with the number of steps done, at each sample.
 
     Raises:
         InputError: a value out of its range.
@@ -97,6 +99,8 @@ def langevin(  # noqa: PLR0913 (what a run is fixed by)
         velocities += 0.5 * dt * forces / masses
         if step % every == 0:
             samples.append(positions.copy())
+            if on_sample:
+                on_sample(step)
     return np.array(samples)
 
 

@@ -9,7 +9,7 @@ from ase import Atoms
 
 from nemp_sim.files import write_structures
 from nemp_sim.mode_files import write_modes
-from nemp_sim.plots import save_png
+from nemp_sim.plots import remove_figure, save_figure
 from nemp_sim.reactions import reaction_report
 from nemp_sim.reactions.neb import NEBResult, remarks
 from nemp_sim.reactions.plots import arrhenius_figure
@@ -54,7 +54,7 @@ def band_report(
         files={
             "neb.extxyz": "all images with energies (eV) and forces (eV/Å): ase gui neb.extxyz",
             "neb.png": "energy along the path, eV and Å",
-            "report.json": "these numbers for programs",
+            "geometry.png": "both ends and the highest structure between them, from two sides",
         },
         data={
             "path_A": band.path_length_A,
@@ -111,9 +111,9 @@ def write_reaction(directory: Path, found: Reaction, title: str) -> None:
     write_structures(directory / "states.extxyz", states)
     for name, modes in zip(NAMES, found.modes, strict=True):
         write_modes(modes, directory / f"modes-{name}.extxyz")
-    (directory / "rates.png").unlink(missing_ok=True)
+    remove_figure(directory / "rates.png")
     if found.rates is not None:
-        save_png(arrhenius_figure(found.rates, found.heavy, title), directory / "rates.png")
+        save_figure(arrhenius_figure(found.rates, found.heavy, title), directory / "rates.png")
 
 
 def is_uncertain(found: Reaction, max_std_eV: float) -> bool:

@@ -10,6 +10,7 @@ from nemp_sim.reactions.kinetics import Rates
 from nemp_sim.reactions.neb import NEBResult
 
 GREEN = "#009E73"
+STYLE = {"linewidth": 1.3, "marker": "o", "markersize": 2.5}  # points: computed, lines: guides
 LINES = {
     "classical": ("classical", GREY),
     "quantum": ("quantum, no tunnelling", BLUE),
@@ -112,7 +113,7 @@ def arrhenius_figure(light: Rates, heavy: Rates | None, title: str) -> Figure:
             continue
         for name, (label, colour) in LINES.items():
             y, shown = found.rate_per_s[name], _quoted(found, name)
-            line = {"color": colour, "linestyle": dashes, "linewidth": 1.5}
+            line = STYLE | {"color": colour, "linestyle": dashes}
             label = label if found is light else None
             rows[0].plot(x[shown], y[shown], label=label, **line)
     rows[0].set_yscale("log")
@@ -124,12 +125,12 @@ def arrhenius_figure(light: Rates, heavy: Rates | None, title: str) -> Figure:
         for name, (_, colour) in LINES.items():
             shown = _quoted(light, name)
             ratio = light.rate_per_s[name] / heavy.rate_per_s[name]
-            rows[1].plot(x[shown], ratio[shown], color=colour, linewidth=1.5)
-        rows[1].set_ylabel("k(H) / k(D)", fontsize=FONT_POINTS)
+            rows[1].plot(x[shown], ratio[shown], color=colour, **STYLE)
+        rows[1].set_ylabel("$k$(H) / $k$(D)", fontsize=FONT_POINTS)
         rows[1].axhline(1, color=GREY, linewidth=0.8, linestyle=(0, (1, 2)))
         _mark_crossover(rows[1], light, x, text=False)
     rows[0].legend(fontsize=FONT_POINTS - 1.5, frameon=False, loc="best")
-    rows[-1].set_xlabel("1000 K / T", fontsize=FONT_POINTS)
+    rows[-1].set_xlabel("1000 K / $T$", fontsize=FONT_POINTS)
     return figure
 
 

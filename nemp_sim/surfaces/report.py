@@ -1,14 +1,11 @@
-"""Report and figure of adsorption energies."""
+"""Report of adsorption energies."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from ase import Atoms
-from matplotlib.figure import Figure
 
 from nemp_sim.mode_files import mode_table, remarks
-from nemp_sim.plots import BLUE, FONT_POINTS, GREY, VERMILLION, new_figure
 from nemp_sim.report import Quantity, Report
 from nemp_sim.surfaces.adsorbates import FORMS
 from nemp_sim.surfaces.adsorption import Minimum
@@ -75,7 +72,7 @@ def adsorption_report(
         files={
             "adsorption.extxyz": "the clean slab, then all minima in the order of the table",
             "adsorption.png": "adsorption energies by site, eV",
-            "report.json": "these numbers for programs",
+            "sites.png": "where the minima are, from above",
         },
         sections=sections,
         data={
@@ -85,56 +82,9 @@ def adsorption_report(
     )
 
 
-def energy_levels(found: Found, title: str) -> Figure:
-    """Adsorption energy of each bound minimum (eV), one column for each adsorbate."""
-    bound = [(m, e) for m, e in found if m.state in BOUND]
-    names = list(dict.fromkeys(m.adsorbate for m, _ in bound))
-    figure, axes = new_figure((max(3.4, 1.2 + 2.2 * len(names)), 3.6))
-    ends = [e.adsorption_eV + sign * (e.std_eV or 0.0) for _, e in bound for sign in (-1, 1)]
-    low, high = min([*ends, 0.0]), max([*ends, 0.0])
-    span = max(high - low, 0.2)
-    for column, name in enumerate(names):
-        ours = sorted((pair for pair in bound if pair[0].adsorbate == name), key=_energy)
-        heights = _apart([_energy(pair) for pair in ours], 0.055 * span)
-        places = column - 0.34 + 0.34 * (np.arange(len(ours)) + 0.5) / max(len(ours), 1)
-        for (minimum, energy), height, place in zip(ours, heights, places, strict=True):
-            colour = BLUE if minimum.state == "adsorbed" else VERMILLION
-            y = energy.adsorption_eV
-            axes.plot([column - 0.34, column], [y, y], color=colour, linewidth=2.0)
-            if energy.std_eV is not None:
-                bar = {"yerr": energy.std_eV, "color": GREY, "capsize": 2, "linewidth": 0.8}
-                axes.errorbar(place, y, zorder=1, **bar)
-            axes.annotate(
-                f"{minimum.site}  {y:+.2f}",
-                (column, y),
-                xytext=(column + 0.05, height),
-                va="center",
-                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
-                fontsize=FONT_POINTS - 1.5,
-                color=colour,
-                arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.5, "shrinkA": 0},
-            )
-    axes.axhline(0, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
-    axes.set_xlim(-0.5, max(len(names), 1) - 0.3)
-    axes.set_ylim(low - 0.06 * span, high + 0.06 * span)
-    subscripts = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
-    ticks = [name.translate(subscripts) for name in names]
-    axes.set_xticks(range(len(names)), ticks, fontsize=FONT_POINTS)
-    axes.set_ylabel("Adsorption energy (eV)", fontsize=FONT_POINTS)
-    axes.set_title(title, fontsize=FONT_POINTS)
-    return figure
-
-
-def _energy(pair: tuple[Minimum, Energies]) -> float:
+def energy_of(pair: tuple[Minimum, Energies]) -> float:
+    """Adsorption energy, eV: what minima are ordered by."""
     return pair[1].adsorption_eV
-
-
-def _apart(values: list[float], gap: float) -> list[float]:
-    """Ascending values moved up until neighbours lie ``gap`` apart, for labels."""
-    placed: list[float] = []
-    for value in values:
-        placed.append(max(value, placed[-1] + gap) if placed else value)
-    return placed
 
 
 def _lost(minimum: Minimum, state: str) -> tuple[str, ...]:
@@ -148,7 +98,7 @@ def _best(found: Found) -> str:
         if not bound:
             parts.append(f"{name}: no bound minimum")
             continue
-        minimum, energy = min(bound, key=_energy)
+        minimum, energy = min(bound, key=energy_of)
         spread = "" if energy.std_eV is None else f" ± {energy.std_eV:.3f}"
         parts.append(f"{name}: {minimum.site}, {energy.adsorption_eV:+.3f}{spread} eV")
     return "Most stable: " + "; ".join(parts) + "."

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from nemp_sim.config import TrainConfig
-from nemp_sim.plots import save_png
+from nemp_sim.plots import save_figure
 from nemp_sim.potential import Potential
-from nemp_sim.report import Quantity, Report, provenance, write_report
+from nemp_sim.report import Quantity, Report, provenance, with_vector_graphics, write_report
 from nemp_sim.training.accuracy import ErrorRow, Predictions, Reliability, error_pairs, reliability
 from nemp_sim.training.job import Splits
 from nemp_sim.training.plots import parity, reliability_diagram
@@ -64,12 +64,12 @@ def write_training_report(result: Result, config: TrainConfig) -> None:
         "parity.png": "predicted against reference energies and forces",
     }
     pairs = {name: error_pairs(values) for name, values in result.predictions.items()}
-    save_png(parity(pairs), result.directory / "parity.png")
+    save_figure(parity(pairs), result.directory / "parity.png")
     judged = {name: reliability(values) for name, values in result.predictions.items()}
     judged = {name: value for name, value in judged.items() if value is not None}
     if judged:
         shown = {name: value for name, value in judged.items() if name != "train"} or judged
-        save_png(reliability_diagram(shown), result.directory / "reliability.png")
+        save_figure(reliability_diagram(shown), result.directory / "reliability.png")
         files["reliability.png"] = "true errors against predicted standard deviations"
     write_report(
         Report(
@@ -77,7 +77,7 @@ def write_training_report(result: Result, config: TrainConfig) -> None:
             verdict=_verdict(result, config),
             quantities=(*_error_quantities(result), *_reliability_quantities(judged)),
             notes=_notes(result),
-            files=files,
+            files=with_vector_graphics(files),
             provenance=provenance(result.potential, config, result.seconds),
         ),
         result.directory,

@@ -70,7 +70,7 @@ def test_report_says_what_happened(rng):
     for wanted in (
         "refused: 2 with no atoms",
         "failed: Cu4 (structure 2): did not converge",
-        "| Force RMSE on the new labels |",
+        "| Force RMSE on the labels |",
         "| Largest predicted standard deviation of a force, of all candidates | 0.700 | eV/Å |",
         "errors on them are larger than in everyday use",
     ):

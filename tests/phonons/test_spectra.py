@@ -14,10 +14,10 @@ from nemp_sim.phonons.force_constants import (
     remarks,
 )
 from nemp_sim.phonons.imaginary import ZERO_THZ
-from nemp_sim.phonons.plots import bands_and_dos, save_both, thermal_properties
+from nemp_sim.phonons.plots import bands_and_dos, thermal_properties
 from nemp_sim.phonons.report import phonon_report
 from nemp_sim.phonons.spectra import _plain, _pretty, mesh_numbers
-from nemp_sim.plots import BLUE
+from nemp_sim.plots import BLUE, save_figure
 from nemp_sim.relax import relax
 from nemp_sim.report import to_json, to_markdown
 from tests.engines import EMTEngine
@@ -215,7 +215,7 @@ def test_figures(copper, bcc, tmp_path):
         )
         assert ("UNSTABLE: 1.14i THz" in dos.get_title()) == (name == "bcc")
         assert (bands.get_ylim()[0] < -1) == (name == "bcc")
-        png, pdf = save_both(figure, tmp_path / f"{name}.png")
+        png, pdf = save_figure(figure, tmp_path / f"{name}.png")
         assert imread(png).std() > 0.05 and pdf.read_bytes().startswith(b"%PDF")
     figure = thermal_properties(bcc[1].thermal, 1)
     assert "modes left out" in figure.axes[1].get_title()

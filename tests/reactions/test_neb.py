@@ -14,7 +14,7 @@ from matplotlib.image import imread
 from scipy.optimize import root
 
 from nemp_sim.errors import EvaluationError, InputError
-from nemp_sim.plots import save_png
+from nemp_sim.plots import save_figure
 from nemp_sim.reactions.ends import check_ends, first_path
 from nemp_sim.reactions.neb import BandSettings, energy_spread, remarks, run_neb
 from nemp_sim.reactions.plots import neb_profile
@@ -366,12 +366,13 @@ def test_figure_shows_the_barrier(ends, tmp_path):
     assert any(f"{result.barrier_forward_eV:.3f} eV" in text for text in texts)
     assert {"fcc", "hcp"} <= set(texts)
     assert "Å" in figure.axes[0].get_xlabel() and "eV" in figure.axes[0].get_ylabel()
-    path = save_png(figure, tmp_path / "neb.png")
+    path, vector = save_figure(figure, tmp_path / "neb.png")
+    assert vector.read_bytes().startswith(b"%PDF") and b"/Type3" not in vector.read_bytes()
     assert path.read_bytes().startswith(b"\x89PNG")
     pixels = imread(path)
     assert pixels.shape[:2] == (620, 840)
     assert 0.6 < pixels[..., :3].mean() < 0.99  # neither empty nor full
-    assert [f.name for f in tmp_path.iterdir()] == ["neb.png"]
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["neb.pdf", "neb.png"]
 
 
 def test_figure_of_an_unconverged_band_says_so(ends):

@@ -113,7 +113,7 @@ def test_commands_refuse_bad_structure_files(folder, tmp_path, entry, name):
     if entry in COMMANDS:
         app, arguments = nemp, [entry, *arguments, *COMMON]
     else:
-        app = importlib.import_module(f"workflows.{entry}").app
+        app = importlib.import_module(f"nemp_sim.workflows.{entry}").app
         arguments += ["--out", tmp_path / "out", *COMMON]
     assert_refused(app, arguments, folder)
     assert not [*(tmp_path / "out").rglob("report.*"), *(tmp_path / "out").rglob("*.png")]

@@ -1,12 +1,14 @@
 import numpy as np
 import pytest
 from ase.calculators.singlepoint import SinglePointCalculator
+from matplotlib.patches import Circle
 
 from nemp_sim.errors import InputError
 from nemp_sim.statistics import combination_std
 from nemp_sim.surfaces.adsorbates import place
 from nemp_sim.surfaces.adsorption import Candidate, candidates, merged, outcome
-from nemp_sim.surfaces.report import Energies, adsorption_report, energy_levels
+from nemp_sim.surfaces.plots import energy_levels, site_map
+from nemp_sim.surfaces.report import Energies, adsorption_report
 from nemp_sim.surfaces.sites import all_sites
 from nemp_sim.surfaces.slabs import fcc_slab
 
@@ -130,8 +132,15 @@ def test_report_names_what_is_not_to_be_trusted(slab):
         "NOT CONVERGED: H from fcc" in report.verdict and "UNCERTAIN: above 0.05" in report.verdict
     )
     axes = energy_levels(found, "H on Pd(111)").axes[0]
-    assert [text.get_text() for text in axes.texts] == ["fcc  -0.50"]
+    assert [text.get_text() for text in axes.texts] == ["fcc  −0.50"]
     assert "eV" in axes.get_ylabel()
+    surface, beside = site_map(slab, found).axes
+    (mark,) = surface.texts
+    assert mark.get_text() == "1" and beside.texts[0].get_text() == "H, eV\n1  fcc  −0.50"
+    atoms = np.array([p.center for p in surface.patches if isinstance(p, Circle)])
+    to_metal = np.sort(np.linalg.norm(atoms - mark.xy, axis=1))
+    wanted = np.linalg.norm((slab.positions - good.atoms.positions[-1])[:, :2], axis=1)
+    np.testing.assert_allclose(to_metal, np.sort(wanted), atol=1e-6)
 
 
 def test_nothing_bound(slab):
@@ -140,3 +149,4 @@ def test_nothing_bound(slab):
     assert "no bound minimum" in report.verdict and not report.data["trusted"]
     assert any("left the surface" in note for note in report.notes)
     energy_levels(gone, "H")
+    assert len(site_map(slab, gone).axes[0].texts) == 0

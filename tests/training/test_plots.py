@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from nemp_sim.plots import save_png
+from nemp_sim.plots import save_figure
 from nemp_sim.training.accuracy import ErrorPair, Reliability
 from nemp_sim.training.plots import parity, reliability_diagram
 
@@ -15,7 +15,7 @@ def judged(rng, n_atoms, n_frames, std=1.0):
 
 
 def is_a_picture(figure, path):
-    image = imread(save_png(figure, path))
+    image = imread(save_figure(figure, path)[0])
     return image.shape[0] > 400 and image.std() > 0.01
 
 

@@ -13,9 +13,12 @@ from typer.testing import CliRunner
 from nemp_sim.errors import EvaluationError
 from nemp_sim.surfaces.adsorbates import place
 from nemp_sim.surfaces.slabs import fcc_slab
-from workflows.adsorption import Settings, app, run
+from nemp_sim.workflows.adsorption import Settings, app, run
 
-FILES = ["adsorption.extxyz", "adsorption.png", "report.json", "report.md"]
+FILES = [
+    *("adsorption.extxyz", "adsorption.pdf", "adsorption.png"),
+    *("report.json", "report.md", "run.log", "settings.toml", "sites.pdf", "sites.png"),
+]
 
 
 def relaxed(atoms):
@@ -90,7 +93,10 @@ def test_a_run_that_breaks_off_keeps_its_last_step(emt, tmp_path):
     settings = Settings(sites=("fcc", "hcp", "top"), out=tmp_path, lattice_constant=3.95)
     with pytest.raises(EvaluationError):
         run(settings, Failing())
-    assert [p.name for p in settings.directory.iterdir()] == ["broken-off.extxyz"]
+    assert {p.name for p in settings.directory.iterdir()} == {"broken-off.extxyz", "run.log"}
+    log = (settings.directory / "run.log").read_text(encoding="utf-8").splitlines()
+    assert "start: Settings(" in log[0] and "relaxation: step 1, largest" in log[2]
+    assert "BROKEN OFF: EvaluationError" in log[-1]
 
 
 @pytest.mark.parametrize(

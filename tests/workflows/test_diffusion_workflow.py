@@ -7,14 +7,14 @@ from ase.io import read, write
 from typer.testing import CliRunner
 
 from nemp_sim.reactions.diffusion import hollow_diffusion
-from workflows.diffusion import Settings, app, run
+from nemp_sim.workflows.diffusion import Settings, app, run
 
 
 def test_default_job_compares_with_hops(emt, tmp_path):
     settings = Settings(picoseconds=0.1, timestep=1.0, replicas=2, out=tmp_path)
     result = run(settings, emt)
     names = sorted(path.name for path in result.directory.iterdir())
-    assert names == ["final.extxyz", "msd.png", "report.json", "report.md"]
+    assert names == sorted(result.report.files)
     report = json.loads((result.directory / "report.json").read_text(encoding="utf-8"))
     assert report["diffusion_A2_per_ps"] == result.found.constant_A2_per_ps
     hops = result.hops_A2_per_ps

@@ -13,8 +13,8 @@ from nemp_sim.errors import InputError
 from nemp_sim.labelling.queue import Event, label_queue
 from nemp_sim.potential import PotentialMetadata
 from nemp_sim.training.data import read_frames
+from nemp_sim.workflows.label import Settings, app, run
 from tests.engines import UncertainEMT
-from workflows.label import Settings, app, run
 
 FILES = ["labels.extxyz", "report.json", "report.md", "selection.extxyz", "selection.json"]
 
@@ -141,7 +141,7 @@ def test_potential_and_head_are_those_of_the_settings(head, given, settings, mon
         asked.append((place, more))
         return UncertainEMT()
 
-    monkeypatch.setattr("workflows.label.load_potential", load)
+    monkeypatch.setattr("nemp_sim.workflows.label.load_potential", load)
     run(settings(potential="my.pt", head=head, dtype="float32"))
     quiet = {"on_extrapolation": "ignore"}  # what is outside is what is looked for
     assert asked == [(("my.pt", "auto", "float32"), given | quiet)]
@@ -195,7 +195,7 @@ def test_command_line(settings):
     directory = str(chosen.directory)
     result = CliRunner().invoke(app, ["--label-only", directory, "--calculator", "emt"])
     assert result.exit_code == 0, result.output
-    assert "6/6 Cu3Pd labelled" in result.output
+    assert "6/6 Cu3Pd labelled" in (chosen.directory / "run.log").read_text(encoding="utf-8")
     assert "6 labelled, 0 failed, 0 left" in result.output
     assert len(read(chosen.directory / "labels.extxyz", ":")) == 6
     wrong = CliRunner().invoke(app, ["--label-only", directory, "--calculator", "etm"])

@@ -18,9 +18,10 @@ from nemp_sim.reactions.neb import BandSettings, minima_on_the_way, run_neb
 from nemp_sim.relax import relax
 from nemp_sim.surfaces.adsorbates import place
 from nemp_sim.surfaces.slabs import fcc_slab
-from workflows.neb import Settings, app, matched, prepare, run
+from nemp_sim.workflows.neb import Settings, app, matched, prepare, run
 
-FILES = ["neb.extxyz", "neb.png", "report.json", "report.md"]
+RUN = ["report.json", "report.md", "run.log", "settings.toml"]
+FILES = ["geometry.pdf", "geometry.png", "neb.extxyz", "neb.pdf", "neb.png", *RUN]
 KEYS = {
     "barrier_forward_eV",
     "barrier_reverse_eV",
@@ -85,7 +86,9 @@ def test_full_job_goes_on_to_rates(emt, tmp_path):
     result = run(Settings(out=tmp_path, images=5, full=True, temperatures=(200, 300)), emt)
     assert result.trusted and result.reaction.problems == ()
     modes = [f"modes-{name}.extxyz" for name in ("final", "initial", "saddle")]
-    assert names(result.directory) == sorted([*FILES, *modes, "rates.png", "states.extxyz"])
+    assert names(result.directory) == sorted(
+        [*FILES, *modes, "rates.pdf", "rates.png", "states.extxyz"]
+    )
     report = report_of(result.directory)
     assert report["proved"] is True and report["proof"]["reached"] == ["initial", "final"]
     assert report["temperature_K"] == [200, 300]
@@ -238,7 +241,7 @@ def test_a_run_that_breaks_off_keeps_its_last_step(stage, size, frames, emt, tmp
     run(settings, emt)
     with pytest.raises(EvaluationError, match="not finite"):
         run(settings, BreaksOff(emt, size))
-    assert names(settings.directory) == ["neb.extxyz", "report.json", "report.md"]
+    assert names(settings.directory) == ["neb.extxyz", *RUN]
     report = report_of(settings.directory)
     assert report["converged"] is False and "barrier_forward_eV" not in report
     assert report["verdict"].startswith("BROKEN OFF") and f"'{stage}'" in report["verdict"]

@@ -12,14 +12,15 @@ from typer.testing import CliRunner
 from nemp_sim.checkpoint import shipped_directory
 from nemp_sim.errors import EvaluationError, InputError, PotentialFileError
 from nemp_sim.phonons.files import FILES, FORCE_FILES
+from nemp_sim.report import RUN_FILES
+from nemp_sim.workflows.phonons import Settings, app, run
 from tests.engines import StressEMT
-from workflows.phonons import Settings, app, run
 
 WRITTEN = {
     *FILES,
     "structure.extxyz",
     *("bands.png", "bands.pdf", "thermal.png", "thermal.pdf", "velocities.png", "velocities.pdf"),
-    *("report.json", "report.md"),
+    *RUN_FILES,
 }
 SMALL = {"supercell": (2, 2, 2), "mesh": (6, 6, 6), "t_step": 100.0}
 
@@ -127,7 +128,7 @@ def test_nothing_is_half_written_after_an_error(settings, monkeypatch):
     def full_disk(*arguments):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("workflows.phonons.write_report", full_disk)
+    monkeypatch.setattr("nemp_sim.workflows.phonons.write_report", full_disk)
     with pytest.raises(OSError, match="No space left"):
         run(job, StressEMT())
     assert not job.out.exists()
@@ -199,10 +200,7 @@ def test_volumes_sweep_and_dynamics(settings):
     short = {"md_ps": 0.5, "md_replicas": 2, "sweep_radii": (2.5, 3.8), "t_max": 300.0}
     said = []
     result = run(settings(**analyses, **short), StressEMT(), said.append)
-    assert {p.name for p in result.directory.iterdir()} == set(result.report.files) | {
-        "report.md",
-        *(p.with_suffix(".pdf").name for p in result.directory.glob("*.png")),
-    }
+    assert {p.name for p in result.directory.iterdir()} == set(result.report.files)
     assert {"gruneisen.yaml", "qha.png", "convergence.md", "dynamics.png"} <= set(
         result.report.files
     )
@@ -250,7 +248,7 @@ def test_molecule(settings):
     job = settings(structure="H2O", potential="emt", isotopes="H=2.014", supercell=None)
     result = run(job, StressEMT())
     written = {p.name for p in result.directory.iterdir()}
-    assert written == {*FORCE_FILES, "structure.extxyz", "report.json", "report.md"} | {
+    assert written == {*FORCE_FILES, "structure.extxyz", *RUN_FILES} | {
         *("molecule_modes.extxyz", "modes.png", "modes.pdf")
     }
     assert result.spectra is None and len(result.extras["modes"].frequencies_THz) == 3

@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 
 from nemp_sim.errors import InputError
 from nemp_sim.pathintegral.files import last_row
+from nemp_sim.report import RUN_FILES
+from nemp_sim.workflows.pimd import Settings, app, run
 from tests.engines import EMTEngine
 from tests.ipi_server import ENVIRONMENT, ROOT
-from workflows.pimd import Settings, app, run
 
 pytest.importorskip("ipi", reason="i-PI is not installed")
 
@@ -45,7 +46,8 @@ def test_surface_run_writes_everything_and_becomes_longer(settings):
     assert result.directory.name == "pimd-h-pd111"
     assert {p.name for p in result.directory.iterdir()} == {
         *("beads-3", "beads-3-1.3830amu", "beads-3-2.0141amu", "start.extxyz", "beads.extxyz"),
-        *("time.png", "pairs.png", "surface-H.png", "report.json", "report.md"),
+        *(f"{name}.{form}" for name in ("time", "pairs", "surface-H") for form in ("png", "pdf")),
+        *RUN_FILES,
     }
     assert max(engine.batches) == 3
     start = read(result.directory / "start.extxyz")

@@ -1,0 +1,345 @@
+"""Minimum-energy path and barrier between two structures, by batched nudged elastic band.
+
+Without options: H from fcc to hcp on Pd(111). A job of your own, with any files that ASE reads:
+nemp neb --initial a.traj --final b.traj
+"""
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ase import Atoms
+from matplotlib.figure import Figure
+
+from nemp_sim.checkpoint import load_potential
+from nemp_sim.command import workflow_app
+from nemp_sim.config import require, require_plain_name
+from nemp_sim.console import Show, logged
+from nemp_sim.domain_report import with_domain
+from nemp_sim.errors import InputError, NempError
+from nemp_sim.files import read_structure, read_structures
+from nemp_sim.plots import remove_figure, save_figure
+from nemp_sim.reactions.ends import check_ends
+from nemp_sim.reactions.matching import match_atoms
+from nemp_sim.reactions.neb import BandSettings, NEBResult, energy_spread, run_neb
+from nemp_sim.reactions.neb_report import (
+    band_report,
+    is_uncertain,
+    with_reaction,
+    with_steps,
+    write_images,
+    write_reaction,
+)
+from nemp_sim.reactions.plots import neb_profile
+from nemp_sim.reactions.reaction import Reaction, analyse
+from nemp_sim.reactions.steps import elementary_steps
+from nemp_sim.relax import Engine, KeptStep, Relaxation, Step, relax
+from nemp_sim.report import Quantity, Report, concluded, write_report
+from nemp_sim.surfaces.adsorbates import place
+from nemp_sim.surfaces.slabs import PD_LATTICE_ANGSTROM, fcc_slab, freeze_lowest_layers
+from nemp_sim.views import two_views
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that fixes a run.
+
+    Attributes:
+        initial: file of the initial state (its last frame); None: H from fcc to hcp on
+            Pd(111).
+        final: file of the final state, where ``initial`` is given.
+        potential: path or name of a potential.
+        images: moving images between the ends.
+        fmax: largest force on an atom at convergence, of the ends and of the band, eV/Å.
+        steps: most optimiser steps, of the ends and of the band each.
+        spring: spring constant between images, eV/Å².
+        climb: let the highest image climb onto the saddle.
+        max_images: add images beside the highest, up to this many; None: ``images`` throughout.
+        match: put the atoms of the final state into the order that moves them least.
+        restart: start from the band that an earlier run of this name has left.
+        split: a band for each elementary step, where minima lie on the way.
+        fixed_layers: lowest layers held where a file holds no constraints; None: one layer in the
+            default job, none in files.
+        device: "auto", "cpu", "cuda" or "cuda:1".
+        dtype: "float32" or "float64"; None: that of the potential.
+        on_extrapolation: outside the domain of the potential: "warn", "raise" or "ignore".
+        out: directory of all results.
+        name: the results go to ``out``/neb-``name``; None: made from the file names.
+        full: go on from the band to a proved saddle, vibrations and rate constants.
+        temperatures: temperatures of the rate constants, K.
+        instanton: temperatures of instanton rates, K, below the crossover; empty: none.
+        vibrating: atoms that vibrate; None: all that are free.
+        max_std: largest predicted standard deviation of a barrier that is accepted, eV.
+        lattice_constant_angstrom: lattice constant of Pd in the default job, Å.
+    """
+
+    initial: Path | None = None
+    final: Path | None = None
+    potential: str = "pdh.pt"
+    images: int = 7
+    fmax: float = 0.02
+    steps: int = 500
+    spring: float = 0.1
+    climb: bool = True
+    max_images: int | None = None
+    match: bool = False
+    restart: bool = False
+    split: bool = False
+    fixed_layers: int | None = None
+    device: str = "auto"
+    dtype: str | None = None
+    on_extrapolation: str = "warn"
+    out: Path = Path("results")
+    name: str | None = None
+    full: bool = False
+    temperatures: tuple[float, ...] = tuple(range(100, 601, 50))
+    instanton: tuple[float, ...] = ()
+    vibrating: tuple[int, ...] | None = None
+    max_std: float = 0.2
+    lattice_constant_angstrom: float = PD_LATTICE_ANGSTROM
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without files."""
+        for name in ("initial", "final", "out"):
+            if isinstance(getattr(self, name), str):
+                object.__setattr__(self, name, Path(getattr(self, name)))
+        self.band()
+        good = self.temperatures and min(self.temperatures) > 0
+        require(bool(good), "temperatures", self.temperatures, "above 0 K, at least one")
+        require(self.max_std > 0, "max_std", self.max_std, "positive (eV)")
+        for given, missing in (("initial", "final"), ("final", "initial")):
+            if getattr(self, given) and not getattr(self, missing):
+                raise InputError(
+                    f"{given} is {str(getattr(self, given))!r}, but {missing} is not given. Give "
+                    "both --initial and --final, or neither for H on Pd(111)."
+                )
+        require_plain_name(self.name)
+
+    def band(self) -> BandSettings:
+        """The part that concerns the band.
+
+        Raises:
+            InputError: a value out of its range.
+        """
+        return BandSettings(
+            self.images, self.fmax, self.steps, self.spring, self.climb, self.max_images
+        )
+
+    def plan(self) -> str:
+        """What a run would do, in words."""
+        job = prepare(self)
+        more = "; then the saddle, its proof, vibrations and rates" if self.full else ""
+        return (
+            f"{job.title}: relax both ends ({len(job.ends[0])} atoms), then a band of "
+            f"{self.images} images, at most {self.steps} steps each{more}."
+        )
+
+    @property
+    def directory(self) -> Path:
+        """Where the results go."""
+        made = f"{self.initial.stem}-{self.final.stem}" if self.initial else "h-pd111-fcc-hcp"
+        return self.out / f"neb-{self.name or made}"
+
+
+@dataclass(frozen=True)
+class Job:
+    """Two ends as read or built, before relaxation.
+
+    Attributes:
+        title: what is done.
+        ends: initial and final state.
+        names: their names in the figure.
+        notes: what was done to them, for the report.
+    """
+
+    title: str
+    ends: tuple[Atoms, Atoms]
+    names: tuple[str, str] = ("initial", "final")
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Result:
+    """Outcome of a run.
+
+    Attributes:
+        settings: the settings of the run.
+        directory: where its files are.
+        relaxation: the two ends, relaxed together.
+        band: the band between them.
+        converged: whether ends and band both are.
+        report: what report.json and report.md hold.
+        reaction: saddle, proof, modes and rates, where asked for and the band converged.
+    """
+
+    settings: Settings
+    directory: Path
+    relaxation: Relaxation
+    band: NEBResult
+    converged: bool
+    report: Report
+    reaction: Reaction | None = None
+
+    @property
+    def trusted(self) -> bool:
+        """Whether ends and band converged, the saddle is proved and the barrier is certain."""
+        if self.reaction is None:
+            return self.converged
+        uncertain = is_uncertain(self.reaction, self.settings.max_std)
+        return self.converged and not self.reaction.problems and not uncertain
+
+
+@logged
+def run(settings: Settings, engine: Engine | None = None, show: Show | None = None) -> Result:
+    """Relax both ends, find the path, write the files.
+
+    Args:
+        settings: what to do.
+        engine: evaluates the structures; None loads ``settings.potential``.
+        show: called after each optimiser step.
+
+    Raises:
+        PotentialFileError: no such potential.
+        InputError: ends that cannot be used, or an element that the potential does not know.
+        EvaluationError: energies or forces that are not finite; the last complete band is kept.
+    """
+    started = time.perf_counter()
+    job = matched(prepare(settings), settings.match)
+    check_ends(*job.ends)
+    path = earlier_band(settings) if settings.restart else None
+    dtype = settings.dtype or ("float64" if settings.full else None)  # second derivatives
+    policy = {"on_extrapolation": settings.on_extrapolation}
+    engine = engine or load_potential(settings.potential, settings.device, dtype, **policy)
+    settings.directory.mkdir(parents=True, exist_ok=True)
+    kept = KeptStep(show or (lambda step: None))
+    try:
+        relaxation = relax(engine, job.ends, settings.fmax, settings.steps, kept)
+        band = run_neb(engine, *relaxation.structures, settings.band(), kept, path)
+        steps = elementary_steps(engine, band, settings.band()) if settings.split else []
+    except (NempError, KeyboardInterrupt) as error:
+        if kept.step:
+            _write_unfinished(settings, engine, job, kept.step, error, started)
+        raise
+    converged = relaxation.converged and band.converged
+    report = band_report(job.title, job.notes, settings.fmax, relaxation, band)
+    write_images(settings.directory / "neb.extxyz", band.images, band.path_length_A)
+    if steps:
+        report = with_steps(report, steps)
+        for number, step in enumerate(steps, 1):
+            path_A = step.path_length_A
+            write_images(settings.directory / f"step-{number}.extxyz", step.images, path_A)
+    converged = converged and all(step.converged for step in steps)
+    reaction = None
+    if settings.full and converged:
+        wanted = settings.temperatures, settings.vibrating, kept, settings.instanton
+        reaction = analyse(engine, band, *wanted)
+        report = with_reaction(report, reaction, settings.max_std)
+        write_reaction(settings.directory, reaction, job.title)
+    report = with_domain(report, engine, band.images)
+    report = concluded(report, engine, settings, started)
+    drawn = replace(band, converged=relaxation.converged and band.converged)
+    spread = energy_spread(engine, band.images)
+    save_figure(neb_profile(drawn, job.names, spread), settings.directory / "neb.png")
+    save_figure(_geometry(job, band, reaction), settings.directory / "geometry.png")
+    write_report(report, settings.directory)
+    return Result(settings, settings.directory, relaxation, band, converged, report, reaction)
+
+
+def prepare(settings: Settings) -> Job:
+    """Read the two ends, or build the default job.
+
+    Raises:
+        InputError: an unreadable file, or a number of fixed layers that does not fit.
+    """
+    if settings.initial is None:
+        slab = fcc_slab(
+            lattice_constant_angstrom=settings.lattice_constant_angstrom,
+            fixed_layers=1 if settings.fixed_layers is None else settings.fixed_layers,
+        )
+        ends = place(slab, "H", "fcc"), place(slab, "H", "hcp")
+        held = len(slab.constraints[0].index) if slab.constraints else 0
+        note = (
+            f"Pd(111), 2 × 2 cell, three layers, lattice constant "
+            f"{settings.lattice_constant_angstrom} Å; {held} atoms of the lowest layers are held."
+        )
+        return Job("H from fcc to hcp on Pd(111)", ends, ("fcc", "hcp"), (note,))
+    ends = read_structure(settings.initial, "initial"), read_structure(settings.final, "final")
+    title = f"{settings.initial.name} to {settings.final.name}"
+    layers = settings.fixed_layers
+    if any(atoms.constraints for atoms in ends):
+        ignored = f" --fixed-layers {layers} was not used." if layers is not None else ""
+        return Job(title, ends, notes=(f"Constraints are those of the files.{ignored}",))
+    if not layers:
+        return Job(title, ends, notes=("No atom is held.",))
+    initial = freeze_lowest_layers(ends[0], layers)
+    final = ends[1].copy()
+    final.set_constraint(initial.constraints)
+    held = len(initial.constraints[0].index)
+    note = f"The files hold no constraints: the lowest {layers} layers are held ({held} atoms)."
+    return Job(title, (initial, final), notes=(note,))
+
+
+def matched(job: Job, apply: bool) -> Job:
+    """The job with its atoms matched, or with a note that another order is shorter."""
+    if job.ends[0].numbers.tolist() != job.ends[1].numbers.tolist():
+        return job  # check_ends says what differs
+    found = match_atoms(*job.ends)
+    ways = f"{found.way_A:.2f} Å instead of {found.given_way_A:.2f} Å"
+    if apply and (found.order != range(len(found.order))).any():
+        final = found.applied(job.ends[1])
+        note = f"Atoms of the final state were matched to those of the initial one: {ways}."
+        return replace(job, ends=(job.ends[0], final), notes=(*job.notes, note))
+    if found.is_shorter and not apply:
+        note = f"WARNING: another order of like atoms makes the way shorter ({ways}): --match."
+        return replace(job, notes=(*job.notes, note))
+    return job
+
+
+def earlier_band(settings: Settings) -> list[Atoms]:
+    """The moving images that an earlier run of this name has left.
+
+    Raises:
+        InputError: there is none.
+    """
+    images = read_structures(settings.directory / "neb.extxyz", "restart")
+    if len(images) < 3:
+        raise InputError(
+            f"restart: {settings.directory / 'neb.extxyz'} holds {len(images)} structures and no "
+            "band: the run broke off before. Leave --restart out."
+        )
+    return images[1:-1]
+
+
+def _write_unfinished(
+    settings: Settings,
+    engine: Engine,
+    job: Job,
+    step: Step,
+    error: BaseException,
+    started: float,
+) -> None:
+    """The last complete structures and a report that says where and why the run broke off."""
+    write_images(settings.directory / "neb.extxyz", step.images)
+    for name in ("neb.png", "geometry.png"):
+        remove_figure(settings.directory / name)
+    reason = str(error) or type(error).__name__
+    report = Report(
+        title=f"Nudged elastic band: {job.title}",
+        verdict=f"BROKEN OFF after step {step.number} of stage '{step.stage}': {reason}",
+        quantities=(Quantity("converged", "Converged", False),),
+        notes=job.notes,
+        files={"neb.extxyz": "the structures of the last complete step"},
+    )
+    write_report(concluded(report, engine, settings, started), settings.directory)
+
+
+def _geometry(job: Job, band: NEBResult, reaction: Reaction | None) -> Figure:
+    """Both ends and what lies highest between them: the saddle, where it is known."""
+    states = band.images[0], band.images[band.saddle_index], band.images[-1]
+    middle = "highest image"
+    if reaction is not None:
+        states, middle = reaction.states, "saddle"
+    return two_views(states, (job.names[0], middle, job.names[1]))
+
+
+app = workflow_app(Settings, run)

@@ -1,0 +1,292 @@
+"""Quantum averages of atoms by path-integral molecular dynamics: i-PI moves, NEMP computes.
+
+Without options: H on Pd(111) at 300 K with 16 beads. One bead is classical dynamics; several
+numbers (--beads 1,4,16) show the convergence. --isotope H,D adds the free energy of the heavier
+isotope. Stopped with Ctrl-C, the same command goes on; with more --steps it makes a run longer.
+"""
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+from ase.units import kB
+
+from nemp_sim.command import workflow_app
+from nemp_sim.config import require, require_plain_name
+from nemp_sim.console import Show, logged
+from nemp_sim.domain_report import with_domain
+from nemp_sim.files import read_structure, write_structures
+from nemp_sim.ipi.client import BeadEngine
+from nemp_sim.pathintegral.averages import (
+    Thermodynamics,
+    isotope_free_energy,
+    isotope_masses,
+    thermodynamics,
+)
+from nemp_sim.pathintegral.dynamics import centroid_dynamics
+from nemp_sim.pathintegral.input import (
+    ISOTOPES,
+    Dynamics,
+    Start,
+    check_sampling,
+    prepare_start,
+)
+from nemp_sim.pathintegral.report import Findings, IsotopeChange, pimd_report, write_findings
+from nemp_sim.pathintegral.run import load_clients, simulate
+from nemp_sim.pathintegral.structure import structure_averages
+from nemp_sim.relax import relax
+from nemp_sim.report import Report, concluded, write_report
+from nemp_sim.structures import with_mass
+from nemp_sim.systems import choose_potential, read_system, systems_of
+
+BUILT_IN = systems_of("slab", "molecule", "liquid")  # crystals are cells of too few atoms
+START_FMAX = 0.1  # eV/Å, and at most so many steps: a start for dynamics, no minimum
+START_STEPS = 40
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that fixes a run.
+
+    Attributes:
+        system: h-pd111, co-pd111, methanol or H2O (gas), water (64 molecules), or a file (its last
+            frame).
+        potential: path or name of a potential; None: that of the built-in system.
+        head: read-out of the potential; None: the first.
+        beads: numbers of beads; 1 is classical dynamics.
+        temperature: temperature, K.
+        steps: time steps of each run, equilibration included.
+        equilibration: first steps, left out of the averages.
+        timestep: time step, fs.
+        ensemble: one of nvt, npt, nve (ring-polymer dynamics), trpmd or sc (Suzuki–Chin).
+        thermostat: one of pile_l, pile_g, langevin, svr, gle, nm_gle (PIGLET) or nm_gle_g.
+        tau: time constant of the thermostat, fs.
+        gle_file: matrices of a coloured-noise thermostat.
+        pressure: pressure of npt, MPa.
+        isotope: mass of all hydrogen atoms: H, D or T, or two of them for the free energy between
+            them; None: as given.
+        every: steps between two lines of properties.
+        frames_every: steps between two frames.
+        heat_capacity: also the heat capacity; two more evaluations of all beads a line.
+        fixed_layers: lowest layers held where the structure holds no constraints; None: one in
+            built-in slabs, none in files.
+        seed: seed of the random numbers.
+        device: "auto", "cpu", "cuda" …; several, one client each.
+        dtype: "float32" or "float64"; None: that of the potential.
+        mode: "unix" socket or shared memory, "shm".
+        fresh: discard an older run in the same directory.
+        on_extrapolation: outside the domain of the potential: "warn", "raise" or "ignore".
+        out: directory of all results.
+        name: the results go to ``out``/pimd-``name``; None: made from the system.
+    """
+
+    system: str = "h-pd111"
+    potential: str | None = None
+    head: str | None = None
+    beads: tuple[int, ...] = (16,)
+    temperature: float = 300.0
+    steps: int = 1000
+    equilibration: int = 200
+    timestep: float = 0.5
+    ensemble: str = "nvt"
+    thermostat: str = "pile_l"
+    tau: float = 100.0
+    gle_file: Path | None = None
+    pressure: float = 0.1
+    isotope: tuple[str, ...] | None = None
+    every: int = 2
+    frames_every: int = 10
+    heat_capacity: bool = False
+    fixed_layers: int | None = None
+    seed: int = 1
+    device: tuple[str, ...] = ("auto",)
+    dtype: str | None = None
+    mode: str = "unix"
+    fresh: bool = False
+    on_extrapolation: str = "warn"
+    out: Path = Path("results")
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without files."""
+        object.__setattr__(self, "out", Path(self.out))
+        object.__setattr__(self, "system", str(self.system))
+        if self.gle_file is not None:
+            object.__setattr__(self, "gle_file", Path(self.gle_file))
+        check_sampling(self.steps, self.equilibration, self.beads, self.device, self.mode)
+        require_plain_name(self.name)
+        names = self.isotope or ()
+        known = len(names) <= 2 and set(names) <= set(ISOTOPES)
+        require(known, "isotope", self.isotope, f"one or two of {', '.join(ISOTOPES)}")
+        for beads in self.beads:
+            self.dynamics(beads)
+        self.potential_and_head()
+
+    def potential_and_head(self) -> tuple[str, str | None]:
+        """Those that are given, or those of the built-in system.
+
+        Raises:
+            InputError: neither.
+        """
+        return choose_potential(self.system, self.potential, self.head, BUILT_IN)
+
+    def dynamics(self, beads: int) -> Dynamics:
+        """The part that concerns i-PI.
+
+        Raises:
+            InputError: a value out of its range.
+        """
+        return Dynamics(
+            beads=beads,
+            temperature_K=self.temperature,
+            steps=self.steps,
+            timestep_fs=self.timestep,
+            ensemble=self.ensemble,
+            thermostat=self.thermostat,
+            tau_fs=self.tau,
+            gle_file=self.gle_file,
+            pressure_MPa=self.pressure,
+            every=self.every,
+            frames_every=self.frames_every,
+            heat_capacity=self.heat_capacity,
+            seed=self.seed,
+            batch_size=-(-beads // len(self.device)),
+        )
+
+    def plan(self) -> str:
+        """What a run would do, in words."""
+        beads = ", ".join(map(str, sorted(set(self.beads))))
+        length = self.steps * self.timestep * 1e-3
+        return (
+            f"{self.system} with {self.potential_and_head()[0]}: {self.ensemble} at "
+            f"{self.temperature:g} K with {beads} beads, {self.steps} steps ({length:g} ps) each."
+        )
+
+    @property
+    def directory(self) -> Path:
+        """Where the results go."""
+        return self.out / f"pimd-{self.name or Path(self.system).stem}"
+
+
+@dataclass(frozen=True)
+class Result:
+    """Outcome of a run.
+
+    Attributes:
+        settings: the settings of the run.
+        directory: where its files are.
+        findings: averages of all simulations.
+        report: what report.json and report.md hold.
+    """
+
+    settings: Settings
+    directory: Path
+    findings: Findings
+    report: Report
+
+
+@logged
+def run(settings: Settings, engine: BeadEngine | None = None, show: Show | None = None) -> Result:
+    """Simulate with each number of beads and each mass, average, write the files.
+
+    Args:
+        settings: what to do.
+        engine: evaluates the structures; None loads the potential.
+        show: called with the name of a simulation and its progress.
+
+    Raises:
+        PotentialFileError: no such potential.
+        InputError: a structure that cannot be used, or a directory with another simulation.
+        EvaluationError: forces that are not finite, or i-PI failed.
+    """
+    started = time.perf_counter()
+    helpers = ()
+    if engine is None:
+        name, head = settings.potential_and_head()
+        policy = settings.on_extrapolation
+        engine, helpers = load_clients(name, settings.device, settings.dtype, head, policy)
+    if settings.fresh and settings.directory.is_dir():
+        shutil.rmtree(settings.directory)
+    atoms, notes = _start_structure(settings, engine)
+    first = (settings.isotope or (None,))[0]
+    atoms = atoms if first is None else with_mass(atoms, "H", ISOTOPES[first])
+
+    def one(label: str, structure: Atoms, beads: int) -> tuple[Path, Start, Thermodynamics]:
+        start, dynamics = prepare_start(structure), settings.dynamics(beads)
+        directory = settings.directory / label
+        told = None if show is None else (lambda progress: show(label, progress))
+        simulate(
+            engine, start, dynamics, directory, mode=settings.mode, helpers=helpers, show=told
+        )  # fmt: skip
+        return directory, start, thermodynamics(directory, start, dynamics, settings.equilibration)
+
+    runs = [one(f"beads-{beads}", atoms, beads) for beads in sorted(set(settings.beads))]
+    directory, start, _ = runs[-1]
+    most, skip = max(settings.beads), settings.equilibration
+    moving = None
+    if settings.ensemble in ("nve", "trpmd"):
+        moving = centroid_dynamics(directory, start, settings.dynamics(most), skip)
+    findings = Findings(
+        runs=tuple(found for *_, found in runs),
+        structure=structure_averages(directory, start, skip),
+        dynamics=moving,
+        isotope=_isotope_change(settings, atoms, runs[-1][-1], one),
+    )
+    files = write_findings(settings.directory, start, findings)
+    title = f"Path integrals: {atoms.get_chemical_formula(mode='metal')} ({settings.system})"
+    report = pimd_report(title, findings, notes, files)
+    report = with_domain(report, engine, None)
+    report = concluded(report, engine, settings, started)
+    write_report(report, settings.directory)
+    return Result(settings, settings.directory, findings, report)
+
+
+def _isotope_change(
+    settings: Settings,
+    atoms: Atoms,
+    first: Thermodynamics,
+    one: Callable[[str, Atoms, int], tuple[Path, Start, Thermodynamics]],
+) -> IsotopeChange | None:
+    """Further simulations on the way to the second isotope; the first is done."""
+    if settings.isotope is None or len(settings.isotope) < 2:
+        return None
+    names, beads = settings.isotope, max(settings.beads)
+    require(1 in atoms.numbers, "isotope", names, "left out: the structure holds no hydrogen")
+    masses = isotope_masses(*(ISOTOPES[name] for name in names))
+    found = [first]
+    for mass in masses[1:]:
+        found.append(one(f"beads-{beads}-{mass:.4f}amu", with_mass(atoms, "H", mass), beads)[-1])
+    kinetic = []
+    for result in found:
+        (label,) = set(result.kinetic_cv_eV) & set(ISOTOPES)
+        kinetic.append(result.kinetic_cv_eV[label])
+    classical = -1.5 * kB * settings.temperature * np.log(masses[-1] / masses[0])
+    change = isotope_free_energy(masses, kinetic)
+    return IsotopeChange(names, masses, tuple(kinetic), change, float(classical))
+
+
+def _start_structure(settings: Settings, engine: BeadEngine) -> tuple[Atoms, list[str]]:
+    """The structure that the simulations start from; the same again where they go on."""
+    path = settings.directory / "start.extxyz"
+    built_in = BUILT_IN.get(settings.system)
+    if path.is_file() and built_in:
+        return read_structure(path, "start"), ["The start is that of the earlier run here."]
+    held = settings.fixed_layers
+    if held is None:
+        held = 1 if built_in and built_in.kind == "slab" else 0
+    atoms = read_system(settings.system, BUILT_IN, fixed_layers=held)
+    notes = ["The start is the structure of the file."]
+    if built_in:
+        relaxed = relax(engine, [atoms], START_FMAX, START_STEPS)
+        atoms = relaxed.structures[0]
+        atoms.calc, atoms.info = None, {}
+        notes = [f"Built-in structure, relaxed to forces of {relaxed.fmax_eV_per_A:.2f} eV/Å."]
+    write_structures(path, atoms)
+    return (read_structure(path, "start") if built_in else atoms), notes  # the same when it goes on
+
+
+app = workflow_app(Settings, run, goes_on=True)
