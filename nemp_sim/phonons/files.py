@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from phonopy.file_IO import write_force_constants_to_hdf5, write_FORCE_SETS
+from phonopy.phonon.dos import write_projected_dos, write_total_dos
 
 from nemp_sim.phonons.force_constants import ForceConstants
 from nemp_sim.phonons.spectra import Spectra
@@ -94,6 +95,9 @@ def write_phonopy_files(constants: ForceConstants, spectra: Spectra, directory: 
     write_force_files(constants, directory)
     raw.bands.write_yaml(filename=directory / "band.yaml")
     raw.mesh.write_yaml(directory / "mesh.yaml")
-    raw.total_dos.write(directory / "total_dos.dat")
-    raw.projected_dos.write(directory / "projected_dos.dat")
+    dos = spectra.dos
+    columns = (dos.frequencies_THz, dos.total, dos.method)
+    write_total_dos(*columns, filename=directory / "total_dos.dat")
+    columns = (dos.frequencies_THz, dos.by_atom, dos.method)
+    write_projected_dos(*columns, filename=directory / "projected_dos.dat")
     raw.thermal.write_yaml(directory / "thermal_properties.yaml")

@@ -9,8 +9,9 @@ from matplotlib.figure import Figure
 from phonopy.physical_units import get_physical_units
 
 from nemp_sim.files import replacing
+from nemp_sim.phonons.density import DensityOfStates
 from nemp_sim.phonons.imaginary import ZERO_THZ
-from nemp_sim.phonons.spectra import Bands, DensityOfStates, Spectra, Thermal
+from nemp_sim.phonons.spectra import Bands, Spectra, Thermal
 from nemp_sim.plots import (
     BLACK,
     BLUE,
