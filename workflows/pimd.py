@@ -30,6 +30,7 @@ from nemp_sim.pathintegral.averages import (
     thermodynamics,
 )
 from nemp_sim.pathintegral.dynamics import centroid_dynamics
+from nemp_sim.pathintegral.forces import CheapForce
 from nemp_sim.pathintegral.input import (
     ISOTOPES,
     Dynamics,
@@ -72,6 +73,10 @@ class Settings:
         pressure: of npt, MPa.
         isotope: mass of all hydrogen atoms: None as given, ("D",), or two such as ("H", "D") for
             the free energy between them.
+        cheap: path or name of a second, faster potential, which takes ``inner_steps`` steps in
+            every step of the first: multiple time stepping. ``timestep`` is that of the first.
+        inner_steps: steps of the cheap potential in one of the first.
+        full_beads: beads of the first potential (ring-polymer contraction); None: all.
         every: steps between two lines of properties.
         frames_every: steps between two frames.
         heat_capacity: also the heat capacity; two more evaluations of all beads a line.
@@ -101,6 +106,9 @@ class Settings:
     gle_file: Path | None = None
     pressure: float = 0.1
     isotope: tuple[str, ...] | None = None
+    cheap: str | None = None
+    inner_steps: int = 4
+    full_beads: int | None = None
     every: int = 2
     frames_every: int = 10
     heat_capacity: bool = False
@@ -125,6 +133,8 @@ class Settings:
         names = self.isotope or ()
         known = len(names) <= 2 and set(names) <= set(ISOTOPES)
         require(known, "isotope", self.isotope, f"one or two of {', '.join(ISOTOPES)}")
+        alone = self.cheap is None and self.full_beads is not None
+        require(not alone, "full_beads", self.full_beads, "left out without --cheap")
         for beads in self.beads:
             self.dynamics(beads)
         self.potential_and_head()
@@ -143,6 +153,7 @@ class Settings:
         Raises:
             InputError: a value out of its range.
         """
+        cheap = CheapForce(self.inner_steps, self.full_beads) if self.cheap else None
         return Dynamics(
             beads=beads,
             temperature_K=self.temperature,
@@ -157,7 +168,8 @@ class Settings:
             frames_every=self.frames_every,
             heat_capacity=self.heat_capacity,
             seed=self.seed,
-            batch_size=-(-beads // len(self.device)),
+            batch_size=-(-(self.full_beads or beads) // len(self.device)),
+            cheap=cheap,
         )
 
     @property
@@ -197,10 +209,11 @@ def run(settings: Settings, engine: BeadEngine | None = None, show: Show | None 
         EvaluationError: forces that are not finite, or i-PI failed.
     """
     started = time.perf_counter()
-    helpers = ()
+    helpers, cheap, policy = (), None, settings.on_extrapolation
+    if settings.cheap is not None:
+        cheap, _ = load_clients(settings.cheap, settings.device[:1], settings.dtype, None, policy)
     if engine is None:
         name, head = settings.potential_and_head()
-        policy = settings.on_extrapolation
         engine, helpers = load_clients(name, settings.device, settings.dtype, head, policy)
     if settings.fresh and settings.directory.is_dir():
         shutil.rmtree(settings.directory)
@@ -212,9 +225,8 @@ def run(settings: Settings, engine: BeadEngine | None = None, show: Show | None 
         start, dynamics = prepare_start(structure), settings.dynamics(beads)
         directory = settings.directory / label
         told = None if show is None else (lambda progress: show(label, progress))
-        simulate(
-            engine, start, dynamics, directory, mode=settings.mode, helpers=helpers, show=told
-        )  # fmt: skip
+        clients = {"mode": settings.mode, "helpers": helpers, "cheap": cheap}
+        simulate(engine, start, dynamics, directory, **clients, show=told)
         return directory, start, thermodynamics(directory, start, dynamics, settings.equilibration)
 
     runs = [one(f"beads-{beads}", atoms, beads) for beads in sorted(set(settings.beads))]
@@ -308,6 +320,11 @@ def main(  # noqa: PLR0913 (one argument for each option)
     gle_file: Annotated[Path | None, typer.Option(help="Matrices of a GLE thermostat.")] = None,
     pressure: Annotated[float, typer.Option(help="Of npt, MPa.")] = DEFAULT.pressure,
     isotope: Annotated[str | None, typer.Option(help="H, D or T; two (H,D): free energy.")] = None,
+    cheap: Annotated[str | None, typer.Option(help="Potential of the inner steps.")] = None,
+    inner_steps: Annotated[
+        int, typer.Option(help="Its steps in one of the full potential.")
+    ] = DEFAULT.inner_steps,
+    full_beads: Annotated[int | None, typer.Option(help="Beads of the full potential.")] = None,
     every: Annotated[int, typer.Option(help="Steps between property lines.")] = DEFAULT.every,
     frames_every: Annotated[int, typer.Option(help="Steps between frames.")] = DEFAULT.frames_every,
     heat_capacity: Annotated[bool, typer.Option("--heat-capacity", help="Also C_V.")] = False,
