@@ -38,6 +38,7 @@ from nemp_sim.pathintegral.input import (
     check_sampling,
     prepare_start,
 )
+from nemp_sim.pathintegral.momentum import Momentum, check_momentum, momentum_distribution
 from nemp_sim.pathintegral.report import Findings, IsotopeChange, pimd_report, write_findings
 from nemp_sim.pathintegral.run import load_clients, simulate
 from nemp_sim.pathintegral.structure import structure_averages
@@ -77,6 +78,8 @@ class Settings:
             every step of the first: multiple time stepping. ``timestep`` is that of the first.
         inner_steps: steps of the cheap potential in one of the first.
         full_beads: beads of the first potential (ring-polymer contraction); None: all.
+        momentum: species (H, D, O …) whose momentum distribution is wanted; None: none.
+        momentum_frames: frames of the simulation used for it.
         every: steps between two lines of properties.
         frames_every: steps between two frames.
         heat_capacity: also the heat capacity; two more evaluations of all beads a line.
@@ -109,6 +112,8 @@ class Settings:
     cheap: str | None = None
     inner_steps: int = 4
     full_beads: int | None = None
+    momentum: str | None = None
+    momentum_frames: int = 40
     every: int = 2
     frames_every: int = 10
     heat_capacity: bool = False
@@ -135,6 +140,8 @@ class Settings:
         require(known, "isotope", self.isotope, f"one or two of {', '.join(ISOTOPES)}")
         alone = self.cheap is None and self.full_beads is not None
         require(not alone, "full_beads", self.full_beads, "left out without --cheap")
+        frames = self.momentum_frames
+        require(frames >= 8, "momentum_frames", frames, "8 or more")
         for beads in self.beads:
             self.dynamics(beads)
         self.potential_and_head()
@@ -227,19 +234,22 @@ def run(settings: Settings, engine: BeadEngine | None = None, show: Show | None 
         told = None if show is None else (lambda progress: show(label, progress))
         clients = {"mode": settings.mode, "helpers": helpers, "cheap": cheap}
         simulate(engine, start, dynamics, directory, **clients, show=told)
-        return directory, start, thermodynamics(directory, start, dynamics, settings.equilibration)
+        return directory, start, thermodynamics(directory, start, dynamics, skip)
 
+    most, skip = settings.dynamics(max(settings.beads)), settings.equilibration
+    if settings.momentum is not None:
+        check_momentum(prepare_start(atoms), most, settings.momentum)
     runs = [one(f"beads-{beads}", atoms, beads) for beads in sorted(set(settings.beads))]
     directory, start, _ = runs[-1]
-    most, skip = max(settings.beads), settings.equilibration
     moving = None
     if settings.ensemble in ("nve", "trpmd"):
-        moving = centroid_dynamics(directory, start, settings.dynamics(most), skip)
+        moving = centroid_dynamics(directory, start, most, skip)
     findings = Findings(
         runs=tuple(found for *_, found in runs),
         structure=structure_averages(directory, start, skip),
         dynamics=moving,
         isotope=_isotope_change(settings, atoms, runs[-1][-1], one),
+        momentum=_momentum(settings, engine, *runs[-1]),
     )
     files = write_findings(settings.directory, start, findings)
     title = f"Path integrals: {atoms.get_chemical_formula(mode='metal')} ({settings.system})"
@@ -248,6 +258,18 @@ def run(settings: Settings, engine: BeadEngine | None = None, show: Show | None 
     report = replace(report, provenance=provenance(engine, settings, time.perf_counter() - started))
     write_report(report, settings.directory)
     return Result(settings, settings.directory, findings, report)
+
+
+def _momentum(
+    settings: Settings, engine: BeadEngine, directory: Path, start: Start, found: Thermodynamics
+) -> Momentum | None:
+    """Momentum distribution from the simulation with the most beads."""
+    if (species := settings.momentum) is None:
+        return None
+    run = (directory, start, settings.dynamics(found.beads), species)
+    kinetic = found.kinetic_cv_eV[species].mean
+    frames = settings.momentum_frames
+    return momentum_distribution(engine, *run, kinetic, settings.equilibration, frames)
 
 
 def _isotope_change(
@@ -325,6 +347,10 @@ def main(  # noqa: PLR0913 (one argument for each option)
         int, typer.Option(help="Its steps in one of the full potential.")
     ] = DEFAULT.inner_steps,
     full_beads: Annotated[int | None, typer.Option(help="Beads of the full potential.")] = None,
+    momentum: Annotated[str | None, typer.Option(help="Momenta of: H, D, O …")] = None,
+    momentum_frames: Annotated[
+        int, typer.Option(help="Frames used for it.")
+    ] = DEFAULT.momentum_frames,
     every: Annotated[int, typer.Option(help="Steps between property lines.")] = DEFAULT.every,
     frames_every: Annotated[int, typer.Option(help="Steps between frames.")] = DEFAULT.frames_every,
     heat_capacity: Annotated[bool, typer.Option("--heat-capacity", help="Also C_V.")] = False,
