@@ -1,5 +1,6 @@
 """The processes of a simulation: the i-PI server, and the clients that compute its forces."""
 
+import errno
 import fcntl
 import shutil
 import subprocess
@@ -23,6 +24,7 @@ LOG = "i-pi.log"
 POLL_S = 0.1
 START_S = 300.0  # longest wait of a client for a server that lives; many start side by side
 LEAVE_S = 2.0  # the client leaves within this time after the server
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of file systems that have none
 LOCK_S = 15.0  # longest wait for the server of a killed process to write its restart file
 
 
@@ -58,19 +60,26 @@ def sole_log(directory: Path) -> Iterator[IO[str]]:
     """
     end = time.monotonic() + LOCK_S
     with (directory / LOG).open("a") as log:
-        while True:
-            try:
-                fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                if time.monotonic() > end:
-                    raise InputError(
-                        f"another process simulates in {directory}. Wait for its end, stop it "
-                        "with Ctrl-C, or choose another --name."
-                    ) from error
-                time.sleep(POLL_S)
-            else:
-                break
+        while not _locked(log):
+            if time.monotonic() > end:
+                raise InputError(
+                    f"another process simulates in {directory}. Wait for its end, stop it with "
+                    "Ctrl-C, or choose another --name."
+                )
+            time.sleep(POLL_S)
         yield log
+
+
+def _locked(file: IO[str]) -> bool:
+    """Whether the lock was free, or the file system has none."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    return True
 
 
 class IPI(subprocess.Popen):

@@ -12,6 +12,8 @@ import pytest
 from ase.build import bulk
 from ase.io import write
 
+from nemp_sim.errors import InputError
+from nemp_sim.pathintegral import processes
 from nemp_sim.pathintegral.files import last_row
 from nemp_sim.pathintegral.processes import sole_log
 from tests.engines import StressEMT
@@ -96,6 +98,15 @@ def test_phonons_that_are_killed(tmp_path):
 
 
 # --- path integrals
+
+
+def test_second_simulation_in_a_directory_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "LOCK_S", 0.2)
+    refused = pytest.raises(InputError, match="another process simulates in")
+    with sole_log(tmp_path), refused, sole_log(tmp_path):
+        pass
+    with sole_log(tmp_path):
+        pass
 
 
 def samples(settings):
