@@ -20,6 +20,14 @@ from ase.geometry import complete_cell
 from nemp_sim.config import require
 from nemp_sim.errors import InputError
 from nemp_sim.files import replacing
+from nemp_sim.pathintegral.forces import (
+    CHEAP,
+    FORCEFIELD,
+    CheapForce,
+    Umbrella,
+    add,
+    forces_xml,
+)
 
 ENSEMBLES = ("nvt", "npt", "nve", "trpmd", "sc")
 THERMOSTATS = ("pile_l", "pile_g", "langevin", "svr", "gle", "nm_gle", "nm_gle_g")
@@ -27,37 +35,8 @@ COLOURED = ("gle", "nm_gle", "nm_gle_g")  # need matrices
 TRPMD_LAMBDA = 0.5  # of critical damping, on the modes of a ring alone
 VACUUM_ANGSTROM = 20.0  # box of a molecule: this beside it along each axis
 ISOTOPES = {"H": 1.00794, "D": 2.0141, "T": 3.016049}  # amu, as in i-PI
-FORCEFIELD = "nemp"
-ADDRESS = "pimd"
 PREFIX = "run"  # of i-PI's own files
 CHECKPOINT_STEPS = 200
-
-
-@dataclass(frozen=True)
-class Umbrella:
-    """A harmonic bias ½ κ (e · r̄ − s₀)² on the centroid of one atom.
-
-    Attributes:
-        atom: its index.
-        direction: the unit vector e, in i-PI's frame.
-        centre_angstrom: s₀.
-        spring_eV_per_A2: κ.
-    """
-
-    atom: int
-    direction: tuple[float, float, float]
-    centre_angstrom: float
-    spring_eV_per_A2: float
-
-    def forcefield(self) -> ElementTree.Element:
-        """The <ffdirect> of ``nemp_sim.pathintegral.umbrella``."""
-        values = vars(self) | dict(zip("xyz", self.direction, strict=True))
-        pairs = [f"{name}: {value}" for name, value in values.items() if name != "direction"]
-        element = ElementTree.Element("ffdirect", name="umbrella")
-        _add(element, "pes", "custom")
-        _add(element, "pes_path", Path(__file__).with_name("umbrella.py"))
-        _add(element, "parameters", "{" + ", ".join(pairs) + "}")
-        return element
 
 
 @dataclass(frozen=True)
@@ -84,6 +63,8 @@ class Dynamics:
         seed: of i-PI's random numbers.
         batch_size: beads of one request.
         umbrella: bias on the centroid of an atom.
+        cheap: how a cheap force spares the full one; None: there is none. ``timestep_fs`` is that
+            of the full force.
     """
 
     beads: int = 16
@@ -102,6 +83,7 @@ class Dynamics:
     seed: int = 1
     batch_size: int = 16
     umbrella: Umbrella | None = None
+    cheap: CheapForce | None = None
 
     def __post_init__(self) -> None:
         """Refuse values out of their range."""
@@ -121,6 +103,17 @@ class Dynamics:
         if self.ensemble == "sc":
             even = self.beads % 2 == 0
             require(even, "beads", self.beads, "even for the ensemble sc (Suzuki–Chin)")
+        if self.cheap is not None:
+            self.cheap.check(self.beads)
+            other = self.ensemble != "sc"
+            require(other, "ensemble", self.ensemble, "another one than sc with a cheap force")
+
+    def batch_sizes(self) -> dict[str, int]:
+        """Beads of one request to each force field."""
+        if self.cheap is None:
+            return {FORCEFIELD: self.batch_size}
+        most = self.cheap.full_beads or self.beads
+        return {FORCEFIELD: min(self.batch_size, most), CHEAP: self.beads}
 
 
 @dataclass(frozen=True)
@@ -255,30 +248,31 @@ def input_xml(start: Start, dynamics: Dynamics, mode: str = "unix") -> ElementTr
     # threads of i-PI 3.3 that write files share the arrays of its transform: see docs/pimd.md
     root = ElementTree.Element("simulation", verbosity="medium", threading="False")
     root.append(_output(start, dynamics))
-    _add(root, "total_steps", dynamics.steps)
-    _add(_add(root, "prng"), "seed", dynamics.seed)
-    socket = _add(root, "ffsocket", name=FORCEFIELD, mode=mode, pbc="False")
-    _add(socket, "address", ADDRESS)
-    _add(socket, "batch_size", dynamics.batch_size)
-    _add(socket, "latency", 1e-3)  # shorter waits split the beads into more batches
-    system = _add(root, "system")
-    initialize = _add(system, "initialize", nbeads=str(dynamics.beads))
-    _add(initialize, "file", "init.xyz", mode="xyz")
+    add(root, "total_steps", dynamics.steps)
+    add(add(root, "prng"), "seed", dynamics.seed)
+    for name, batch_size in dynamics.batch_sizes().items():
+        socket = add(root, "ffsocket", name=name, mode=mode, pbc="False")
+        add(socket, "address", name)
+        add(socket, "batch_size", batch_size)
+        add(socket, "latency", 1e-3)  # shorter waits split the beads into more batches
+    system = add(root, "system")
+    initialize = add(system, "initialize", nbeads=str(dynamics.beads))
+    add(initialize, "file", "init.xyz", mode="xyz")
     masses = ", ".join(f"{m:.8f}" for m in start.atoms.get_masses())
-    _add(initialize, "masses", f"[{masses}]", mode="manual", units="dalton")
-    _add(initialize, "velocities", dynamics.temperature_K, mode="thermal", units="kelvin")
-    _add(_add(system, "forces"), "force", forcefield=FORCEFIELD)
-    ensemble = _add(system, "ensemble")
-    _add(ensemble, "temperature", dynamics.temperature_K, units="kelvin")
+    add(initialize, "masses", f"[{masses}]", mode="manual", units="dalton")
+    add(initialize, "velocities", dynamics.temperature_K, mode="thermal", units="kelvin")
+    system.append(forces_xml(dynamics.cheap, dynamics.beads))
+    ensemble = add(system, "ensemble")
+    add(ensemble, "temperature", dynamics.temperature_K, units="kelvin")
     if dynamics.umbrella is not None:
         root.insert(list(root).index(socket) + 1, dynamics.umbrella.forcefield())
-        _add(_add(ensemble, "bias"), "force", forcefield="umbrella", nbeads="1")
+        add(add(ensemble, "bias"), "force", forcefield="umbrella", nbeads="1")
     if dynamics.ensemble == "npt":
-        _add(ensemble, "pressure", dynamics.pressure_MPa, units="megapascal")
-    motion = _add(system, "motion", mode="dynamics")
-    _add(motion, "fixcom", dynamics.fix_com and not start.fixed)
+        add(ensemble, "pressure", dynamics.pressure_MPa, units="megapascal")
+    motion = add(system, "motion", mode="dynamics")
+    add(motion, "fixcom", dynamics.fix_com and not start.fixed)
     if start.fixed:
-        _add(motion, "fixatoms", list(start.fixed))
+        add(motion, "fixatoms", list(start.fixed))
     motion.append(_integrator(dynamics))
     return root
 
@@ -288,16 +282,18 @@ def _integrator(dynamics: Dynamics) -> ElementTree.Element:
     element = ElementTree.Element(
         "dynamics", mode=modes.get(dynamics.ensemble, dynamics.ensemble), splitting="baoab"
     )
-    _add(element, "timestep", dynamics.timestep_fs, units="femtosecond")
+    add(element, "timestep", dynamics.timestep_fs, units="femtosecond")
+    if dynamics.cheap is not None:
+        add(element, "nmts", [1, dynamics.cheap.inner_steps])
     if dynamics.ensemble == "nve":
         return element
     if dynamics.ensemble == "npt":
-        barostat = _add(element, "barostat", mode="isotropic")
-        _add(barostat, "tau", 2 * dynamics.tau_fs, units="femtosecond")
+        barostat = add(element, "barostat", mode="isotropic")
+        add(barostat, "tau", 2 * dynamics.tau_fs, units="femtosecond")
         _thermostat(barostat, "langevin", dynamics.tau_fs)
     if dynamics.ensemble == "trpmd":
         gentle = _thermostat(element, "pile_g", 1e6)  # ns: the centroid moves by itself
-        _add(gentle, "pile_lambda", TRPMD_LAMBDA)
+        add(gentle, "pile_lambda", TRPMD_LAMBDA)
         return element
     thermostat = _thermostat(element, dynamics.thermostat, dynamics.tau_fs)
     if dynamics.gle_file is not None:
@@ -307,9 +303,9 @@ def _integrator(dynamics: Dynamics) -> ElementTree.Element:
 
 
 def _thermostat(parent: ElementTree.Element, mode: str, tau_fs: float) -> ElementTree.Element:
-    element = _add(parent, "thermostat", mode=mode)
+    element = add(parent, "thermostat", mode=mode)
     if mode not in ("gle", "nm_gle"):
-        _add(element, "tau", tau_fs, units="femtosecond")
+        add(element, "tau", tau_fs, units="femtosecond")
     return element
 
 
@@ -355,21 +351,12 @@ def properties(start: Start, dynamics: Dynamics) -> list[str]:
 def _output(start: Start, dynamics: Dynamics) -> ElementTree.Element:
     output = ElementTree.Element("output", prefix=PREFIX)
     wanted, stride = properties(start, dynamics), str(dynamics.every)
-    _add(output, "properties", f"[{', '.join(wanted)}]", stride=stride, filename="out")
+    add(output, "properties", f"[{', '.join(wanted)}]", stride=stride, filename="out")
     frames = {"stride": str(dynamics.frames_every), "cell_units": "angstrom"}
-    _add(output, "trajectory", "positions{angstrom}", filename="pos", **frames)
+    add(output, "trajectory", "positions{angstrom}", filename="pos", **frames)
     if dynamics.ensemble in ("nve", "trpmd"):
-        _add(output, "trajectory", "v_centroid", filename="vc", stride=stride)
-        _add(output, "trajectory", "x_centroid{angstrom}", filename="xc", stride=stride)
+        add(output, "trajectory", "v_centroid", filename="vc", stride=stride)
+        add(output, "trajectory", "x_centroid{angstrom}", filename="xc", stride=stride)
     stride = str(CHECKPOINT_STEPS)
-    _add(output, "checkpoint", stride=stride, filename="checkpoint", overwrite="True")
+    add(output, "checkpoint", stride=stride, filename="checkpoint", overwrite="True")
     return output
-
-
-def _add(
-    parent: ElementTree.Element, tag: str, value: object = None, **attributes: str
-) -> ElementTree.Element:
-    element = ElementTree.SubElement(parent, tag, attributes)
-    if value is not None:
-        element.text = f" {value} "
-    return element

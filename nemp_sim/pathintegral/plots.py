@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from nemp_sim.pathintegral.averages import Thermodynamics
 from nemp_sim.pathintegral.dynamics import CentroidDynamics
 from nemp_sim.pathintegral.free_energy import Profile
+from nemp_sim.pathintegral.momentum import AXES, Momentum
 from nemp_sim.pathintegral.structure import PairDistances, SurfaceDensity
 from nemp_sim.plots import (
     BLACK,
@@ -134,6 +135,26 @@ def spectrum(found: CentroidDynamics) -> Figure:
     axes.set_ylim(bottom=0.0)
     axes.set_xlabel("Wavenumber (cm$^{-1}$)", fontsize=FONT_POINTS)
     axes.set_ylabel("Modes per atom and 1000 cm$^{-1}$", fontsize=FONT_POINTS)
+    axes.legend(fontsize=FONT_POINTS - 1, frameon=False)
+    return figure
+
+
+def momentum_profile(found: Momentum) -> Figure:
+    """Momentum distribution along each axis with its standard error, and the classical one."""
+    figure, axes = new_figure()
+    p = found.momentum_per_A
+    for colour, name in zip((BLUE, VERMILLION, BLACK), AXES, strict=True):
+        density, error = found.density_A[name], found.density_error_A[name]
+        axes.plot(p, density, color=colour, linewidth=1.3, label=name)
+        axes.fill_between(p, density - error, density + error, color=colour, alpha=0.2, lw=0)
+    style = {"color": GREY, "linewidth": 0.9, "linestyle": DASHED, "label": "classical"}
+    axes.plot(p, found.classical_A(), **style)
+    axes.set_xlim(0.0, p[-1])
+    axes.set_ylim(bottom=0.0)
+    axes.set_xlabel(
+        f"Momentum of {found.species} along an axis, $p/\\hbar$ (1/Å)", fontsize=FONT_POINTS
+    )
+    axes.set_ylabel("Probability density (Å)", fontsize=FONT_POINTS)
     axes.legend(fontsize=FONT_POINTS - 1, frameon=False)
     return figure
 

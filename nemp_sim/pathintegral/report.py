@@ -12,8 +12,10 @@ from nemp_sim.pathintegral.averages import Thermodynamics
 from nemp_sim.pathintegral.blocking import Average
 from nemp_sim.pathintegral.dynamics import CentroidDynamics
 from nemp_sim.pathintegral.input import Start
+from nemp_sim.pathintegral.momentum import AXES, Momentum
 from nemp_sim.pathintegral.plots import (
     bead_convergence,
+    momentum_profile,
     pair_distances,
     spectrum,
     surface_density,
@@ -52,12 +54,14 @@ class Findings:
         structure: of the run with the most beads.
         dynamics: of the same; None without velocities.
         isotope: None where not asked for.
+        momentum: likewise.
     """
 
     runs: tuple[Thermodynamics, ...]
     structure: Structure
     dynamics: CentroidDynamics | None = None
     isotope: IsotopeChange | None = None
+    momentum: Momentum | None = None
 
 
 def pimd_report(
@@ -88,6 +92,7 @@ def pimd_report(
             *_places(found.structure),
             *_motion(found.dynamics),
             *_isotope(found.isotope),
+            *_momentum(found.momentum),
             *_quality(best, found.structure),
         ),
         notes=(*notes, *_convergence(found.runs, lightest), *remarks),
@@ -103,6 +108,7 @@ def pimd_report(
                 s.species: {"height_A": s.height_A, "density_per_A": s.height_per_A}
                 for s in found.structure.surface
             },
+            "momentum": None if found.momentum is None else vars(found.momentum),
         },
     )
 
@@ -181,6 +187,16 @@ def _isotope(isotope: IsotopeChange | None) -> list[Quantity]:
     return rows
 
 
+def _momentum(momentum: Momentum | None) -> list[Quantity]:
+    rows = []
+    for axis in AXES if momentum else ():
+        mean, error = momentum.kinetic_eV[axis], momentum.kinetic_error_eV[axis]
+        key = f"kinetic_momentum_{momentum.species}_{axis}_meV"
+        label = f"Kinetic energy of {momentum.species} along {axis} (momentum distribution)"
+        rows.append(Quantity(key, label, 1e3 * mean, "meV", 2, error=1e3 * error))
+    return rows
+
+
 def _quality(run: Thermodynamics, structure: Structure) -> list[Quantity]:
     temperature = run.kinetic_temperature_K
     worst = max(k.inefficiency for k in (run.energy_eV, *run.kinetic_cv_eV.values()))
@@ -230,6 +246,9 @@ def write_findings(directory: Path, start: Start, found: Findings) -> dict[str, 
     if found.dynamics is not None:
         what = "vibrational density of states of the centroids"
         figures["spectrum.png"] = spectrum(found.dynamics), what
+    if found.momentum is not None:
+        what = "momentum distribution along x, y, z, and the classical one"
+        figures[f"momentum-{found.momentum.species}.png"] = momentum_profile(found.momentum), what
     for name, (figure, _) in figures.items():
         save_figure(figure, directory / name)
     beads = []

@@ -75,11 +75,12 @@ def continued(restart: Path, dynamics: Dynamics, mode: str) -> tuple[Path, int, 
     root = ElementTree.parse(restart).getroot()
     step = int(root.find("step").text)
     root.find("total_steps").text = str(dynamics.steps)
-    socket = root.find("ffsocket")
-    socket.set("mode", mode)
-    size = socket.find("batch_size")  # i-PI leaves out what has its default value
-    size = ElementTree.SubElement(socket, "batch_size") if size is None else size
-    size.text = str(dynamics.batch_size)
+    sizes = dynamics.batch_sizes()
+    for socket in root.iter("ffsocket"):
+        socket.set("mode", mode)
+        size = socket.find("batch_size")  # i-PI leaves out what has its default value
+        size = ElementTree.SubElement(socket, "batch_size") if size is None else size
+        size.text = str(sizes[socket.get("name").strip()])
     node = root.find("system/beads/q")
     numbers = np.array(node.text.strip(" []\n").split(","), dtype=np.float64)
     beads = numbers.reshape(dynamics.beads, -1, 3) * BOHR_ANGSTROM

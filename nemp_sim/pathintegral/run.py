@@ -1,12 +1,8 @@
 """i-PI simulations from start to end: servers, clients, progress, stop and continuation."""
 
-import shutil
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,18 +12,16 @@ from ase.io import write
 from nemp_sim.checkpoint import load_potential
 from nemp_sim.errors import EvaluationError, InputError, NempError
 from nemp_sim.files import private_directory
-from nemp_sim.ipi.client import BeadEngine, BeadEvaluator, run_client
-from nemp_sim.ipi.server import Server
+from nemp_sim.ipi.client import BeadEngine, BeadEvaluator
 from nemp_sim.pathintegral.files import last_row, trim
-from nemp_sim.pathintegral.input import ADDRESS, PREFIX, Dynamics, Start, write_input
+from nemp_sim.pathintegral.forces import CHEAP, FORCEFIELD
+from nemp_sim.pathintegral.input import PREFIX, Dynamics, Start, write_input
+from nemp_sim.pathintegral.processes import IPI, LOG, Clients, Helper, ipi_on, sole_log
 from nemp_sim.pathintegral.restart import claim, continued, restart_file, steps_done
 from nemp_sim.potential import Potential
 from nemp_sim.together import Meeting, Share
 
 POLL_S = 0.2
-START_S = 300.0  # longest wait of a client for a server that lives; many start side by side
-STOP_S = 30.0  # longest wait for i-PI to write its restart file
-LEAVE_S = 2.0  # the client leaves within this time after the server
 
 
 @dataclass(frozen=True)
@@ -57,25 +51,6 @@ class Progress:
             f"step {self.step} of {self.steps}{left}; {self.temperature_K:.0f} K, potential "
             f"{self.potential_eV:.3f} eV, conserved {1e3 * self.conserved_eV:+.1f} meV"
         )
-
-
-@dataclass(frozen=True)
-class Helper:
-    """A further client, in a process of its own.
-
-    Attributes:
-        potential: path or name of the potential.
-        device: where it computes.
-        head: read-out; None: the first one.
-        dtype: None takes that of the file.
-        on_extrapolation: "warn", "raise" or "ignore" outside the domain of the potential.
-    """
-
-    potential: str
-    device: str
-    head: str | None = None
-    dtype: str | None = None
-    on_extrapolation: str = "warn"
 
 
 @dataclass(frozen=True)
@@ -120,12 +95,14 @@ def simulate(
     *,
     mode: str = "unix",
     helpers: Sequence[Helper] = (),
+    cheap: BeadEngine | None = None,
     show: Callable[[Progress], None] | None = None,
 ) -> int:
     """Run i-PI until ``dynamics.steps``, from where an earlier call in ``directory`` stopped.
 
     On an interrupt (Ctrl-C) i-PI writes its restart file first; a later call goes on from there
-    with the same random numbers. After a kill it goes on from the last checkpoint.
+    with the same random numbers, and so it does when this process was killed. After a kill of
+    i-PI itself it goes on from the last checkpoint.
 
     Args:
         engine: evaluates the beads of the client in this process.
@@ -134,6 +111,7 @@ def simulate(
         directory: of i-PI's files; made if missing.
         mode: "unix" or "shm".
         helpers: further clients.
+        cheap: evaluates the cheap force, where ``dynamics.cheap`` wants one.
         show: called with the progress several times a second.
 
     Returns:
@@ -144,7 +122,11 @@ def simulate(
         EvaluationError: i-PI or the clients ended before the last step.
         NempError: whatever ends the client.
     """
-    with _running(engine, Job(start, dynamics, directory), mode, helpers) as simulation:
+    if (cheap is None) != (dynamics.cheap is None):
+        given = "given" if cheap is not None else "not given"
+        raise InputError(f"cheap engine is {given}: dynamics.cheap and the engine go together.")
+    engines = {FORCEFIELD: engine} if cheap is None else {FORCEFIELD: engine, CHEAP: cheap}
+    with _running(engines, Job(start, dynamics, directory), mode, helpers) as simulation:
         return 0 if simulation is None else _watch([simulation], show)
 
 
@@ -176,7 +158,8 @@ def simulate_together(
     with ExitStack() as stack:
         enter = stack.enter_context
         try:
-            found = [enter(_running(s, j, mode)) for s, j in zip(shares, jobs, strict=True)]
+            pairs = zip(shares, jobs, strict=True)
+            found = [enter(_running({FORCEFIELD: share}, job, mode)) for share, job in pairs]
             return _watch([simulation for simulation in found if simulation is not None], show)
         except BaseException:
             for share in shares:  # none waits for another while all stop
@@ -186,119 +169,46 @@ def simulate_together(
 
 @contextmanager
 def _running(
-    engine: BeadEngine | Share, job: Job, mode: str, helpers: Sequence[Helper] = ()
+    engines: Mapping[str, BeadEngine | Share],
+    job: Job,
+    mode: str,
+    helpers: Sequence[Helper] = (),
 ) -> Iterator["_Simulation | None"]:
     """Server and clients of a job, from where it stands; None where nothing is left to do."""
-    leave = engine.leave if isinstance(engine, Share) else lambda: None
     start, dynamics, directory = job.start, job.dynamics, job.directory
     claim(directory, start, dynamics)
-    done, template = 0, start.atoms
-    if (restart := restart_file(directory)) is None:
-        trim(directory, PREFIX, -1)
-        path = write_input(start, dynamics, directory, mode)
-    else:
-        path, done, places = continued(restart, dynamics, mode)
-        template = template.copy()
-        template.positions = places
-        if done >= dynamics.steps:
-            leave()
-            yield None
-            return
-        trim(directory, PREFIX, done)
-    with private_directory() as sockets, _ipi(path, sockets) as server:
-        clients = _Clients(BeadEvaluator(engine, template), mode, sockets, leave)
+    with ExitStack() as stack:
+        log = stack.enter_context(sole_log(directory))
+        done, template = 0, start.atoms
+        if (restart := restart_file(directory)) is None:
+            trim(directory, PREFIX, -1)
+            path = write_input(start, dynamics, directory, mode)
+        else:
+            path, done, places = continued(restart, dynamics, mode)
+            template = template.copy()
+            template.positions = places
+            if done >= dynamics.steps:
+                for engine in engines.values():
+                    _end_of(engine)()
+                yield None
+                return
+            trim(directory, PREFIX, done)
+        sockets = stack.enter_context(private_directory())
+        server = stack.enter_context(ipi_on(path, sockets, log))
         write(sockets / "template.extxyz", template, format="extxyz")
-        try:
-            for number, helper in enumerate(helpers):
-                clients.add(helper, number, directory)
-            yield _Simulation(server, clients, job, done)
-        finally:
-            server.stop()
-            clients.stop()
+        clients = Clients(mode, sockets)
+        stack.callback(clients.stop)
+        stack.callback(server.stop)
+        for address, engine in engines.items():
+            clients.start(BeadEvaluator(engine, template), address, _end_of(engine))
+        for helper in helpers:
+            clients.add(helper, directory)
+        yield _Simulation(server, clients, job, done)
 
 
-class _IPI(subprocess.Popen):
-    """i-PI in a process."""
-
-    asked = False
-
-    def ask_to_stop(self) -> None:
-        """Let it write its restart file and end; a second signal would end it without the file."""
-        if not self.asked and self.poll() is None:
-            self.asked = True
-            self.terminate()
-
-    def stop(self) -> None:
-        """Ask, and wait for the end."""
-        self.ask_to_stop()
-        with suppress(subprocess.TimeoutExpired):
-            self.wait(STOP_S)
-
-
-@contextmanager
-def _ipi(path: Path, sockets: Path) -> Iterator[_IPI]:
-    """i-PI on an input file, in the directory of that file; gone when the block ends."""
-    program = shutil.which("i-pi", path=str(Path(sys.executable).parent)) or shutil.which("i-pi")
-    if program is None:
-        raise InputError("the program i-pi is not installed here. Install it: pip install ipi.")
-    with (path.parent / "i-pi.log").open("a") as log:
-        server = _IPI(
-            [sys.executable, program, "-S", f"{sockets}/", path.name],
-            cwd=path.parent,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C is for this process, which then stops i-PI
-        )
-        try:
-            yield server
-        finally:
-            server.kill()
-            server.wait()
-
-
-class _Clients:
-    """The client of this process, in a thread, and those in processes of their own."""
-
-    def __init__(
-        self, evaluator: BeadEvaluator, mode: str, sockets: Path, leave: Callable[[], None]
-    ) -> None:
-        """Start the thread; it calls ``leave`` at its end."""
-        self.mode, self.sockets = mode, sockets
-        self.error: Exception | None = None
-        self.processes: list[subprocess.Popen] = []
-        server = Server(mode, ADDRESS, prefix=f"{sockets}/")
-
-        def work() -> None:
-            try:
-                run_client(evaluator, server, START_S)
-            except Exception as error:  # handed to the thread that watches
-                self.error = error
-            finally:
-                leave()
-
-        self.thread = threading.Thread(target=work, daemon=True)
-        self.thread.start()
-
-    def add(self, helper: Helper, number: int, directory: Path) -> None:
-        """Start one more client."""
-        command = [sys.executable, "-m", "nemp_sim.cli", "ipi", f"--{self.mode}"]
-        command += ["--address", ADDRESS, "--prefix", f"{self.sockets}/"]
-        command += ["--template", f"{self.sockets}/template.extxyz"]
-        for name, value in vars(helper).items():
-            command += [f"--{name.replace('_', '-')}", value] if value is not None else []
-        with (directory / f"client-{number + 1}.log").open("a") as log:
-            self.processes.append(
-                subprocess.Popen(
-                    command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-                )
-            )
-
-    def stop(self) -> None:
-        """End what is left of them; the thread leaves when its connection ends."""
-        self.thread.join(LEAVE_S)
-        for process in self.processes:
-            process.terminate()
-            process.wait()
+def _end_of(engine: BeadEngine | Share) -> Callable[[], None]:
+    """What to call when an engine is needed no more."""
+    return engine.leave if isinstance(engine, Share) else lambda: None
 
 
 class _Simulation:
@@ -309,7 +219,7 @@ class _Simulation:
         progress: where it stands; None before the first line.
     """
 
-    def __init__(self, server: _IPI, clients: _Clients, job: Job, done: int) -> None:
+    def __init__(self, server: IPI, clients: Clients, job: Job, done: int) -> None:
         self.server, self._clients, self._job, self._done = server, clients, job, done
         self._first: tuple[float, np.ndarray] | None = None
         self.progress: Progress | None = None
@@ -377,7 +287,7 @@ def _watch(simulations: Sequence[_Simulation], show: Callable[[Progress], None] 
 
 
 def _end_of_log(directory: Path) -> str:
-    path = directory / "i-pi.log"
+    path = directory / LOG
     lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
     said = " | ".join(line.strip() for line in lines[-4:] if line.strip())
     return f" The end of {path}: {said}"

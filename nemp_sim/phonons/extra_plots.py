@@ -18,6 +18,7 @@ from nemp_sim.plots import BLACK, BLUE, FONT_POINTS, GREY, VERMILLION, new_figur
 
 SMALL_POINTS = FONT_POINTS - 1.5
 DASHES = (0, (4, 3))
+UNSEEN = 0.005  # share of the modes of layers that may lie beyond the figure
 LAYER_COLOURS = (BLACK, BLUE, "#009E73", "#CC79A7", "#E69F00", GREY)  # Okabe and Ito
 
 
@@ -62,8 +63,9 @@ def slab_density(
     if above:
         shown.insert(0, groups["adsorbate"])
     for each, density in zip(axes, shown, strict=True):
-        seen = frequencies[density > 2e-3 * density.max()]
-        each.set_xlim(min(0.0, seen[0]), 1.02 * seen[-1])
+        below = np.cumsum(density) / density.sum()
+        first, last = np.searchsorted(below, (0.5 * UNSEEN, 1.0 - UNSEEN))
+        each.set_xlim(min(0.0, frequencies[first]), 1.04 * frequencies[last])
         each.set_ylim(bottom=0)
         each.legend(fontsize=SMALL_POINTS, frameon=False)
         _label(each, "Frequency (THz)", "DOS (1/THz)")

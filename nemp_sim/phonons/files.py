@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -9,11 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from phonopy.file_IO import write_force_constants_to_hdf5, write_FORCE_SETS
+from phonopy.phonon.dos import write_projected_dos, write_total_dos
 
 from nemp_sim.console import RUN_LOG
 from nemp_sim.phonons.force_constants import ForceConstants
 from nemp_sim.phonons.spectra import Spectra
 
+REPORT = "report.json"
 FORCE_FILES = {
     "phonopy_params.yaml": 'cells, displacements, forces: `phonopy.load("phonopy_params.yaml")`',
     "FORCE_SETS": "displacements (Å) and forces (eV/Å)",
@@ -33,17 +36,24 @@ def publishing(directory: Path) -> Iterator[Path]:
     """Yield a temporary directory; its files move to ``directory`` when the block succeeds.
 
     Files of an older report there that the new run does not write are removed, so that results of
-    two runs never mix. Nothing is left, and ``directory`` is as it was, when the block fails.
+    two runs never mix. Nothing is left, and ``directory`` is as it was, when the block fails. A
+    kill can come between two files: the report goes first and comes last, so that a directory with
+    a report.json is whole; what a killed run left beside it is removed here.
     """
     made = [p for p in (directory.parent, *directory.parent.parents) if not p.exists()]
     directory.parent.mkdir(parents=True, exist_ok=True)
+    name_of_mkdtemp = re.compile(rf"\.{re.escape(directory.name)}\.[a-z0-9_]{{8}}")
+    for path in directory.parent.iterdir():
+        if name_of_mkdtemp.fullmatch(path.name):
+            shutil.rmtree(path)
     temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     complete = False
     try:
         yield temporary
         directory.mkdir(exist_ok=True)
-        written = sorted(temporary.iterdir())
+        written = sorted(temporary.iterdir(), key=lambda path: (path.name == REPORT, path.name))
         outdated = _reported(directory) - {path.name for path in written} - {RUN_LOG}
+        (directory / REPORT).unlink(missing_ok=True)
         for path in written:
             os.replace(path, directory / path.name)
         for name in outdated:
@@ -59,7 +69,7 @@ def publishing(directory: Path) -> Iterator[Path]:
 def _reported(directory: Path) -> set[str]:
     """Files that the report in a directory names, with the PDF of every PNG."""
     try:
-        report = json.loads((directory / "report.json").read_text(encoding="utf-8"))
+        report = json.loads((directory / REPORT).read_text(encoding="utf-8"))
         names = {Path(name).name for name in report["files"]}
     except (OSError, ValueError, TypeError, KeyError):
         return set()
@@ -95,6 +105,9 @@ def write_phonopy_files(constants: ForceConstants, spectra: Spectra, directory: 
     write_force_files(constants, directory)
     raw.bands.write_yaml(filename=directory / "band.yaml")
     raw.mesh.write_yaml(directory / "mesh.yaml")
-    raw.total_dos.write(directory / "total_dos.dat")
-    raw.projected_dos.write(directory / "projected_dos.dat")
+    dos = spectra.dos
+    columns = (dos.frequencies_THz, dos.total, dos.method)
+    write_total_dos(*columns, filename=directory / "total_dos.dat")
+    columns = (dos.frequencies_THz, dos.by_atom, dos.method)
+    write_projected_dos(*columns, filename=directory / "projected_dos.dat")
     raw.thermal.write_yaml(directory / "thermal_properties.yaml")

@@ -6,8 +6,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from phonopy.physical_units import get_physical_units
 
+from nemp_sim.phonons.density import DensityOfStates
 from nemp_sim.phonons.imaginary import ZERO_THZ
-from nemp_sim.phonons.spectra import Bands, DensityOfStates, Spectra, Thermal
+from nemp_sim.phonons.spectra import Bands, Spectra, Thermal
 from nemp_sim.plots import (
     BLACK,
     BLUE,
@@ -79,10 +80,20 @@ def _draw_dos(axes: Axes, dos: DensityOfStates) -> None:
         for index, (symbol, values) in enumerate(dos.projected.items()):
             colour = ELEMENT_COLOURS[index % len(ELEMENT_COLOURS)]
             axes.plot(values, dos.frequencies_THz, color=colour, linewidth=1.1, label=symbol)
-        axes.legend(fontsize=FONT_POINTS - 1.5, frameon=False, loc="best")
+        place = {"loc": "center right", "bbox_to_anchor": (1.0, _widest_gap(dos))}
+        place["bbox_transform"] = axes.get_yaxis_transform()
+        axes.legend(fontsize=FONT_POINTS - 1.5, frameon=False, **place)
     axes.set_xlim(0, 1.08 * max(dos.total.max(), 1e-12))
     axes.set_xlabel("DOS (1/THz)", fontsize=FONT_POINTS)
     axes.tick_params(axis="y", labelleft=False, right=False)
+
+
+def _widest_gap(dos: DensityOfStates) -> float:
+    """Middle (THz) of the widest range of frequencies without modes, or nearly so."""
+    level = 0.3 * dos.total.max()  # what the legend leaves free on its left
+    above = np.flatnonzero(dos.total > level)
+    widest = int(np.diff(above).argmax()) if len(above) > 1 else 0
+    return float(dos.frequencies_THz[above[widest : widest + 2]].mean())
 
 
 def thermal_properties(thermal: Thermal, n_atoms: int, title: str = "") -> Figure:

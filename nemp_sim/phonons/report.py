@@ -198,6 +198,13 @@ def _setting(atoms: Atoms, constants: ForceConstants, found: Spectra) -> tuple[Q
             6,
         ),
         Quantity("mesh", "Mesh of wave vectors", " ".join(map(str, found.mesh_numbers))),
+        Quantity(
+            "dos_width_THz",
+            "Bins of the densities of states (tetrahedron method)",
+            found.dos.width_THz,
+            "THz",
+            4,
+        ),
         Quantity("fmax_eV_per_A", "Largest force of the structure", fmax, "eV/Å", 6),
         Quantity("smax_GPa", "Largest stress of the structure", smax, "GPa", 5),
     )

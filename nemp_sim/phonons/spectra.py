@@ -12,17 +12,16 @@ import seekpath
 from ase.cell import Cell
 from phonopy import Phonopy
 from phonopy.phonon.band_structure import BandStructure
-from phonopy.phonon.dos import ProjectedDos, TotalDos
 from phonopy.phonon.mesh import Mesh
 from phonopy.phonon.thermal_properties import ThermalProperties
 
 from nemp_sim.config import require
+from nemp_sim.phonons.density import DensityOfStates, density_of_states
 from nemp_sim.phonons.force_constants import SYMPREC_ANGSTROM, ForceConstants
 from nemp_sim.phonons.imaginary import ZERO_THZ, ImaginaryMode, SpecialPoint, imaginary_modes
 
 Q_SPACING_PER_ANGSTROM = 0.004  # between points of the band path, without 2π
 MESH_LENGTH_ANGSTROM = 45.0
-DOS_PITCH_THZ = 0.05  # between points of densities of states, unless there would be too many
 GREEK = {"GAMMA": "Γ", "SIGMA": "Σ", "DELTA": "Δ", "LAMBDA": "Λ"}
 
 
@@ -43,21 +42,6 @@ class Bands:
     ticks: tuple[float, ...]
     tick_labels: tuple[str, ...]
     points: tuple[SpecialPoint, ...]
-
-
-@dataclass(frozen=True)
-class DensityOfStates:
-    """Modes per frequency and primitive cell.
-
-    Attributes:
-        frequencies_THz: (m,); negative: imaginary.
-        total: (m,) 1/THz; its integral is 3n for n atoms in the primitive cell.
-        projected: (m,) for each element, 1/THz; they add up to a total on the full mesh.
-    """
-
-    frequencies_THz: np.ndarray
-    total: np.ndarray
-    projected: Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -108,7 +92,7 @@ class Spectra:
         mesh_numbers: (3,) Γ-centred mesh of wave vectors.
         gamma_acoustic_THz: largest of the three frequencies at Γ that are nearest to zero.
         max_THz: highest frequency of the mesh.
-        raw: phonopy's band structure, mesh, densities and thermal properties.
+        raw: phonopy's band structure, mesh and thermal properties.
     """
 
     bands: Bands
@@ -132,8 +116,6 @@ class Raw:
 
     bands: BandStructure
     mesh: Mesh
-    total_dos: TotalDos
-    projected_dos: ProjectedDos
     thermal: ThermalProperties
 
 
@@ -163,31 +145,21 @@ def spectra(
     full = phonon.run_mesh(
         numbers, is_gamma_center=True, is_mesh_symmetry=False, with_eigenvectors=True
     )
-    width = float(np.ptp(full.frequencies))
-    projected = phonon.run_projected_dos(
-        freq_pitch=min(width / 160, max(DOS_PITCH_THZ, width / 500)) or None
-    )
-    frequencies = projected.frequency_points
     imaginary = imaginary_modes(constants, raw_bands, full, bands.points)
     reduced = phonon.run_mesh(numbers, is_gamma_center=True, with_group_velocities=True)
-    total = phonon.run_total_dos(
-        freq_min=frequencies[0],
-        freq_max=frequencies[-1],
-        freq_pitch=frequencies[1] - frequencies[0],
-    )
     raw_thermal = phonon.run_thermal_properties(
         temperatures=kelvin, cutoff_frequency=ZERO_THZ, exclude_gamma_acoustic=True
     )
     at_gamma = np.sort(np.abs(phonon.run_qpoints([[0, 0, 0]]).frequencies[0]))[:3]
     return Spectra(
         bands=bands,
-        dos=_density(phonon, total, projected),
+        dos=density_of_states(full),
         thermal=_thermal(raw_thermal, reduced),
         imaginary=imaginary,
         mesh_numbers=tuple(int(n) for n in numbers),
         gamma_acoustic_THz=float(at_gamma.max()),
         max_THz=float(reduced.frequencies.max()),
-        raw=Raw(raw_bands, reduced, total, projected, raw_thermal),
+        raw=Raw(raw_bands, reduced, raw_thermal),
     )
 
 
@@ -282,17 +254,6 @@ def _bands(
         tick_labels=tuple(labels),
         points=tuple(points.values()),
     )
-
-
-def _density(phonon: Phonopy, total: TotalDos, projected: ProjectedDos) -> DensityOfStates:
-    symbols = np.array(phonon.primitive.symbols)
-    by_element = {
-        str(symbol): projected.projected_dos[symbols == symbol].sum(axis=0)
-        for symbol in dict.fromkeys(symbols)
-    }
-    frequencies = projected.frequency_points
-    values = np.interp(frequencies, total.frequency_points, total.dos)
-    return DensityOfStates(frequencies, values, by_element)
 
 
 def _thermal(raw: ThermalProperties, mesh: Mesh) -> Thermal:

@@ -33,5 +33,5 @@ def groups_of_slab(atoms: Atoms, adsorbate: Sequence[int]) -> dict[str, list[int
 
 def projected_on(found: Spectra, groups: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:
     """Density of states (m,) of each group of atoms of the primitive cell, 1/THz."""
-    by_atom = found.raw.projected_dos.projected_dos
+    by_atom = found.dos.by_atom
     return {name: by_atom[list(indices)].sum(axis=0) for name, indices in groups.items()}

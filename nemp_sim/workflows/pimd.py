@@ -28,6 +28,7 @@ from nemp_sim.pathintegral.averages import (
     thermodynamics,
 )
 from nemp_sim.pathintegral.dynamics import centroid_dynamics
+from nemp_sim.pathintegral.forces import CheapForce
 from nemp_sim.pathintegral.input import (
     ISOTOPES,
     Dynamics,
@@ -35,6 +36,7 @@ from nemp_sim.pathintegral.input import (
     check_sampling,
     prepare_start,
 )
+from nemp_sim.pathintegral.momentum import Momentum, check_momentum, momentum_distribution
 from nemp_sim.pathintegral.report import Findings, IsotopeChange, pimd_report, write_findings
 from nemp_sim.pathintegral.run import load_clients, simulate
 from nemp_sim.pathintegral.structure import structure_averages
@@ -69,6 +71,12 @@ class Settings:
         pressure: pressure of npt, MPa.
         isotope: mass of all hydrogen atoms: H, D or T, or two of them for the free energy between
             them; None: as given.
+        cheap: path or name of a second, faster potential, which takes ``inner_steps`` steps in
+            every step of the first (multiple time stepping); ``timestep`` is that of the first.
+        inner_steps: steps of the cheap potential in one of the first.
+        full_beads: beads of the first potential (ring-polymer contraction); None: all.
+        momentum: species (H, D, O …) whose momentum distribution is wanted; None: none.
+        momentum_frames: frames of the simulation used for it.
         every: steps between two lines of properties.
         frames_every: steps between two frames.
         heat_capacity: also the heat capacity; two more evaluations of all beads a line.
@@ -98,6 +106,11 @@ class Settings:
     gle_file: Path | None = None
     pressure: float = 0.1
     isotope: tuple[str, ...] | None = None
+    cheap: str | None = None
+    inner_steps: int = 4
+    full_beads: int | None = None
+    momentum: str | None = None
+    momentum_frames: int = 40
     every: int = 2
     frames_every: int = 10
     heat_capacity: bool = False
@@ -122,6 +135,10 @@ class Settings:
         names = self.isotope or ()
         known = len(names) <= 2 and set(names) <= set(ISOTOPES)
         require(known, "isotope", self.isotope, f"one or two of {', '.join(ISOTOPES)}")
+        alone = self.cheap is None and self.full_beads is not None
+        require(not alone, "full_beads", self.full_beads, "left out without --cheap")
+        frames = self.momentum_frames
+        require(frames >= 8, "momentum_frames", frames, "8 or more")
         for beads in self.beads:
             self.dynamics(beads)
         self.potential_and_head()
@@ -140,6 +157,7 @@ class Settings:
         Raises:
             InputError: a value out of its range.
         """
+        cheap = CheapForce(self.inner_steps, self.full_beads) if self.cheap else None
         return Dynamics(
             beads=beads,
             temperature_K=self.temperature,
@@ -154,7 +172,8 @@ class Settings:
             frames_every=self.frames_every,
             heat_capacity=self.heat_capacity,
             seed=self.seed,
-            batch_size=-(-beads // len(self.device)),
+            batch_size=-(-(self.full_beads or beads) // len(self.device)),
+            cheap=cheap,
         )
 
     def plan(self) -> str:
@@ -204,10 +223,11 @@ def run(settings: Settings, engine: BeadEngine | None = None, show: Show | None 
         EvaluationError: forces that are not finite, or i-PI failed.
     """
     started = time.perf_counter()
-    helpers = ()
+    helpers, cheap, policy = (), None, settings.on_extrapolation
+    if settings.cheap is not None:
+        cheap, _ = load_clients(settings.cheap, settings.device[:1], settings.dtype, None, policy)
     if engine is None:
         name, head = settings.potential_and_head()
-        policy = settings.on_extrapolation
         engine, helpers = load_clients(name, settings.device, settings.dtype, head, policy)
     if settings.fresh and settings.directory.is_dir():
         shutil.rmtree(settings.directory)
@@ -219,22 +239,24 @@ def run(settings: Settings, engine: BeadEngine | None = None, show: Show | None 
         start, dynamics = prepare_start(structure), settings.dynamics(beads)
         directory = settings.directory / label
         told = None if show is None else (lambda progress: show(label, progress))
-        simulate(
-            engine, start, dynamics, directory, mode=settings.mode, helpers=helpers, show=told
-        )  # fmt: skip
-        return directory, start, thermodynamics(directory, start, dynamics, settings.equilibration)
+        clients = {"mode": settings.mode, "helpers": helpers, "cheap": cheap}
+        simulate(engine, start, dynamics, directory, **clients, show=told)
+        return directory, start, thermodynamics(directory, start, dynamics, skip)
 
+    most, skip = settings.dynamics(max(settings.beads)), settings.equilibration
+    if settings.momentum is not None:
+        check_momentum(prepare_start(atoms), most, settings.momentum)
     runs = [one(f"beads-{beads}", atoms, beads) for beads in sorted(set(settings.beads))]
     directory, start, _ = runs[-1]
-    most, skip = max(settings.beads), settings.equilibration
     moving = None
     if settings.ensemble in ("nve", "trpmd"):
-        moving = centroid_dynamics(directory, start, settings.dynamics(most), skip)
+        moving = centroid_dynamics(directory, start, most, skip)
     findings = Findings(
         runs=tuple(found for *_, found in runs),
         structure=structure_averages(directory, start, skip),
         dynamics=moving,
         isotope=_isotope_change(settings, atoms, runs[-1][-1], one),
+        momentum=_momentum(settings, engine, *runs[-1]),
     )
     files = write_findings(settings.directory, start, findings)
     title = f"Path integrals: {atoms.get_chemical_formula(mode='metal')} ({settings.system})"
@@ -243,6 +265,18 @@ def run(settings: Settings, engine: BeadEngine | None = None, show: Show | None 
     report = concluded(report, engine, settings, started)
     write_report(report, settings.directory)
     return Result(settings, settings.directory, findings, report)
+
+
+def _momentum(
+    settings: Settings, engine: BeadEngine, directory: Path, start: Start, found: Thermodynamics
+) -> Momentum | None:
+    """Momentum distribution from the simulation with the most beads."""
+    if (species := settings.momentum) is None:
+        return None
+    run = (directory, start, settings.dynamics(found.beads), species)
+    kinetic = found.kinetic_cv_eV[species].mean
+    frames = settings.momentum_frames
+    return momentum_distribution(engine, *run, kinetic, settings.equilibration, frames)
 
 
 def _isotope_change(

@@ -101,6 +101,20 @@ def test_interrupted_command_says_so_and_goes_on(tmp_path):
     assert "frames in" in helper or not helper.strip(), helper
 
 
+def test_momentum_and_cheap_force(settings, pdh):
+    """With EMT as the full force and a potential file as the cheap one."""
+    wishes = {"beads": (4,), "momentum": "H", "momentum_frames": 9, "cheap": str(pdh)}
+    steps = {"steps": 12, "frames_every": 1, "inner_steps": 2, "full_beads": 2}
+    engine = BeadEMT()
+    result = run(settings(**wishes, **steps, device=("cpu",)), engine)
+    assert (result.directory / "momentum-H.png").is_file()
+    assert engine.batches[-1] == 4 + 3 * 8 * 5 and max(engine.batches[:-9]) <= 2
+    values = json.loads((result.directory / "report.json").read_text(encoding="utf-8"))
+    assert values["momentum"]["n_samples"] == 9 and values["kinetic_momentum_H_z_meV"] > 0
+    with pytest.raises(InputError, match="momentum is 'D', but must be one of H, Pd"):
+        run(settings(**wishes | {"momentum": "D"}, name="other"), engine)
+
+
 def test_unusable_settings_are_refused(tmp_path):
     for values, message in (
         ({"beads": ()}, "beads is"),
@@ -109,6 +123,9 @@ def test_unusable_settings_are_refused(tmp_path):
         ({"system": "H2O"}, "potential is not given.*h-pd111, co-pd111, methanol, water"),
         ({"name": "a/b"}, "name is 'a/b'"),
         ({"mode": "inet"}, "mode is 'inet'"),
+        ({"full_beads": 4}, "full_beads is 4, but must be left out without --cheap"),
+        ({"cheap": "a.pt", "inner_steps": 0}, "inner_steps is 0"),
+        ({"momentum": "H", "momentum_frames": 3}, "momentum_frames is 3"),
         ({"thermostat": "gle"}, "gle_file is None"),
     ):
         with pytest.raises(InputError, match=message):
