@@ -20,6 +20,7 @@ from nemp_sim.console import KeptStep, exit_codes, progress
 from nemp_sim.domain_report import exit_if_outside, with_domain
 from nemp_sim.errors import NempError
 from nemp_sim.files import read_structure, write_structures
+from nemp_sim.locks import alone
 from nemp_sim.options import numbers, words
 from nemp_sim.plots import save_png
 from nemp_sim.relax import Engine, Relaxation, Step, relax
@@ -125,6 +126,7 @@ class Result:
     report: Report
 
 
+@alone
 def run(
     settings: Settings, engine: Engine | None = None, show: Callable[[Step], None] | None = None
 ) -> Result:

@@ -19,6 +19,7 @@ from nemp_sim.config import require, require_plain_name
 from nemp_sim.console import exit_codes
 from nemp_sim.domain_report import exit_if_outside, with_domain
 from nemp_sim.files import read_structure, write_structures
+from nemp_sim.locks import alone
 from nemp_sim.plots import BLUE, FONT_POINTS, VERMILLION, new_figure, save_png
 from nemp_sim.reactions.diffusion import Diffusion, diffusion_constant, hollow_diffusion, langevin
 from nemp_sim.reactions.kinetics import rates
@@ -109,6 +110,7 @@ class Result:
     report: Report
 
 
+@alone
 def run(settings: Settings, engine: Engine | None = None) -> Result:
     """Run the replicas, predict D from the rates, compare, write the files.
 

@@ -19,6 +19,7 @@ from nemp_sim.console import KeptStep, exit_codes, progress
 from nemp_sim.domain_report import exit_if_outside, with_domain
 from nemp_sim.errors import InputError, NempError
 from nemp_sim.files import read_structure, read_structures
+from nemp_sim.locks import alone
 from nemp_sim.options import numbers
 from nemp_sim.plots import save_png
 from nemp_sim.reactions.ends import check_ends
@@ -181,6 +182,7 @@ class Result:
         return self.converged and not self.reaction.problems and not uncertain
 
 
+@alone
 def run(
     settings: Settings, engine: Engine | None = None, show: Callable[[Step], None] | None = None
 ) -> Result:

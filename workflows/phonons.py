@@ -21,6 +21,7 @@ from nemp_sim.config import require, require_plain_name
 from nemp_sim.console import exit_codes, print_outcome, status_line
 from nemp_sim.domain_report import exit_if_outside, with_domain
 from nemp_sim.errors import InputError
+from nemp_sim.locks import alone
 from nemp_sim.minimum import SMAX_GPA, StressEngine
 from nemp_sim.options import numbers
 from nemp_sim.phonons.analyses import Crystal, Wanted, analyse, drawn
@@ -145,6 +146,7 @@ class Result:
     extras: dict[str, object] = field(default_factory=dict)
 
 
+@alone
 def run(
     settings: Settings, engine: StressEngine | None = None, say: Say = lambda text: None
 ) -> Result:
