@@ -50,6 +50,8 @@ def alone_in(directory: Path) -> Iterator[None]:
         handle.truncate(0)
         handle.write(f"process {os.getpid()} on {socket.gethostname()}")
         handle.flush()
+        for left in directory.glob(".*.part*"):  # of a process that was killed
+            left.unlink()
         yield
     finally:
         if handle is not None:

@@ -1,7 +1,7 @@
 """Diffusion of H on Pd(111) by batched Langevin replicas, against transition-state theory.
 
 Without options: pdh.pt, 600 K. Another structure: python workflows/diffusion.py --structure
-my.extxyz --atom 48 --dimensions 3 --potential my.pt
+my.extxyz --atom 48 --dimensions 3 --potential my.pt. Stopped or killed, the same command goes on.
 """
 
 import time
@@ -120,7 +120,7 @@ def run(settings: Settings, engine: Engine | None = None) -> Result:
 
     Raises:
         PotentialFileError: no such potential.
-        InputError: a structure or an atom that cannot be used.
+        InputError: a structure or an atom that cannot be used, or the state of another run there.
         EvaluationError: forces that are not finite.
     """
     started = time.perf_counter()
@@ -139,6 +139,7 @@ def run(settings: Settings, engine: Engine | None = None) -> Result:
         settings.friction,
         every,
         settings.seed,
+        settings.directory / "state.npz",
     )
     tracks = positions[:, :, atom, : settings.dimensions]
     if not start.constraints:
@@ -155,6 +156,7 @@ def run(settings: Settings, engine: Engine | None = None) -> Result:
     write_structures(settings.directory / "final.extxyz", final)
     save_png(msd_figure(found, hops), settings.directory / "msd.png")
     write_report(report, settings.directory)
+    (settings.directory / "state.npz").unlink(missing_ok=True)
     return Result(settings, settings.directory, found, hops, report)
 
 
@@ -285,9 +287,9 @@ def main(  # noqa: PLR0913 (one argument for each option)
     out: Annotated[Path, typer.Option(help="Directory of all results.")] = DEFAULT.out,
     name: Annotated[str | None, typer.Option(help="Results go to OUT/diffusion-NAME.")] = None,
 ) -> None:
-    """Read the options, run, and say how it went: exit code 0, 1 (outside) or 2 (error)."""
+    """Read the options, run, say how it went: exit code 0, 1 (outside), 2, 130 (stopped)."""
     options = dict(locals())
-    with exit_codes():
+    with exit_codes(goes_on=True):
         result = run(Settings(**options))
     print(f"{result.report.title}\n{result.report.verdict}\nfiles in {result.directory}/")
     exit_if_outside(result.report)

@@ -206,7 +206,7 @@ def run(
     policy = {"on_extrapolation": settings.on_extrapolation}
     engine = engine or load_potential(settings.potential, settings.device, dtype, **policy)
     settings.directory.mkdir(parents=True, exist_ok=True)
-    kept = KeptStep(show or (lambda step: None))
+    kept = KeptStep(show or (lambda step: None), _on_the_way(settings))
     try:
         relaxation = relax(engine, job.ends, settings.fmax, settings.steps, kept)
         band = run_neb(engine, *relaxation.structures, settings.band(), kept, path)
@@ -236,6 +236,7 @@ def run(
     spread = energy_spread(engine, band.images)
     save_png(neb_profile(drawn, job.names, spread), _figure(settings))
     write_report(report, settings.directory)
+    _on_the_way(settings).unlink(missing_ok=True)
     return Result(settings, settings.directory, relaxation, band, converged, report, reaction)
 
 
@@ -290,15 +291,17 @@ def matched(job: Job, apply: bool) -> Job:
 
 
 def earlier_band(settings: Settings) -> list[Atoms]:
-    """The moving images that an earlier run of this name has left.
+    """The moving images that an earlier run of this name has left, or had written when killed.
 
     Raises:
         InputError: there is none.
     """
-    images = read_structures(settings.directory / "neb.extxyz", "restart")
+    on_the_way = _on_the_way(settings)
+    path = on_the_way if on_the_way.is_file() else settings.directory / "neb.extxyz"
+    images = read_structures(path, "restart")
     if len(images) < 3:
         raise InputError(
-            f"restart: {settings.directory / 'neb.extxyz'} holds {len(images)} structures and no "
+            f"restart: {path} holds {len(images)} structures and no "
             "band: the run broke off before. Leave --restart out."
         )
     return images[1:-1]
@@ -325,6 +328,12 @@ def _write_unfinished(
         provenance=provenance(engine, settings, time.perf_counter() - started),
     )
     write_report(report, settings.directory)
+    _on_the_way(settings).unlink(missing_ok=True)
+
+
+def _on_the_way(settings: Settings) -> Path:
+    """The band that a run writes now and then, until it ends."""
+    return settings.directory / "on-the-way.extxyz"
 
 
 def _figure(settings: Settings) -> Path:
