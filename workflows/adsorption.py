@@ -28,7 +28,7 @@ from nemp_sim.report import Report, provenance, write_report
 from nemp_sim.statistics import combination_std
 from nemp_sim.surfaces.adsorbates import FORMS, gas_molecule
 from nemp_sim.surfaces.adsorption import Minimum, candidates, merged, outcome
-from nemp_sim.surfaces.report import Energies, adsorption_report, energy_levels
+from nemp_sim.surfaces.report import BOUND, Energies, adsorption_report, energy_levels
 from nemp_sim.surfaces.slabs import FACETS, composition_shares, equation_of_state, fcc_slab
 from nemp_sim.vibrations import Vibrations, vibrations
 
@@ -174,7 +174,7 @@ def run(
     found = tuple(zip(minima, energies(settings, engine, slab, gases, minima), strict=True))
     report = adsorption_report(_title(settings), slab, found, settings.max_std, notes)
     trusted = references.converged and report.data["trusted"]
-    report = with_domain(report, engine, [slab, *(m.atoms for m in minima)])
+    report = with_domain(report, engine, [slab, *(m.atoms for m in minima if m.state in BOUND)])
     report = replace(report, provenance=provenance(engine, settings, time.perf_counter() - started))
     write_structures(settings.directory / "adsorption.extxyz", [slab, *(m.atoms for m in minima)])
     save_png(energy_levels(found, _title(settings)), settings.directory / "adsorption.png")
