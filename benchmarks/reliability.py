@@ -1,11 +1,13 @@
 """The same bad structures through ASE calculators: what comes back?
 
     python benchmarks/reliability.py nemp
-    python benchmarks/reliability.py mace     # in an environment with mace-torch
+    python benchmarks/reliability.py mace       # in an environment with mace-torch
+    python benchmarks/reliability.py sevennet   # in an environment with sevenn
 
 Each input runs in a process of its own (some end it), with a limit of time and memory. A column of
 outcomes: "number" (and whether with a warning), "refused" with the error, or how the process ended.
-MACE has random weights here: the question is what the code around the weights does.
+MACE has random weights here, SevenNet those of the SevenNet-0 in its package: the question is what
+the code around the weights does.
 """
 
 import argparse
@@ -70,6 +72,10 @@ def calculator(kind: str) -> Calculator:
         from nemp_sim import NEMP
 
         return NEMP("pdh.pt", device="cpu")
+    if kind == "sevennet":
+        from sevenn.calculator import SevenNetCalculator
+
+        return SevenNetCalculator("7net-0", device="cpu")
     os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"  # e3nn 0.4 unpickles its tables
     import torch
     from e3nn import o3
@@ -119,7 +125,7 @@ def outcome(kind: str, name: str) -> str:
 def main() -> None:
     """Run every input in a process of its own and print the column."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("kind", choices=("nemp", "mace"))
+    parser.add_argument("kind", choices=("nemp", "mace", "sevennet"))
     parser.add_argument("--only", help="one input, in this process")
     options = parser.parse_args()
     if options.only:
@@ -133,7 +139,9 @@ def main() -> None:
                 command, capture_output=True, text=True, timeout=LIMIT_S, env=os.environ
             )
             lines = done.stdout.strip().splitlines()
-            said = json.loads(lines[-1]) if done.returncode == 0 else f"DIED ({done.returncode})"
+            last = (done.stderr.strip().splitlines() or [""])[-1][:70]
+            said = f"DIED ({done.returncode}) {last}"
+            said = json.loads(lines[-1]) if done.returncode == 0 else said
         except subprocess.TimeoutExpired:
             said = f"no answer within {LIMIT_S} s"
         print(f"{name:20} {said}", flush=True)

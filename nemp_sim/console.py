@@ -1,6 +1,8 @@
 """What runs say: progress on the terminal and in run.log, and errors."""
 
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -109,3 +111,16 @@ class Command(typer.core.TyperCommand):
         except (NempError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
             raise typer.Exit(getattr(error, "exit_code", 2)) from None
+
+
+@contextmanager
+def terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM, which batch systems send before they kill, raises KeyboardInterrupt."""
+    if threading.current_thread() is not threading.main_thread():  # handlers are set there only
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -2,8 +2,10 @@
 
 A structure is outside where two atoms are closer than ``MARGIN`` times the shortest distance of
 their elements in the training frames, where the coordination of an atom lies outside the trained
-range, or where the ensemble read-out predicts a larger error than is accepted. What a potential
-file does not record is not judged; ``Domain.not_recorded`` names it.
+range, or where the ensemble read-out predicts a larger error than is accepted. Where a file records
+no coordination, an atom is outside that has no neighbour within ``ISOLATED`` times the shortest
+distance: atoms of condensed matter and of molecules have one, those of a structure whose lengths
+are in Bohr have none. What a file does not record is not judged; ``Domain.not_recorded`` names it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +26,9 @@ MARGIN = 0.95  # 191 held-out frames of pdh, water and methanol reach down to 0.
 RECORD_FACTOR = 2.0  # accepted standard deviation over the largest one of the training frames
 RMSE_FACTOR = 10.0  # the same over the held-out RMSE, for files that do not record the largest one
 FEWEST = 1e-3  # a coordination below counts as this much
-KINDS = ("distance", "coordination", "atom_std", "energy_std", "force_std")
+ISOLATED = 1.6  # 3319 frames of water, methanol and Ag–Pd reach up to 1.44; Bohr for Å gives 1.89
+FARTHEST = 10.0  # shortest distances; beyond it, or with no neighbour at all, this is reported
+KINDS = ("distance", "isolation", "coordination", "atom_std", "energy_std", "force_std")
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,8 @@ class Finding:
         atoms: indices of the atoms concerned; empty for the structure as a whole.
         value: what was found, in ``unit``.
         threshold: the limit of what is accepted, in ``unit``.
-        unit: "Å", "eV", "eV/atom", "eV/Å", or "neighbours" (weighted by the cutoff function).
+        unit: "Å", "eV", "eV/atom", "eV/Å", "neighbours" (weighted by the cutoff function), or
+            "shortest distances" (of a pair in training).
         excess: how many times the limit is exceeded; 1 or less inside.
         formula: of the structure.
         symbols: elements of ``atoms``.
@@ -57,6 +62,7 @@ class Finding:
         value = f"{self.value:.3g} {self.unit}, accepted {self.threshold:.3g}"
         return {
             "distance": f"{names} are {self.value:.3g} Å apart, accepted {self.threshold:.3g} Å",
+            "isolation": f"{names} has no neighbour within {value} (are the lengths in Å?)",
             "coordination": f"{names} has {value}",
             "atom_std": f"the energy of {names} is uncertain by {value}",
             "energy_std": f"the energy is uncertain by {value}",
@@ -214,6 +220,10 @@ class Judgement:
             self._bounds = self._coordination_bounds()
             n = np.maximum(measured.coordination, FEWEST)
             self._each["coordination"] = np.maximum(self._bounds[:, 0] / n, n / self._bounds[:, 1])
+        elif domain.shortest_A.all():
+            far = np.minimum(measured.nearest, FARTHEST) / ISOLATED
+            lone = [len(a) == 1 and not a.pbc.any() for a in structures]  # the reference energy
+            self._each["isolation"] = np.where(np.repeat(np.array(lone, bool), sizes), 0.0, far)
         for kind, values in measured.spreads.items():
             if kind in domain.accepted:
                 self._each[kind] = values / max(domain.accepted[kind], 1e-12)
@@ -265,6 +275,9 @@ class Judgement:
         if kind == "distance":
             chosen, value, limit = self._closest(index, atom)
             unit = "Å"
+        elif kind == "isolation":
+            value, limit = float(min(measured.nearest[part][atom], FARTHEST)), ISOLATED
+            unit = "shortest distances"
         elif kind == "coordination":
             value = float(measured.coordination[part][atom])
             low, high = self._bounds[part][atom]

@@ -1,8 +1,10 @@
 """Several structures relaxed side by side; every optimiser step is one batched model call."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -13,11 +15,13 @@ from ase.optimize.optimize import Optimizer
 
 from nemp_sim.config import require
 from nemp_sim.errors import EvaluationError
+from nemp_sim.files import write_structures
 from nemp_sim.neighbors import NeighborLists
 from nemp_sim.potential import Evaluation, Potential
 from nemp_sim.structures import bare
 
 SKIN_ANGSTROM = 0.5
+KEPT_EVERY_S = 30.0  # between two bands that a run writes on its way
 OPTIMIZERS = {
     "lbfgs": partial(LBFGS, alpha=30.0),
     "fire": FIRE,
@@ -62,15 +66,22 @@ class KeptStep:
 
     Attributes:
         show: what each step is handed on to.
+        path: where bands are written now and then, for a run that is killed; None: nowhere.
         step: the last one; None before the first.
     """
 
     show: Callable[[Step], None]
+    path: Path | None = None
     step: Step | None = field(default=None)
+    _written_at: float = field(default_factory=time.monotonic)
 
     def __call__(self, step: Step) -> None:
         """Keep ``step`` and hand it on."""
         self.step = step
+        late = time.monotonic() - self._written_at > KEPT_EVERY_S
+        if self.path is not None and step.barrier_eV is not None and late:
+            write_structures(self.path, step.images)
+            self._written_at = time.monotonic()
         self.show(step)
 
 

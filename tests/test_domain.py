@@ -9,18 +9,20 @@ import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.calculator import CalculationFailed
+from ase.units import Bohr
 from typer.testing import CliRunner
 
 from nemp_sim import NEMP, load_potential
 from nemp_sim.checkpoint import save_potential
 from nemp_sim.cli import app
-from nemp_sim.domain import MARGIN, RECORD_FACTOR, RMSE_FACTOR, Domain
+from nemp_sim.domain import FARTHEST, ISOLATED, MARGIN, RECORD_FACTOR, RMSE_FACTOR, Domain
 from nemp_sim.domain_report import with_domain
 from nemp_sim.errors import ExtrapolationError, InputError
 from nemp_sim.ipi.client import BeadEvaluator
 from nemp_sim.ipi.wire import Frame
 from nemp_sim.potential import Potential, PotentialMetadata
 from nemp_sim.report import Report
+from nemp_sim.systems import choose_potential, read_system
 from nemp_sim.training.accuracy import predict
 from nemp_sim.training.data import Frame as LabelledFrame
 from nemp_sim.training.record import domain_record
@@ -68,6 +70,35 @@ def test_distance_to_a_periodic_image(random_potential):
 
 def test_pairs_that_are_not_recorded_are_not_judged(random_potential):
     assert not findings(recorded(random_potential), pair(0.3, "OO"))
+
+
+@pytest.mark.parametrize("name", ["water", "methanol", "Ag", "AgPd", "ice-Ih"])
+def test_lengths_in_bohr_are_found_without_a_record_of_coordination(name):
+    """Files of before the record know the shortest distances alone."""
+    file, head = choose_potential(name, None, None)
+    potential = load_potential(file, "cpu", head=head)
+    assert potential.domain.not_recorded == ("coordination",)
+    atoms = read_system(name)
+    assert "isolation" not in {f.kind for f in findings(potential, atoms)}
+    wrong = atoms.copy()
+    wrong.set_cell(atoms.cell / Bohr)
+    wrong.positions = atoms.positions / Bohr
+    (found,) = (f for f in findings(potential, wrong) if f.kind == "isolation")
+    assert found.value > found.threshold == ISOLATED and "are the lengths in Å?" in str(found)
+    with pytest.raises(ExtrapolationError, match="has no neighbour within"):
+        potential.evaluate([wrong], on_extrapolation="raise")
+
+
+def test_isolation_is_the_nearest_neighbour_in_shortest_distances():
+    """H 1.5 Å from O in water.pt, and an atom beyond the cutoff; a lone atom is not judged."""
+    potential = load_potential("water.pt", "cpu")
+    shortest = potential.domain.shortest_A[0, 1]
+    atoms = Atoms("OH2", [[0, 0, 0], [1.5, 0, 0], [0, 9, 0]])
+    found = [f for f in findings(potential, atoms) if f.kind == "isolation"]
+    assert [(f.atoms, f.value) for f in found] == [((2,), FARTHEST)]
+    near = [f for f in findings(potential, atoms[:2]) if f.kind == "isolation"]
+    assert near[0].value == pytest.approx(1.5 / shortest)
+    assert "isolation" not in {f.kind for f in findings(potential, atoms[:1])}
 
 
 def test_coordination_against_a_sum_by_hand(random_potential):

@@ -115,8 +115,8 @@ def _retry(family: int, address: str | tuple[str, int], deadline_s: float) -> so
         except socket.gaierror as error:
             connection.close()
             raise InputError(f"the host {address[0]!r} is not known: {error}.") from error
-        except (FileNotFoundError, ConnectionError, TimeoutError) as error:
-            connection.close()
+        except (FileNotFoundError, ConnectionError, TimeoutError, BlockingIOError) as error:
+            connection.close()  # BlockingIOError: more clients wait than a unix socket queues
             if time.monotonic() + RETRY_S > end:
                 raise ServerGoneError(
                     f"no i-PI server at {address!r} within {deadline_s:g} s ({error}). Check that "

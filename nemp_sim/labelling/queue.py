@@ -17,7 +17,6 @@ goes stale. A worker that gets a lock looks again whether the label is there.
 """
 
 import argparse
-import fcntl
 import hashlib
 import json
 import os
@@ -35,6 +34,7 @@ from ase.io import read, write
 from nemp_sim.errors import InputError, NempError
 from nemp_sim.files import replacing
 from nemp_sim.labelling.labels import Factory, compute_label, find_calculator
+from nemp_sim.locks import lock
 
 FAILURES_IN_A_ROW = 3  # so many without any label: the calculator is at fault, not the structures
 
@@ -205,12 +205,7 @@ def locked(directory: Path, name: str = "all", wait: bool = True) -> Iterator[bo
     path = directory / "claims" / f"{name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True
+        yield lock(handle, wait)
 
 
 def label_queue(

@@ -11,13 +11,17 @@ of d dimensions, D = ⟨|r(t + τ) − r(t)|²⟩ / 2dτ at large τ.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from ase import Atoms, units
 
 from nemp_sim.config import require
+from nemp_sim.reactions.saved_state import SavedState, State
 from nemp_sim.relax import CountedCalls, Engine
 from nemp_sim.structures import bare, fixed_coordinates
+
+SAVED_EVERY = 200  # steps
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ def langevin(  # noqa: PLR0913 (what a run is fixed by)
     friction_per_ps: float = 1.0,
     every: int = 10,
     seed: int = 0,
+    state_file: Path | None = None,
     on_sample: Callable[[int], None] | None = None,
 ) -> np.ndarray:
     """Positions (n_samples, R, N, 3) of R replicas of one structure, Å, never wrapped.
@@ -67,41 +72,56 @@ def langevin(  # noqa: PLR0913 (what a run is fixed by)
         friction_per_ps: γ; it slows diffusion that is not dominated by the solid.
         every: steps between samples; the start is the first sample.
         seed: of all random numbers.
+        state_file: where the run stands, every ``SAVED_EVERY`` steps. A run that was killed goes on
+            from there to the same bits; None: nothing is kept.
         on_sample: called with the number of steps done, at each sample.
 
     Raises:
-        InputError: a value out of its range.
+        InputError: a value out of its range, or a file with the state of another run.
         EvaluationError: forces that are not finite.
     """
     _check_run(temperature_K, timestep_fs, friction_per_ps, (every, n_steps))
-    rng = np.random.default_rng(seed)
     atoms = [bare(replica) for replica in replicas]
     free = np.array([~fixed_coordinates(a) for a in atoms])
     masses = np.array([a.get_masses() for a in atoms])[:, :, None]
+    positions = np.array([a.positions for a in atoms])
     for a in atoms:
         a.set_constraint()
     dt = timestep_fs * units.fs
     keep = np.exp(-friction_per_ps * timestep_fs * 1e-3)
     thermal = np.sqrt(units.kB * temperature_K / masses)
     calls = CountedCalls(engine)
-    positions = np.array([a.positions for a in atoms])
-    velocities = thermal * rng.normal(size=positions.shape) * free
-
-    forces = _forces(calls, atoms, positions) * free
-    samples = [positions.copy()]
-    for step in range(1, n_steps + 1):
-        velocities += 0.5 * dt * forces / masses
-        positions = positions + 0.5 * dt * velocities
-        noise = thermal * rng.normal(size=positions.shape) * free
-        velocities = keep * velocities + np.sqrt(1 - keep**2) * noise
-        positions = positions + 0.5 * dt * velocities
+    fixed_by = [temperature_K, timestep_fs, friction_per_ps, every, seed]
+    saved = SavedState(state_file, [*fixed_by, _identity(engine)], (positions, masses, free))
+    run = saved.read()
+    if run is None:
+        rng = np.random.default_rng(seed)
+        velocities = thermal * rng.normal(size=positions.shape) * free
         forces = _forces(calls, atoms, positions) * free
-        velocities += 0.5 * dt * forces / masses
+        run = State(0, positions, velocities, forces, [positions.copy()], rng)
+
+    for step in range(run.step + 1, n_steps + 1):
+        run.velocities += 0.5 * dt * run.forces / masses
+        positions = run.positions + 0.5 * dt * run.velocities
+        noise = thermal * run.rng.normal(size=positions.shape) * free
+        run.velocities = keep * run.velocities + np.sqrt(1 - keep**2) * noise
+        run.positions = positions + 0.5 * dt * run.velocities
+        run.forces = _forces(calls, atoms, run.positions) * free
+        run.velocities += 0.5 * dt * run.forces / masses
+        run.step = step
         if step % every == 0:
-            samples.append(positions.copy())
+            run.samples.append(run.positions.copy())
             if on_sample:
                 on_sample(step)
-    return np.array(samples)
+        if step % SAVED_EVERY == 0 and state_file is not None:
+            saved.write(run)
+            calls = CountedCalls(engine)  # new neighbour lists, as in a run that goes on from here
+    return np.array(run.samples[: n_steps // every + 1])
+
+
+def _identity(engine: Engine) -> list[str]:
+    """What tells one engine from another: its weights, head and dtype."""
+    return [str(getattr(engine, name, "")) for name in ("sha256", "head", "dtype")]
 
 
 def _forces(calls: CountedCalls, atoms: Sequence[Atoms], positions: np.ndarray) -> np.ndarray:

@@ -41,7 +41,13 @@ def energy_levels(found: Found, title: str) -> Figure:
                 bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
                 fontsize=FONT_POINTS - 1.5,
                 color=colour,
-                arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.5, "shrinkA": 0},
+                arrowprops={
+                    "arrowstyle": "-",
+                    "color": GREY,
+                    "linewidth": 0.5,
+                    "shrinkA": 0,
+                    "relpos": (0, 0.5),  # to the left end of the label, not across it
+                },
             )
     for state, colour in COLOURS.items():
         if any(m.state == state for m, _ in bound):

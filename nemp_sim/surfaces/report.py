@@ -148,13 +148,13 @@ def _table(found: Found) -> str:
         bonds = "; ".join(
             f"{p} {', '.join(f'{v:.3f}' for v in values)}" for p, values in m.bond_lengths_A.items()
         )
-        energy = f"{e.adsorption_eV:+.3f}"
-        std, zpe = (
-            "—" if v is None else f"{v:+.3f}"[plus:]
-            for v, plus in ((e.std_eV, 1), (e.zero_point_eV, 0))
+        values = (e.adsorption_eV, 0), (e.std_eV, 1), (e.zero_point_eV, 0)
+        energy, std, zpe = (
+            "—" if v is None or m.state not in BOUND else f"{v:+.3f}"[plus:] for v, plus in values
         )
         n_imaginary = 0 if e.modes is None else e.modes.n_imaginary
-        state = f"{m.state}, {n_imaginary} imaginary modes" if n_imaginary else m.state
+        plural = "s" if n_imaginary > 1 else ""
+        state = f"{m.state}, {n_imaginary} imaginary mode{plural}" if n_imaginary else m.state
         site = m.site if m.offset_A < 0.3 else f"{m.site} ({m.offset_A:.1f} Å beside)"
         lines.append(
             f"| {m.adsorbate} | {', '.join(m.starts)} | {state} | {site} | {energy} | {std} | "
@@ -167,8 +167,8 @@ def _plain(minimum: Minimum, energy: Energies) -> dict:
     names = ("adsorbate", "starts", "state", "site", "offset_A", "height_A", "metal_distance_A")
     values = {name: getattr(minimum, name) for name in names}
     values |= {"bond_lengths_A": minimum.bond_lengths_A, "energy_eV": minimum.energy_eV}
-    values |= {"adsorption_eV": energy.adsorption_eV, "std_eV": energy.std_eV}
-    values["zero_point_eV"] = energy.zero_point_eV
+    for name in ("adsorption_eV", "std_eV", "zero_point_eV"):
+        values[name] = getattr(energy, name) if minimum.state in BOUND else None
     if energy.modes is not None:
         values["wavenumbers_cm1"] = energy.modes.wavenumbers_cm1
     return values

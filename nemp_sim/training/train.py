@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import nemp_sim
 from nemp_sim.checkpoint import find_potential, resolve_device, resolve_dtype, save_potential
 from nemp_sim.config import TrainConfig, require
 from nemp_sim.files import sha256_of
+from nemp_sim.locks import alone_in
 from nemp_sim.model import NEMP
 from nemp_sim.potential import Potential, PotentialMetadata
 from nemp_sim.report import device_name
@@ -53,7 +55,7 @@ def train(
         start_from: overrides ``training.start_from``.
 
     Raises:
-        InputError: unusable settings or data, each named.
+        InputError: unusable settings or data, each named, or a directory that another run uses.
         EvaluationError: the loss is not finite.
     """
     job = read_config(Path(config_file))
@@ -63,7 +65,10 @@ def train(
         start_from=start_from or job.training.start_from,
     )
     job = replace(job, training=config)
-    with joined_processes(config.device) as (processes, own_device):
+    with ExitStack() as stack:
+        processes, own_device = stack.enter_context(joined_processes(config.device))
+        if processes.is_first:
+            stack.enter_context(alone_in(Path(directory)))
         return train_job(job, Path(directory), resolve_device(own_device), processes)
 
 

@@ -18,6 +18,7 @@ from nemp_sim.console import Show, logged
 from nemp_sim.domain_report import with_domain
 from nemp_sim.errors import NempError
 from nemp_sim.files import read_structure, write_structures
+from nemp_sim.locks import alone
 from nemp_sim.plots import save_figure
 from nemp_sim.relax import Engine, KeptStep, Relaxation, relax
 from nemp_sim.report import Report, concluded, write_report
@@ -25,7 +26,7 @@ from nemp_sim.statistics import combination_std
 from nemp_sim.surfaces.adsorbates import FORMS, gas_molecule
 from nemp_sim.surfaces.adsorption import Minimum, candidates, merged, outcome
 from nemp_sim.surfaces.plots import energy_levels, site_map
-from nemp_sim.surfaces.report import Energies, adsorption_report
+from nemp_sim.surfaces.report import BOUND, Energies, adsorption_report
 from nemp_sim.surfaces.slabs import FACETS, composition_shares, equation_of_state, fcc_slab
 from nemp_sim.vibrations import Vibrations, vibrations
 
@@ -132,6 +133,7 @@ class Result:
 
 
 @logged
+@alone
 def run(settings: Settings, engine: Engine | None = None, show: Show | None = None) -> Result:
     """Relax slab, gas molecules and all candidates, compare, write the files.
 
@@ -177,7 +179,7 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
     found = tuple(zip(minima, energies(settings, engine, slab, gases, minima), strict=True))
     report = adsorption_report(_title(settings), slab, found, settings.max_std, notes)
     trusted = references.converged and report.data["trusted"]
-    report = with_domain(report, engine, [slab, *(m.atoms for m in minima)])
+    report = with_domain(report, engine, [slab, *(m.atoms for m in minima if m.state in BOUND)])
     report = concluded(report, engine, settings, started)
     write_structures(settings.directory / "adsorption.extxyz", [slab, *(m.atoms for m in minima)])
     save_figure(energy_levels(found, _title(settings)), settings.directory / "adsorption.png")

@@ -1,7 +1,8 @@
 """Diffusion of H on Pd(111) by batched Langevin replicas, against transition-state theory.
 
 Without options: pdh.pt, 600 K. Another structure: nemp diffusion --structure
-my.extxyz --atom 48 --dimensions 3 --potential my.pt
+my.extxyz --atom 48 --dimensions 3 --potential my.pt. Stopped or killed, the same command
+goes on.
 """
 
 import time
@@ -19,6 +20,7 @@ from nemp_sim.config import require, require_plain_name
 from nemp_sim.console import Show, logged
 from nemp_sim.domain_report import with_domain
 from nemp_sim.files import read_structure, write_structures
+from nemp_sim.locks import alone
 from nemp_sim.plots import BLUE, FONT_POINTS, VERMILLION, new_figure, save_figure
 from nemp_sim.reactions.diffusion import Diffusion, diffusion_constant, hollow_diffusion, langevin
 from nemp_sim.reactions.kinetics import rates
@@ -118,6 +120,7 @@ class Result:
 
 
 @logged
+@alone
 def run(settings: Settings, engine: Engine | None = None, show: Show | None = None) -> Result:
     """Run the replicas, predict D from the rates, compare, write the files.
 
@@ -128,7 +131,7 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
 
     Raises:
         PotentialFileError: no such potential.
-        InputError: a structure or an atom that cannot be used.
+        InputError: a structure or an atom that cannot be used, or the state of another run there.
         EvaluationError: forces that are not finite.
     """
     started = time.perf_counter()
@@ -148,6 +151,7 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
         settings.friction,
         every,
         settings.seed,
+        settings.directory / "state.npz",
         _countdown(show, settings.n_steps),
     )
     tracks = positions[:, :, atom, : settings.dimensions]
@@ -165,6 +169,7 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
     write_structures(settings.directory / "final.extxyz", final)
     save_figure(msd_figure(found, hops), settings.directory / "msd.png")
     write_report(report, settings.directory)
+    (settings.directory / "state.npz").unlink(missing_ok=True)
     return Result(settings, settings.directory, found, hops, report)
 
 
@@ -284,4 +289,4 @@ def _moved(start: Atoms, positions: np.ndarray) -> Atoms:
     return atoms
 
 
-app = workflow_app(Settings, run)
+app = workflow_app(Settings, run, goes_on=True)

@@ -20,6 +20,7 @@ from nemp_sim.domain_report import with_domain
 from nemp_sim.errors import InputError
 from nemp_sim.files import read_structures, write_structures
 from nemp_sim.labelling.report import LabelCheck, check_labels, check_quantities
+from nemp_sim.locks import alone
 from nemp_sim.plots import save_figure
 from nemp_sim.potential import Potential
 from nemp_sim.relax import Engine
@@ -95,6 +96,7 @@ class Result:
 
 
 @logged
+@alone
 def run(settings: Settings, engine: Engine | None = None, show: Show | None = None) -> Result:
     """Evaluate all frames, compare them with their labels, write the files.
 

@@ -18,6 +18,7 @@ from nemp_sim.console import Show, logged
 from nemp_sim.domain_report import with_domain
 from nemp_sim.errors import InputError, NempError
 from nemp_sim.files import read_structure, read_structures
+from nemp_sim.locks import alone
 from nemp_sim.plots import remove_figure, save_figure
 from nemp_sim.reactions.ends import check_ends
 from nemp_sim.reactions.matching import match_atoms
@@ -190,6 +191,7 @@ class Result:
 
 
 @logged
+@alone
 def run(settings: Settings, engine: Engine | None = None, show: Show | None = None) -> Result:
     """Relax both ends, find the path, write the files.
 
@@ -211,7 +213,7 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
     policy = {"on_extrapolation": settings.on_extrapolation}
     engine = engine or load_potential(settings.potential, settings.device, dtype, **policy)
     settings.directory.mkdir(parents=True, exist_ok=True)
-    kept = KeptStep(show or (lambda step: None))
+    kept = KeptStep(show or (lambda step: None), _on_the_way(settings))
     try:
         relaxation = relax(engine, job.ends, settings.fmax, settings.steps, kept)
         band = run_neb(engine, *relaxation.structures, settings.band(), kept, path)
@@ -242,6 +244,7 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
     save_figure(neb_profile(drawn, job.names, spread), settings.directory / "neb.png")
     save_figure(_geometry(job, band, reaction), settings.directory / "geometry.png")
     write_report(report, settings.directory)
+    _on_the_way(settings).unlink(missing_ok=True)
     return Result(settings, settings.directory, relaxation, band, converged, report, reaction)
 
 
@@ -296,15 +299,17 @@ def matched(job: Job, apply: bool) -> Job:
 
 
 def earlier_band(settings: Settings) -> list[Atoms]:
-    """The moving images that an earlier run of this name has left.
+    """The moving images that an earlier run of this name has left, or had written when killed.
 
     Raises:
         InputError: there is none.
     """
-    images = read_structures(settings.directory / "neb.extxyz", "restart")
+    on_the_way = _on_the_way(settings)
+    path = on_the_way if on_the_way.is_file() else settings.directory / "neb.extxyz"
+    images = read_structures(path, "restart")
     if len(images) < 3:
         raise InputError(
-            f"restart: {settings.directory / 'neb.extxyz'} holds {len(images)} structures and no "
+            f"restart: {path} holds {len(images)} structures and no "
             "band: the run broke off before. Leave --restart out."
         )
     return images[1:-1]
@@ -331,6 +336,12 @@ def _write_unfinished(
         files={"neb.extxyz": "the structures of the last complete step"},
     )
     write_report(concluded(report, engine, settings, started), settings.directory)
+    _on_the_way(settings).unlink(missing_ok=True)
+
+
+def _on_the_way(settings: Settings) -> Path:
+    """The band that a run writes now and then, until it ends."""
+    return settings.directory / "on-the-way.extxyz"
 
 
 def _geometry(job: Job, band: NEBResult, reaction: Reaction | None) -> Figure:

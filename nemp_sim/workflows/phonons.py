@@ -20,6 +20,7 @@ from nemp_sim.config import require, require_plain_name
 from nemp_sim.console import Show, logged
 from nemp_sim.domain_report import with_domain
 from nemp_sim.errors import InputError
+from nemp_sim.locks import alone
 from nemp_sim.minimum import SMAX_GPA, StressEngine
 from nemp_sim.phonons.analyses import Crystal, Wanted, analyse, drawn
 from nemp_sim.phonons.extra_plots import modes_of_molecule
@@ -153,6 +154,7 @@ class Result:
 
 
 @logged
+@alone
 def run(settings: Settings, engine: StressEngine | None = None, show: Show | None = None) -> Result:
     """Relax, displace, evaluate, write the files: all of them, or none after an error.
 

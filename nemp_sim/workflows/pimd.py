@@ -5,7 +5,6 @@ numbers (--beads 1,4,16) show the convergence. --isotope H,D adds the free energ
 isotope. Stopped with Ctrl-C, the same command goes on; with more --steps it makes a run longer.
 """
 
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from nemp_sim.console import Show, logged
 from nemp_sim.domain_report import with_domain
 from nemp_sim.files import read_structure, write_structures
 from nemp_sim.ipi.client import BeadEngine
+from nemp_sim.locks import alone, clear
 from nemp_sim.pathintegral.averages import (
     Thermodynamics,
     isotope_free_energy,
@@ -209,6 +209,7 @@ class Result:
 
 
 @logged
+@alone
 def run(settings: Settings, engine: BeadEngine | None = None, show: Show | None = None) -> Result:
     """Simulate with each number of beads and each mass, average, write the files.
 
@@ -229,8 +230,8 @@ def run(settings: Settings, engine: BeadEngine | None = None, show: Show | None 
     if engine is None:
         name, head = settings.potential_and_head()
         engine, helpers = load_clients(name, settings.device, settings.dtype, head, policy)
-    if settings.fresh and settings.directory.is_dir():
-        shutil.rmtree(settings.directory)
+    if settings.fresh:
+        clear(settings.directory)
     atoms, notes = _start_structure(settings, engine)
     first = (settings.isotope or (None,))[0]
     atoms = atoms if first is None else with_mass(atoms, "H", ISOTOPES[first])

@@ -19,6 +19,7 @@ from nemp_sim.console import Show, logged
 from nemp_sim.domain_report import with_domain
 from nemp_sim.errors import InputError, NempError
 from nemp_sim.files import read_structures, write_structures
+from nemp_sim.locks import alone
 from nemp_sim.minimum import SMAX_GPA, StressEngine, relax_crystals
 from nemp_sim.plots import BLUE, FONT_POINTS, GREY, new_figure, save_figure
 from nemp_sim.relax import OPTIMIZERS, KeptStep, Step, largest_force, relax
@@ -117,6 +118,7 @@ class Result:
 
 
 @logged
+@alone
 def run(settings: Settings, engine: StressEngine | None = None, show: Show | None = None) -> Result:
     """Relax all structures in one batch, write the files.
 

@@ -5,7 +5,6 @@ beads. The umbrella acts on the centroid of the atom; i-PI moves, NEMP computes.
 with any files that ASE reads: --initial a.traj --final b.traj. Stopped with Ctrl-C, it goes on.
 """
 
-import shutil
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from nemp_sim.domain_report import with_domain
 from nemp_sim.errors import InputError
 from nemp_sim.files import read_structure, read_structures, write_structures
 from nemp_sim.ipi.client import BeadEngine
+from nemp_sim.locks import alone, clear
 from nemp_sim.pathintegral.files import read_properties
 from nemp_sim.pathintegral.free_energy import Profile, Window, umbrella_integration
 from nemp_sim.pathintegral.input import PREFIX, Dynamics, Umbrella, check_sampling, prepare_start
@@ -157,6 +157,7 @@ class Result:
 
 
 @logged
+@alone
 def run(settings: Settings, engine: BeadEngine | None = None, show: Show | None = None) -> Result:
     """Relax both ends, sample every window with each number of beads, integrate, write the files.
 
@@ -176,8 +177,8 @@ def run(settings: Settings, engine: BeadEngine | None = None, show: Show | None 
     if engine is None:
         policy = {"on_extrapolation": settings.on_extrapolation}
         engine = load_potential(settings.potential, settings.device, settings.dtype, **policy)
-    if settings.fresh and settings.directory.is_dir():
-        shutil.rmtree(settings.directory)
+    if settings.fresh:
+        clear(settings.directory)
     ends = _relaxed(settings, engine, ends)
     atom, path = _line(settings, ends)
     profiles = {}

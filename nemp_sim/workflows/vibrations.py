@@ -17,6 +17,7 @@ from nemp_sim.console import Show, logged
 from nemp_sim.domain_report import with_domain
 from nemp_sim.errors import InputError
 from nemp_sim.files import write_structures
+from nemp_sim.locks import alone
 from nemp_sim.mode_files import mode_table, remarks, write_modes
 from nemp_sim.phonons.extra_plots import modes_of_molecule
 from nemp_sim.phonons.isotopes import with_isotopes
@@ -132,6 +133,7 @@ class Result:
 
 
 @logged
+@alone
 def run(settings: Settings, engine: Engine | None = None, show: Show | None = None) -> Result:
     """Relax, take the second derivatives, write the modes.
 

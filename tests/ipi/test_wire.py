@@ -330,6 +330,21 @@ def test_missing_socket_is_retried_until_the_deadline(water):
             assert 0.3 < time.monotonic() - start < 1.5
 
 
+def test_more_clients_than_the_socket_queues_wait_for_their_turn():
+    """A unix socket with a full queue answers EAGAIN at once; i-PI queues four clients."""
+    with private_directory() as directory, socket.socket(socket.AF_UNIX) as listener:
+        server = Server("unix", "x", prefix=f"{directory}/")
+        listener.bind(server.path)
+        listener.listen(0)
+        late = threading.Timer(0.3, lambda: [listener.accept()[0].close() for _ in range(4)])
+        late.start()
+        wires = [server.connect(8.0) for _ in range(4)]
+        late.join()
+    assert len(wires) == 4
+    for wire in wires:
+        wire.close()
+
+
 def test_server_that_comes_late_and_one_that_comes_back(water):
     """The first server dies without EXIT; with reconnect the client serves the second."""
     evaluator = BeadEvaluator(HarmonicEngine(), water)

@@ -104,3 +104,17 @@ def test_another_run_in_the_directory_is_refused(job):
     torch.save({"fingerprint": "other"}, job / "run" / "state.pt")
     result = again(job)
     assert result.exit_code == 2 and "unfinished run with other settings" in result.output
+
+
+def test_two_trainings_in_one_directory_do_not_mix(job):
+    """The second is refused by name of directory and holder, and changes nothing."""
+    process = start(job, job / "run")
+    with process:
+        wait_for(job / "run" / "state.pt", process)
+        result = again(job)
+        assert process.poll() is None  # the first still runs
+        process.kill()
+    said = " ".join(result.output.split())
+    assert result.exit_code == 2 and said.startswith("error: ") and "Traceback" not in said
+    assert f"is in use by process {process.pid} on" in said and str(job / "run") in said
+    assert "in use" not in again(job).output  # what the dead held is free

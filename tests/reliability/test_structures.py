@@ -9,6 +9,8 @@ import pytest
 from ase import Atoms
 from ase.build import add_adsorbate, fcc111
 from ase.calculators.calculator import CalculationFailed
+from ase.units import Bohr
+from typer.testing import CliRunner
 
 from nemp_sim import NEMP
 from nemp_sim.cli import app as nemp
@@ -119,6 +121,44 @@ def test_commands_refuse_bad_structure_files(folder, tmp_path, entry, name):
     assert not [*(tmp_path / "out").rglob("report.*"), *(tmp_path / "out").rglob("*.png")]
 
 
+def overlapping():
+    atoms = slab()
+    atoms.positions[1] = atoms.positions[0]
+    return atoms
+
+
+OUTSIDE = {"overlapping atoms": overlapping, "lengths in Bohr": scaled(1 / Bohr)}
+FEW = ["--steps", "3", "--images", "1"]
+SHORT_RUN = ["--picoseconds", "0.1", "--timestep", "1", "--replicas", "2"]
+ENDS = {  # exit codes of what can be computed but means nothing
+    ("check", "overlapping atoms"): (1, "Pd0 and Pd1 are 0 Å apart", []),
+    ("check", "lengths in Bohr"): (1, "OUTSIDE", []),
+    ("neb", "overlapping atoms"): (1, "OUTSIDE THE TRAINED DOMAIN", FEW),
+    ("neb", "lengths in Bohr"): (2, "the cells differ", FEW),
+    ("diffusion", "overlapping atoms"): (2, "The atom escaped", SHORT_RUN),
+    ("diffusion", "lengths in Bohr"): (1, "OUTSIDE THE TRAINED DOMAIN", SHORT_RUN),
+    ("pimd", "overlapping atoms"): (2, "The simulation explodes", []),
+    ("umbrella", "lengths in Bohr"): (2, "the cells differ", []),
+    ("label", "overlapping atoms"): (0, "None of 1 candidates is sensible", []),
+}
+
+
+@pytest.mark.filterwarnings("ignore::nemp_sim.watch.ExtrapolationWarning")
+@pytest.mark.parametrize(("entry", "name"), ENDS)
+def test_commands_say_what_means_nothing(folder, tmp_path, entry, name):
+    code, said, options = ENDS[entry, name]
+    ase.io.write(tmp_path / "bad.xyz", OUTSIDE[name](), format="extxyz")
+    places = {"FILE": tmp_path / "bad.xyz", "GOOD": folder / "good.xyz"}
+    arguments = [str(places.get(a, a)) for a in ENTRIES[entry]] + COMMON + options
+    if entry == "check":
+        result = CliRunner().invoke(nemp, [entry, *arguments])
+    else:
+        app = importlib.import_module(f"nemp_sim.workflows.{entry}").app
+        result = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "out")])
+    assert result.exit_code == code, result.output
+    assert said in " ".join(result.output.split())
+
+
 SENSELESS = [*BAD_ATOMS]
 
 
@@ -151,10 +191,8 @@ def test_ipi_client_refuses_bad_frames(pdh, name):
 
 
 def test_overlapping_atoms_are_named(pdh):
-    atoms = slab()
-    atoms.positions[1] = atoms.positions[0]
     with pytest.warns(ExtrapolationWarning, match="Pd0 and Pd1 are 0 Å apart"):
-        result = pdh.evaluate([atoms])
+        result = pdh.evaluate([overlapping()])
     assert result.outside[0]
 
 

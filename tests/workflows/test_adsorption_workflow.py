@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 from nemp_sim.errors import EvaluationError
 from nemp_sim.surfaces.adsorbates import place
 from nemp_sim.surfaces.slabs import fcc_slab
+from nemp_sim.workflows import adsorption
 from nemp_sim.workflows.adsorption import Settings, app, run
 
 FILES = [
@@ -97,6 +99,27 @@ def test_a_run_that_breaks_off_keeps_its_last_step(emt, tmp_path):
     log = (settings.directory / "run.log").read_text(encoding="utf-8").splitlines()
     assert "start: Settings(" in log[0] and "relaxation: step 1, largest" in log[2]
     assert "BROKEN OFF: EvaluationError" in log[-1]
+
+
+def test_what_is_not_bound_has_no_energy_and_is_not_judged(emt, tmp_path, monkeypatch):
+    """An atom that left the surface lies outside every domain, and says nothing of the others."""
+    real, judged = adsorption.outcome, []
+
+    def outcome(slab, candidate, *rest):
+        found = real(slab, candidate, *rest)
+        return replace(found, state="desorbed") if found.site == "top" else found
+
+    monkeypatch.setattr(adsorption, "outcome", outcome)
+    monkeypatch.setattr(
+        adsorption, "with_domain", lambda report, engine, final: judged.extend(final) or report
+    )
+    settings = Settings(sites=("fcc", "top"), subsurface=False, lattice_constant=3.95, out=tmp_path)
+    result = run(settings, emt)
+    assert [m.state for m, _ in result.minima] == ["adsorbed", "desorbed"]
+    assert [len(atoms) for atoms in judged] == [12, 13]
+    values = json.loads((result.directory / "report.json").read_text(encoding="utf-8"))["minima"]
+    assert values[0]["adsorption_eV"] < 0 and values[1]["adsorption_eV"] is None
+    assert "| desorbed | top | — | — | — |" in (result.directory / "report.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize(
