@@ -16,6 +16,7 @@ from dataclasses import replace
 import ase.io
 import numpy as np
 import pytest
+import typer
 from matplotlib.image import imread
 
 import nemp_sim.relax
@@ -169,3 +170,12 @@ def test_a_continued_run_is_that_of_the_first_steps(tmp_path, monkeypatch):
         langevin(EMTEngine(), replicas(), 300, 40, every=5, state_file=path), whole
     )
     assert len(langevin(EMTEngine(), replicas(), 300, 15, every=5, state_file=path)) == 4
+
+
+def test_sigterm_stops_like_an_interrupt():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(typer.Exit) as ended, nemp_sim.console.exit_codes(goes_on=True):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert ended.value.exit_code == 130 and signal.getsignal(signal.SIGTERM) == before
+    with pytest.raises(KeyboardInterrupt), nemp_sim.console.exit_codes():
+        os.kill(os.getpid(), signal.SIGTERM)
