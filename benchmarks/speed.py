@@ -28,7 +28,8 @@ from nemp_sim.checkpoint import new_model
 from nemp_sim.config import MLPShape, ModelConfig
 from nemp_sim.derivatives import Derivatives, differentiate
 from nemp_sim.graph import AtomGraph
-from nemp_sim.kernels.fused import FusedNetwork, Launch
+from nemp_sim.kernels.edge_mlp import Launch
+from nemp_sim.kernels.fused import FusedNetwork
 from nemp_sim.model import NEMP
 from nemp_sim.neighbors import build_graph, edge_list
 from nemp_sim.tabulation import PairTable

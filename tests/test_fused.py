@@ -67,7 +67,8 @@ def structures():
 
 def networks(random_potential, shape, dtype=DTYPE):
     """Plain form with a table of the pairs, and the kernels with the same table."""
-    from nemp_sim.kernels.fused import FusedNetwork, Launch
+    from nemp_sim.kernels.edge_mlp import Launch
+    from nemp_sim.kernels.fused import FusedNetwork
 
     shape = dict(shape)
     potential = random_potential(shape.pop("form", "smooth"), dtype=dtype, device=DEVICE, **shape)
@@ -76,7 +77,11 @@ def networks(random_potential, shape, dtype=DTYPE):
         model.inner_radius.fill_(0.9)
     table = PairTable(model, dtype)
     plain = partial(model.describe, pair_functions=table)
-    return potential, plain, partial(FusedNetwork, model, table, launch=Launch(tile=16))
+    return (
+        potential,
+        plain,
+        partial(FusedNetwork, model, table, launch=Launch(tile=16, block=4, chunk=32)),
+    )
 
 
 def probe(describe, graph):
