@@ -52,13 +52,13 @@ REFERENCE = ModelConfig(
 SPACING = 3.105  # Å between molecules: 0.997 g/cm³
 WHOLE = {
     "networks": ["reference", "water.pt"],
-    "modes": ["tf32x3", "fp16x3", "bf16x3", "tf32", "bf16"],
+    "modes": ["fp16x3", "tf32x3", "bf16x3", "tf32", "bf16"],
     "launches": ["default"],
     "sizes": [192, 1536, 12288, 24000],
 }
 QUICK = {
     "networks": ["reference"],
-    "modes": ["tf32x3"],
+    "modes": ["fp16x3"],
     "launches": ["default"],
     "sizes": [192, 12288],
 }

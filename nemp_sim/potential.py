@@ -120,7 +120,7 @@ class Potential:
         sha256: str = "",
         device: str | torch.device = "cpu",
         kernel: str = "auto",
-        precision: str = "tf32x3",
+        precision: str = "fp16x3",
     ) -> None:
         """Freeze ``model`` and move it to ``device``.
 
@@ -131,8 +131,8 @@ class Potential:
             name: name used in reports.
             sha256: checksum of the file that the weights came from.
             device: torch device.
-            kernel: "reference", the plain form; "fused", the GPU kernels; "auto": at present the
-                plain form, because the kernels have not been measured on a GPU yet.
+            kernel: "reference", the plain form; "fused", the GPU kernels; "auto": these where
+                they can be (float32 on an NVIDIA GPU), else the plain form; ``kernel`` says why.
             precision: of the matrix products of the kernels, one of ``kernels.choice.PRECISIONS``.
 
         Raises:

@@ -22,15 +22,14 @@ class Launch:
     Attributes:
         tile: edges of a tile of the MLPs, a power of two, 16 or more.
         warps: warps of a tile.
-        block: edges of an atom that are summed at once, a power of two.
-        edge_warps: warps that do so; None: as many as keep the sums in registers.
+        block: edges of an atom that one warp sums at once, a power of two; None: as many as keep
+            the sums in registers.
         chunk: edges between whose outputs and slopes of an MLP are kept, a multiple of ``tile``.
     """
 
     tile: int = 64
     warps: int = 4
-    block: int = 16
-    edge_warps: int | None = None
+    block: int | None = None
     chunk: int = 2**18
 
 
@@ -91,6 +90,7 @@ class EdgeMLP:
             slopes: filled for ``backward``, if it is to follow; as large as n_slopes · rows.
         """
         first, rows = chunk
+        save = slopes is not None
         if self.linear:
             inputs = state[first : first + rows, : self.n_inputs]
             torch.mm(inputs, self.weights.high, out=out)
@@ -98,8 +98,8 @@ class EdgeMLP:
         w = self.weights
         run(
             mlp_forward, (triton.cdiv(rows, self.tile),), state, w.high, w.low, out,
-            out if slopes is None else slopes, first, rows,
-            STATE=state.shape[1], SAVE=slopes is not None, **self.constants,
+            slopes if save else out, first, rows, STATE=state.shape[1], SAVE=save,
+            maxnreg=self.limit(168 if save else 128), **self.constants,
         )  # fmt: skip
 
     def backward(
@@ -115,5 +115,11 @@ class EdgeMLP:
         w = self.weights
         run(
             mlp_backward, (triton.cdiv(rows, self.tile),), grad, w.high, w.low, slopes, grad_state,
-            first, rows, STATE=grad_state.shape[1], ADD=add, **self.constants,
+            first, rows, STATE=grad_state.shape[1], ADD=add, maxnreg=self.limit(168),
+            **self.constants,
         )  # fmt: skip
+
+    def limit(self, registers: int) -> int | None:
+        """Registers a thread: few enough that three (168) or four (128) tiles share a processor."""
+        numbers = self.tile * max(self.constants["W"], OUTPUT_COLUMNS)
+        return registers if numbers <= 1024 * self.constants["num_warps"] else None

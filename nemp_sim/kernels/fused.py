@@ -28,7 +28,7 @@ from nemp_sim.model import EPSILON, NEMP
 from nemp_sim.tabulation import PairTable
 
 PROGRAMS = 8192  # of the kernels of atoms, at most; each goes on to further atoms
-REGISTERS = 150  # for the sums of an atom, in each thread
+WARP_NUMBERS = 128  # numbers of a block of edges (edges · K) that a warp holds in four registers
 
 
 @dataclass(frozen=True)
@@ -54,24 +54,23 @@ class FusedNetwork:
     """
 
     def __init__(
-        self, model: NEMP, table: PairTable, mode: str = "tf32x3", launch: Launch | None = None
+        self, model: NEMP, table: PairTable, mode: str = "fp16x3", launch: Launch | None = None
     ) -> None:
         """Pack the weights of ``model``, on its device, in its dtype."""
         self.model, self.mode = model, mode
         self.launch = launch or Launch()
-        self.only_compile = False
+        self.only_compile, self.is_compiled = False, False
         config, k = model.config, model.config.n_channels
         self.k, self.kp, self.steps = k, padded_size(k), config.n_message_passing
         self.p, self.l = config.pmax_l, config.max_l
         self.s, self.s_g = (self.p + 1) ** 2, (self.l + 1) ** 2
         self.table, self.cutoff_table, self.grid = pack_table(table, self.p)
-        per_thread = -(-(self.s + self.s_g) * self.launch.block * self.kp // (32 * REGISTERS))
         self.shape = {
             "EPSILON": 0.0 if model.smooth else EPSILON,
             "P": self.p,
             "K": self.kp,
-            "BLOCK": self.launch.block,
-            "num_warps": self.launch.edge_warps or triton.next_power_of_2(per_thread),
+            "BLOCK": self.launch.block or max(2, WARP_NUMBERS // self.kp),
+            "num_warps": 1,
         }
         self.lookup = {
             "STATE": (2 + self.steps) * self.kp,
@@ -101,6 +100,8 @@ class FusedNetwork:
             return self.model.describe(graph)
         vectors = graph.edge_vectors().to(self.model.species_mix.dtype)
         edges = edges_of(graph, self.model.pair_of_edge(graph))
+        if vectors.is_cuda and not self.is_compiled:
+            self._compile(vectors.detach(), edges)
         density, n_i, repulsion = _Describe.apply(vectors, self, edges)
         m_i = self.model.normaliser(n_i, graph.species)
         density = density[..., : self.k].transpose(0, 1).flatten(1) / m_i[:, None]
@@ -232,14 +233,18 @@ class FusedNetwork:
     def compile(self, graph: AtomGraph) -> None:
         """Compile all kernels that graphs like ``graph`` need, side by side; runs none of them."""
         vectors = graph.edge_vectors().to(self.model.species_mix.dtype)
-        edges = edges_of(graph, self.model.pair_of_edge(graph))
-        with ThreadPoolExecutor() as executor, triton.AsyncCompileMode(executor):
+        self._compile(vectors, edges_of(graph, self.model.pair_of_edge(graph)))
+
+    def _compile(self, vectors: Tensor, edges: Edges) -> None:
+        mode, executor = triton.AsyncCompileMode, ThreadPoolExecutor()
+        with torch.cuda.device_of(vectors), executor, mode(executor):
             self.only_compile = True
             try:
                 density, count, repulsion, record = self.forward(vectors, edges)
                 self.backward(record, density, count, repulsion)
             finally:
                 self.only_compile = False
+        self.is_compiled = True
 
     def _run(
         self, kernel: JITFunction, grid: tuple, *inputs: Tensor | int, **constants: object
@@ -334,11 +339,13 @@ class _Describe(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, vectors, network, edges):  # noqa: ANN001, ANN205 (torch's signature)
-        density, count, repulsion, ctx.record = network.forward(vectors.contiguous(), edges)
+        with torch.cuda.device_of(vectors):
+            density, count, repulsion, ctx.record = network.forward(vectors.contiguous(), edges)
         ctx.network = network
         return density, count, repulsion
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, density, count, repulsion):  # noqa: ANN001, ANN205
-        return ctx.network.backward(ctx.record, density, count, repulsion), None, None
+        with torch.cuda.device_of(density):
+            return ctx.network.backward(ctx.record, density, count, repulsion), None, None

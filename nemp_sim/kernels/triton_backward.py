@@ -1,9 +1,10 @@
 """Triton kernels of the first derivatives, as those of ``triton_forward.py``: atom by atom.
 
 Each kernel adds its share to the gradient of the edge vectors, and puts the gradients of the
-outputs of an MLP in the place of the outputs. The gradients of the neighbour's orbitals are left
-per edge (``U`` = V² ∂s, ``M`` = M^a) and summed by ``neighbour_back`` over the edges that point to
-an atom, in their order in ``by_neighbour``.
+outputs of an MLP in the place of the outputs. All loads of a block of edges come before its stores:
+the compiler moves none across the other, and would wait for each in turn. The gradients of the
+neighbour's orbitals are left per edge (``U`` = V² ∂s, ``M`` = M^a) and summed by
+``neighbour_back`` over the edges that point to an atom, in their order in ``by_neighbour``.
 """
 
 import triton
@@ -26,31 +27,40 @@ from nemp_sim.kernels.triton_forward import add_sums, atoms_of, edge_block, edge
 
 
 @triton.jit
-def add_vector_grad(
-    grad_ptr,
-    e,
-    mask,
-    x,
-    y,
-    z,
-    d,
-    g_lm,
-    gd,
-    L: tl.constexpr,
-    EPSILON: tl.constexpr,
-    ADD: tl.constexpr,
+def load_rows(place, mask, N: tl.constexpr, K: tl.constexpr):
+    """N tiles (edges, K), K apart."""
+    rows = ()
+    for q in tl.static_range(N):
+        rows = rows + (tl.load(place + q * K, mask=mask[:, None], other=0.0),)
+    return rows
+
+
+@triton.jit
+def store_rows(place, rows, mask, N: tl.constexpr, K: tl.constexpr):
+    """As ``load_rows``."""
+    for q in tl.static_range(N):
+        tl.store(place + q * K, rows[q], mask=mask[:, None])
+
+
+@triton.jit
+def store_vector_grad(
+    grad_ptr, e, mask, x, y, z, d, g_lm, gd, old, L: tl.constexpr, EPSILON: tl.constexpr
 ):
-    """Add to (or set) the gradient of the edge vectors."""
+    """Gradient of the edge vectors: ``old``, and what those of Y_lm and the length give."""
     gx, gy, gz = harmonics_back(x, y, z, g_lm, L, EPSILON)
     gx, gy, gz = vector_grad(x, y, z, d, gx, gy, gz, gd)
     place = grad_ptr + 3 * e
-    if ADD:
-        gx += tl.load(place, mask=mask, other=0.0)
-        gy += tl.load(place + 1, mask=mask, other=0.0)
-        gz += tl.load(place + 2, mask=mask, other=0.0)
-    tl.store(place, gx, mask=mask)
-    tl.store(place + 1, gy, mask=mask)
-    tl.store(place + 2, gz, mask=mask)
+    tl.store(place, gx + old[0], mask=mask)
+    tl.store(place + 1, gy + old[1], mask=mask)
+    tl.store(place + 2, gz + old[2], mask=mask)
+
+
+@triton.jit
+def load_vector(ptr, e, mask):
+    """The three components of the vectors (E, 3) of edges e."""
+    place = ptr + 3 * e
+    x = tl.load(place, mask=mask, other=0.0)
+    return x, tl.load(place + 1, mask=mask, other=0.0), tl.load(place + 2, mask=mask, other=0.0)
 
 
 @triton.jit(do_not_specialize=["first", "n_rows"])
@@ -73,6 +83,7 @@ def radial_back(
         while edge < end:
             e, mask = edge_block(edge, end, BLOCK)
             x, y, z, d = edge_vector(vector_ptr, e, mask)
+            old = load_vector(grad_ptr, e, mask)
             pair = tl.load(pair_ptr + e, mask=mask, other=0)
             row, t, inverse_h = locate(grid_ptr, pair, d, ROWS)
             weights = basis(t)
@@ -97,7 +108,7 @@ def radial_back(
             if ZBL:
                 _, slope_zbl = repulsion(zbl_ptr, pair, d)
                 gd += g_energy * slope_zbl
-            add_vector_grad(grad_ptr, e, mask, x, y, z, d, g_lm, gd, P, EPSILON, True)
+            store_vector_grad(grad_ptr, e, mask, x, y, z, d, g_lm, gd, old, P, EPSILON)
             edge += BLOCK
         i += tl.num_programs(0)
 
@@ -120,31 +131,31 @@ def message_back(
         edge = start
         while edge < end:
             e, mask = edge_block(edge, end, BLOCK)
-            edge_mask = mask[:, None]
             x, y, z, d = edge_vector(vector_ptr, e, mask)
-            y_lm = harmonics(x, y, z, L, EPSILON)
             j = tl.load(neighbour_ptr + e, mask=mask, other=0).to(tl.int64)[:, None]
             place = message_ptr + (e - first)[:, None] * (P + L + 2) * K + k
-            left = left_ptr + e[:, None] * (P + 1) * K + k
+            message = load_rows(place, mask, P + L + 2, K)
+            mixed = load_rows(mixed_ptr + j * S * K + k, mask, S, K)
+            old = load_vector(grad_ptr, e, mask)
+            y_lm = harmonics(x, y, z, L, EPSILON)
+            grads = ()
             for l in tl.static_range(P + 1):
-                message = tl.load(place + l * K, mask=edge_mask, other=0.0)
-                tl.store(left + l * K, message, mask=edge_mask)
                 grad = tl.zeros([BLOCK, K], x.dtype)
                 for m in tl.static_range(2 * l + 1):
-                    mixed = tl.load(mixed_ptr + (j * S + l * l + m) * K + k)
-                    grad += mixed * tl.load(g_ptr + (l * l + m) * K)
-                tl.store(place + l * K, grad, mask=edge_mask)
+                    grad += mixed[l * l + m] * tl.load(g_ptr + (l * l + m) * K)
+                grads = grads + (grad,)
             g_lm = ()
             for l in tl.static_range(L + 1):
-                message = tl.load(place + (P + 1 + l) * K, mask=edge_mask, other=0.0)
                 grad = tl.zeros([BLOCK, K], x.dtype)
                 for m in tl.static_range(2 * l + 1):
                     g = tl.load(g_ptr + (S + l * l + m) * K)
                     grad += y_lm[l * l + m][:, None] * g
-                    g_lm = g_lm + (tl.sum(message * g, 1),)
-                tl.store(place + (P + 1 + l) * K, grad, mask=edge_mask)
+                    g_lm = g_lm + (tl.sum(message[P + 1 + l] * g, 1),)
+                grads = grads + (grad,)
             gd = tl.zeros_like(d)
-            add_vector_grad(grad_ptr, e, mask, x, y, z, d, g_lm, gd, L, EPSILON, True)
+            store_vector_grad(grad_ptr, e, mask, x, y, z, d, g_lm, gd, old, L, EPSILON)
+            store_rows(left_ptr + e[:, None] * (P + 1) * K + k, message, mask, P + 1, K)
+            store_rows(place, grads, mask, P + L + 2, K)
             edge += BLOCK
         i += tl.num_programs(0)
 
@@ -168,54 +179,62 @@ def scalar_back(
         edge = start
         while edge < end:
             e, mask = edge_block(edge, end, BLOCK)
-            edge_mask = mask[:, None]
             x, y, z, d = edge_vector(vector_ptr, e, mask)
-            y_lm = harmonics(x, y, z, P, EPSILON)
             j = tl.load(neighbour_ptr + e, mask=mask, other=0).to(tl.int64)[:, None]
+            place = v_ptr + (e - first)[:, None] * (3 * P + 3) * K + k
             if T == 0:
                 pair = tl.load(pair_ptr + e, mask=mask, other=0)
                 row, t, inverse_h = locate(grid_ptr, pair, d, ROWS)
                 weights = basis(t)
                 slopes = basis_slope(t, inverse_h)
-            place = grad_state + e[:, None] * STATE + (2 + T) * K + k
-            gs = tl.load(place, mask=edge_mask, other=0.0)
-            left = left_ptr + e[:, None] * (P + 1) * K + k
+            else:
+                v = load_rows(place, mask, 3 * P + 3, K)
+            c_j = load_rows(c_ptr + j * S * K + k, mask, S, K)
+            gs = tl.load(
+                grad_state + e[:, None] * STATE + (2 + T) * K + k, mask=mask[:, None], other=0.0
+            )
+            old = load_vector(grad_ptr, e, mask)
+            y_lm = harmonics(x, y, z, P, EPSILON)
             along = tl.zeros([BLOCK, K], x.dtype)
             g_lm = ()
             new = ()
+            left = ()
+            g_1 = ()
+            g_2 = ()
+            g_3 = ()
             for l in tl.static_range(P + 1):
                 own = tl.zeros([BLOCK, K], x.dtype)
                 other = tl.zeros([BLOCK, K], x.dtype)
                 for m in tl.static_range(2 * l + 1):
                     own += y_lm[l * l + m][:, None] * tl.load(c_i + (l * l + m) * K)
-                    other += y_lm[l * l + m][:, None] * tl.load(c_ptr + (j * S + l * l + m) * K + k)
+                    other += y_lm[l * l + m][:, None] * c_j[l * l + m]
                 if T == 0:
-                    place = (4 + P + l) * K + k
-                    v1, s1 = interpolate_both(table_ptr, row, weights, slopes, place, COLUMNS)
-                    place += (P + 1) * K
-                    v2, s2 = interpolate_both(table_ptr, row, weights, slopes, place, COLUMNS)
-                    place += (P + 1) * K
-                    v3, s3 = interpolate_both(table_ptr, row, weights, slopes, place, COLUMNS)
+                    at = (4 + P + l) * K + k
+                    v1, s1 = interpolate_both(table_ptr, row, weights, slopes, at, COLUMNS)
+                    at += (P + 1) * K
+                    v2, s2 = interpolate_both(table_ptr, row, weights, slopes, at, COLUMNS)
+                    at += (P + 1) * K
+                    v3, s3 = interpolate_both(table_ptr, row, weights, slopes, at, COLUMNS)
                     along += gs * (own * s1 + other * s2) + g_rho * own * s3
+                    g_own = v1 * gs + v3 * g_rho
+                    g_other = v2 * gs
                 else:
-                    v = v_ptr + ((e - first)[:, None] * (3 * P + 3) + l) * K + k
-                    v1 = tl.load(v, mask=edge_mask, other=0.0)
-                    v2 = tl.load(v + (P + 1) * K, mask=edge_mask, other=0.0)
-                    v3 = tl.load(v + (2 * P + 2) * K, mask=edge_mask, other=0.0)
-                    tl.store(v, gs * own, mask=edge_mask)
-                    tl.store(v + (P + 1) * K, gs * other, mask=edge_mask)
-                    tl.store(v + (2 * P + 2) * K, g_rho * own, mask=edge_mask)
-                g_own = v1 * gs + v3 * g_rho
-                g_other = v2 * gs
-                tl.store(left + l * K, g_other, mask=edge_mask)
+                    g_own = v[l] * gs + v[2 * P + 2 + l] * g_rho
+                    g_other = v[P + 1 + l] * gs
+                    g_1 = g_1 + (gs * own,)
+                    g_2 = g_2 + (gs * other,)
+                    g_3 = g_3 + (g_rho * own,)
+                left = left + (g_other,)
                 for m in tl.static_range(2 * l + 1):
                     new = new + (sums[l * l + m] + g_own * y_lm[l * l + m][:, None],)
-                    g = g_own * tl.load(c_i + (l * l + m) * K)
-                    g += g_other * tl.load(c_ptr + (j * S + l * l + m) * K + k)
+                    g = g_own * tl.load(c_i + (l * l + m) * K) + g_other * c_j[l * l + m]
                     g_lm = g_lm + (tl.sum(g, 1),)
             sums = new
             gd = tl.sum(along, 1)
-            add_vector_grad(grad_ptr, e, mask, x, y, z, d, g_lm, gd, P, EPSILON, True)
+            store_vector_grad(grad_ptr, e, mask, x, y, z, d, g_lm, gd, old, P, EPSILON)
+            store_rows(left_ptr + e[:, None] * (P + 1) * K + k, left, mask, P + 1, K)
+            if T > 0:
+                store_rows(place, g_1 + g_2 + g_3, mask, 3 * P + 3, K)
             edge += BLOCK
         add_sums(grad_c + i.to(tl.int64) * S * K, sums, S, K)
         i += tl.num_programs(0)
@@ -241,22 +260,26 @@ def final_back(
         while edge < end:
             e, mask = edge_block(edge, end, BLOCK)
             x, y, z, d = edge_vector(vector_ptr, e, mask)
-            y_lm = harmonics(x, y, z, P, EPSILON)
             place = v_ptr + (e - first)[:, None] * (P + 1) * K + k
+            v = load_rows(place, mask, P + 1, K)
+            y_lm = harmonics(x, y, z, P, EPSILON)
             g_lm = ()
             new = ()
+            grads = ()
             for l in tl.static_range(P + 1):
                 own = tl.zeros([BLOCK, K], x.dtype)
-                g_own = tl.load(place + l * K, mask=mask[:, None], other=0.0) * g_rho
+                g_own = v[l] * g_rho
                 for m in tl.static_range(2 * l + 1):
                     c = tl.load(c_i + (l * l + m) * K)
                     own += y_lm[l * l + m][:, None] * c
                     new = new + (sums[l * l + m] + g_own * y_lm[l * l + m][:, None],)
                     g_lm = g_lm + (tl.sum(g_own * c, 1),)
-                tl.store(place + l * K, g_rho * own, mask=mask[:, None])
+                grads = grads + (g_rho * own,)
             sums = new
-            gd = tl.zeros_like(d)
-            add_vector_grad(grad_ptr, e, mask, x, y, z, d, g_lm, gd, P, EPSILON, False)
+            zero = tl.zeros_like(d)
+            old = (zero, zero, zero)
+            store_vector_grad(grad_ptr, e, mask, x, y, z, d, g_lm, zero, old, P, EPSILON)
+            store_rows(place, grads, mask, P + 1, K)
             edge += BLOCK
         add_sums(grad_c + i.to(tl.int64) * S * K, sums, S, K)
         i += tl.num_programs(0)
