@@ -253,7 +253,7 @@ class Potential:
         wanted = {"forces": forces, "stress": stress}
         if self.n_members:
             wanted["forces_std"] = uncertainty
-        chunks = self._chunks(edges, copies=1 + self.n_members * uncertainty)
+        chunks = self._chunks(edges, 1 + self.n_members * uncertainty, self.is_fused)
         parts = [
             part
             for chunk in chunks
@@ -300,9 +300,14 @@ class Potential:
                 "atoms.cell and atoms.pbc."
             )
 
-    def _chunks(self, edges: list[EdgeList], copies: int) -> Iterator[list[int]]:
-        """Consecutive indices whose edges fit the free memory together, ``copies`` at a time."""
-        each = copies * bytes_per_edge(self.config, self.dtype, self.is_fused)
+    def _chunks(
+        self, edges: list[EdgeList], copies: int, fused: bool = False
+    ) -> Iterator[list[int]]:
+        """Consecutive indices whose edges fit the free memory together, ``copies`` at a time.
+
+        ``fused``: by the memory of the fused kernels.
+        """
+        each = copies * bytes_per_edge(self.config, self.dtype, fused)
         room = MEMORY_SHARE * free_memory(self.device)
         limit = min(room, CHUNK_BYTES.get(self.device.type, room)) / each
         chunk: list[int] = []

@@ -36,6 +36,7 @@ KEYS = {
     "versions",
     "device",
     "dtype",
+    "kernel",
     "settings",
     "date",
 }
