@@ -17,6 +17,7 @@ from nemp_sim import load_potential
 from nemp_sim.config import MLPShape
 from nemp_sim.errors import InputError
 from nemp_sim.kernels.choice import PRECISIONS, choose, interpreted
+from nemp_sim.mlp import MLP
 from nemp_sim.potential import Potential
 from nemp_sim.tabulation import PairTable
 
@@ -77,11 +78,8 @@ def networks(random_potential, shape, dtype=DTYPE):
         model.inner_radius.fill_(0.9)
     table = PairTable(model, dtype)
     plain = partial(model.describe, pair_functions=table)
-    return (
-        potential,
-        plain,
-        partial(FusedNetwork, model, table, launch=Launch(tile=16, block=4, chunk=32)),
-    )
+    launch = Launch(chunk=64) if CUDA else Launch(tile=16, block=4, chunk=32)
+    return potential, plain, partial(FusedNetwork, model, table, launch=launch)
 
 
 def probe(describe, graph):
@@ -122,6 +120,31 @@ def test_precisions(random_potential, graph_of, mode):
     graph = graph_of(potential, structures()[:1])
     tolerance = COARSE.get(mode, TOLERANCE[torch.float32])
     assert_close(probe(fused(mode).describe, graph), probe(plain, graph), tolerance)
+
+
+@needs_triton
+def test_halves_keep_gradients_of_all_sizes():
+    """Rows of gradients from 1e-6 to 1e6, far beyond float16, against float64."""
+    from nemp_sim.kernels.edge_mlp import EdgeMLP, Launch
+
+    torch.manual_seed(0)
+    mlp = MLP(48, 96, MLPShape(1, 32, 1)).to(DEVICE)
+    state, grad = torch.randn(64, 48, device=DEVICE), torch.randn(64, 96, device=DEVICE)
+    grad = grad * torch.logspace(-6, 6, 64, device=DEVICE)[:, None]
+    net = EdgeMLP(mlp, 16, "fp16x3", Launch(tile=32))
+    out, got = torch.empty(64, 96, device=DEVICE), torch.empty_like(state)
+    slopes = state.new_empty(64 * net.n_slopes)
+
+    def run(kernel, grid, *inputs, **constants):
+        kernel[grid](*inputs, **constants)
+
+    net.forward(run, state, (0, 64), out, slopes)
+    net.backward(run, grad, (0, 64), slopes, got, add=False)
+    exact = state.double().requires_grad_()
+    value = mlp.double()(exact)
+    (want,) = torch.autograd.grad(value, exact, grad.double())
+    assert (out - value).abs().max() < 2e-6 * value.abs().max()
+    assert ((got - want).abs().amax(1) < 1e-5 * want.abs().amax(1)).all()
 
 
 @needs_triton
