@@ -28,7 +28,8 @@ from nemp_sim.checkpoint import new_model
 from nemp_sim.config import MLPShape, ModelConfig
 from nemp_sim.derivatives import Derivatives, differentiate
 from nemp_sim.graph import AtomGraph
-from nemp_sim.kernels.fused import FusedNetwork, Launch
+from nemp_sim.kernels.edge_mlp import Launch
+from nemp_sim.kernels.fused import FusedNetwork
 from nemp_sim.model import NEMP
 from nemp_sim.neighbors import build_graph, edge_list
 from nemp_sim.tabulation import PairTable
@@ -51,13 +52,13 @@ REFERENCE = ModelConfig(
 SPACING = 3.105  # Å between molecules: 0.997 g/cm³
 WHOLE = {
     "networks": ["reference", "water.pt"],
-    "modes": ["tf32x3", "fp16x3", "bf16x3", "tf32", "bf16"],
+    "modes": ["fp16x3", "tf32x3", "bf16x3", "tf32", "bf16"],
     "launches": ["default"],
     "sizes": [192, 1536, 12288, 24000],
 }
 QUICK = {
     "networks": ["reference"],
-    "modes": ["tf32x3"],
+    "modes": ["fp16x3"],
     "launches": ["default"],
     "sizes": [192, 12288],
 }

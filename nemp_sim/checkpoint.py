@@ -71,7 +71,7 @@ def load_potential(
     dtype: object = None,
     head: str | None = None,
     kernel: str = "auto",
-    precision: str = "tf32x3",
+    precision: str = "fp16x3",
     on_extrapolation: str = "warn",
 ) -> Potential:
     """Read a potential file.

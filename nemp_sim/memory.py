@@ -13,13 +13,14 @@ def bytes_per_edge(config: ModelConfig, dtype: torch.dtype, fused: bool = False)
 
     Counts the tensors (edges × features) that the backward pass keeps and uses; 1.0 to 1.5 times
     the peak measured on an H100 for six shapes from L = 0 to L = 4, linear networks included. The
-    ``fused`` kernels keep the scalars of the edges and their gradients, beside the geometry.
+    ``fused`` kernels keep the edge states, their gradients and those of the neighbours' orbitals,
+    beside the geometry and a workspace of fixed size.
     """
     p2, l2 = (config.pmax_l + 1) ** 2, (config.max_l + 1) ** 2
     steps, k = config.n_message_passing, config.n_channels
     itemsize = torch.empty(0, dtype=dtype).element_size()
     if fused:
-        return 256 + itemsize * 2 * padded_size(k) * (steps + config.pmax_l + 1)
+        return 256 + itemsize * padded_size(k) * (2 * (2 + steps) + config.pmax_l + 1)
     message, radial = config.message_mlp, config.radial_mlp
     hidden = (2 * steps + 1) * 2 * message.width * (1 + message.n_blocks * message.layers_per_block)
     hidden += 2 * radial.width * (1 + radial.n_blocks * radial.layers_per_block)

@@ -120,7 +120,7 @@ class Potential:
         sha256: str = "",
         device: str | torch.device = "cpu",
         kernel: str = "auto",
-        precision: str = "tf32x3",
+        precision: str = "fp16x3",
     ) -> None:
         """Freeze ``model`` and move it to ``device``.
 
@@ -131,8 +131,8 @@ class Potential:
             name: name used in reports.
             sha256: checksum of the file that the weights came from.
             device: torch device.
-            kernel: "reference", the plain form; "fused", the GPU kernels; "auto": at present the
-                plain form, because the kernels have not been measured on a GPU yet.
+            kernel: "reference", the plain form; "fused", the GPU kernels; "auto": these where
+                they can be (float32 on an NVIDIA GPU), else the plain form; ``kernel`` says why.
             precision: of the matrix products of the kernels, one of ``kernels.choice.PRECISIONS``.
 
         Raises:
@@ -253,7 +253,7 @@ class Potential:
         wanted = {"forces": forces, "stress": stress}
         if self.n_members:
             wanted["forces_std"] = uncertainty
-        chunks = self._chunks(edges, copies=1 + self.n_members * uncertainty)
+        chunks = self._chunks(edges, 1 + self.n_members * uncertainty, self.is_fused)
         parts = [
             part
             for chunk in chunks
@@ -300,9 +300,14 @@ class Potential:
                 "atoms.cell and atoms.pbc."
             )
 
-    def _chunks(self, edges: list[EdgeList], copies: int) -> Iterator[list[int]]:
-        """Consecutive indices whose edges fit the free memory together, ``copies`` at a time."""
-        each = copies * bytes_per_edge(self.config, self.dtype, self.is_fused)
+    def _chunks(
+        self, edges: list[EdgeList], copies: int, fused: bool = False
+    ) -> Iterator[list[int]]:
+        """Consecutive indices whose edges fit the free memory together, ``copies`` at a time.
+
+        ``fused``: by the memory of the fused kernels.
+        """
+        each = copies * bytes_per_edge(self.config, self.dtype, fused)
         room = MEMORY_SHARE * free_memory(self.device)
         limit = min(room, CHUNK_BYTES.get(self.device.type, room)) / each
         chunk: list[int] = []

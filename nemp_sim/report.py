@@ -128,6 +128,7 @@ def provenance(engine: object, settings: object, wall_time_s: float) -> dict[str
         "versions": versions(),
         "device": device_name(engine.device) if known else "cpu",
         "dtype": str(engine.dtype).removeprefix("torch.") if known else "float64",
+        "kernel": engine.kernel if known else "",
         "settings": plain(settings),
         "wall_time_s": round(wall_time_s, 3),
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),

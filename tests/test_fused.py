@@ -17,6 +17,7 @@ from nemp_sim import load_potential
 from nemp_sim.config import MLPShape
 from nemp_sim.errors import InputError
 from nemp_sim.kernels.choice import PRECISIONS, choose, interpreted
+from nemp_sim.mlp import MLP
 from nemp_sim.potential import Potential
 from nemp_sim.tabulation import PairTable
 
@@ -67,7 +68,8 @@ def structures():
 
 def networks(random_potential, shape, dtype=DTYPE):
     """Plain form with a table of the pairs, and the kernels with the same table."""
-    from nemp_sim.kernels.fused import FusedNetwork, Launch
+    from nemp_sim.kernels.edge_mlp import Launch
+    from nemp_sim.kernels.fused import FusedNetwork
 
     shape = dict(shape)
     potential = random_potential(shape.pop("form", "smooth"), dtype=dtype, device=DEVICE, **shape)
@@ -76,7 +78,8 @@ def networks(random_potential, shape, dtype=DTYPE):
         model.inner_radius.fill_(0.9)
     table = PairTable(model, dtype)
     plain = partial(model.describe, pair_functions=table)
-    return potential, plain, partial(FusedNetwork, model, table, launch=Launch(tile=16))
+    launch = Launch(chunk=64) if CUDA else Launch(tile=16, block=4, chunk=32)
+    return potential, plain, partial(FusedNetwork, model, table, launch=launch)
 
 
 def probe(describe, graph):
@@ -120,6 +123,31 @@ def test_precisions(random_potential, graph_of, mode):
 
 
 @needs_triton
+def test_halves_keep_gradients_of_all_sizes():
+    """Rows of gradients from 1e-6 to 1e6, far beyond float16, against float64."""
+    from nemp_sim.kernels.edge_mlp import EdgeMLP, Launch
+
+    torch.manual_seed(0)
+    mlp = MLP(48, 96, MLPShape(1, 32, 1)).to(DEVICE)
+    state, grad = torch.randn(64, 48, device=DEVICE), torch.randn(64, 96, device=DEVICE)
+    grad = grad * torch.logspace(-6, 6, 64, device=DEVICE)[:, None]
+    net = EdgeMLP(mlp, 16, "fp16x3", Launch(tile=32))
+    out, got = torch.empty(64, 96, device=DEVICE), torch.empty_like(state)
+    slopes = state.new_empty(64 * net.n_slopes)
+
+    def run(kernel, grid, *inputs, **constants):
+        kernel[grid](*inputs, **constants)
+
+    net.forward(run, state, (0, 64), out, slopes)
+    net.backward(run, grad, (0, 64), slopes, got, add=False)
+    exact = state.double().requires_grad_()
+    value = mlp.double()(exact)
+    (want,) = torch.autograd.grad(value, exact, grad.double())
+    assert (out - value).abs().max() < 2e-6 * value.abs().max()
+    assert ((got - want).abs().amax(1) < 1e-5 * want.abs().amax(1)).all()
+
+
+@needs_triton
 def test_runs_repeat_bit_by_bit(random_potential, graph_of):
     potential, _, fused = networks(random_potential, SHAPES["L1 T1"])
     graph = graph_of(potential, structures()[:2])
@@ -131,8 +159,11 @@ def test_runs_repeat_bit_by_bit(random_potential, graph_of):
 def test_potential_with_uncertainties(random_potential):
     shape = {"max_l": 1, "pmax_l": 1, "n_message_passing": 1, "n_members": 3}
     plain = random_potential("smooth", dtype=DTYPE, device=DEVICE, **shape)
-    fused = Potential(copy.deepcopy(plain.model), device=DEVICE, kernel="fused")
-    assert fused.kernel == "fused (tf32x3)"
+    precision = "fp16x3" if CUDA else "ieee"  # the interpreter has no halves of float64
+    fused = Potential(
+        copy.deepcopy(plain.model), device=DEVICE, kernel="fused", precision=precision
+    )
+    assert fused.kernel == f"fused ({precision})"
     batch = [molecule("OH"), molecule("H2O"), Atoms("H")]
     got, want = (p.evaluate(batch, uncertainty=True) for p in (fused, plain))
     for name in ("energies", "forces", "energies_std", "forces_std"):
@@ -149,7 +180,8 @@ def test_too_high_order_is_refused_by_name(random_potential):
 
 def test_cpu_runs_the_plain_form(random_potential):
     model = random_potential("smooth").model
-    assert choose(model, "auto", "tf32x3")[1] == "reference (auto)"
+    kernel = choose(model, "auto", "fp16x3")[1]
+    assert kernel == "reference (the device is cpu, not an NVIDIA GPU)"
     if not RUNS:
         with pytest.raises(InputError, match="the device is cpu, not an NVIDIA GPU"):
             choose(model, "fused", "tf32x3")

@@ -1,5 +1,6 @@
 """Fused GPU kernels of the network, whose plain form in ``model.py`` is their oracle.
 
-Read ``fused.py`` first: it strings the kernels of ``triton_forward.py`` and ``triton_backward.py``
-together. ``choice.py`` says when they run.
+Read ``fused.py`` first: it strings together the kernels of the edge networks (``edge_mlp.py``,
+``triton_mlp.py``) and of the sums over edges (``triton_forward.py``, ``triton_backward.py``).
+``choice.py`` says when they run.
 """

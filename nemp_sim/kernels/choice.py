@@ -14,6 +14,7 @@ from nemp_sim.tabulation import PairTable, TabulationError
 KERNELS = ("auto", "reference", "fused")
 PRECISIONS = ("tf32x3", "fp16x3", "bf16x3", "ieee", "tf32", "bf16")
 MAX_L = 3  # largest max_l of the kernels
+OLDEST = (8, 0)  # compute capability of Ampere: tensor cores for float32 sums of all precisions
 
 
 def interpreted() -> bool:
@@ -21,12 +22,21 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def obstacle(model: NEMP) -> str:
-    """Why the fused kernels cannot run ``model`` where it is; empty if they can."""
+def obstacle(model: NEMP, interpreter: bool = False) -> str:
+    """Why the fused kernels cannot run ``model`` where it is; empty if they can.
+
+    Args:
+        model: the network.
+        interpreter: Triton's interpreter runs the kernels, on any device and in any dtype.
+    """
     weights = model.species_mix
-    if not weights.is_cuda and not interpreted():
+    if not weights.is_cuda and not interpreter:
         return f"the device is {weights.device}, not an NVIDIA GPU"
-    if weights.dtype != torch.float32 and not interpreted():
+    if weights.is_cuda and torch.version.hip:
+        return "the device is an AMD GPU, where the kernels were never run"
+    if weights.is_cuda and torch.cuda.get_device_capability(weights.device) < OLDEST:
+        return f"the GPU has a compute capability below {OLDEST[0]}.{OLDEST[1]}"
+    if weights.dtype != torch.float32 and not interpreter:
         return f"the dtype is {weights.dtype}, not float32"
     if model.config.max_l > MAX_L:
         return f"max_l is {model.config.max_l}, above {MAX_L}"
@@ -40,9 +50,8 @@ def choose(model: NEMP, kernel: str, precision: str) -> tuple[Describe, str]:
 
     Args:
         model: the network.
-        kernel: "reference", "fused" or "auto": the reference, until the errors of the kernels are
-            measured for every shipped network.
-        precision: of the matrix products of the kernels, one of PRECISIONS. "tf32x3", "fp16x3"
+        kernel: "reference", "fused" or "auto": fused where that can be, else the reference.
+        precision: of the matrix products of the kernels, one of PRECISIONS. "fp16x3", "tf32x3"
             (three products, float32 sums) keep the accuracy of float32; "tf32" and "bf16" trade
             it for speed.
 
@@ -54,9 +63,9 @@ def choose(model: NEMP, kernel: str, precision: str) -> tuple[Describe, str]:
     with torch.no_grad():
         functions = partial(model.pair_functions, code=model.pair_code())
     plain = partial(model.describe, pair_functions=functions)
-    if kernel != "fused":
-        return plain, f"reference ({kernel})"
-    reason = obstacle(model)
+    if kernel == "reference":
+        return plain, "reference"
+    reason = obstacle(model, interpreter=kernel == "fused" and interpreted())
     if not reason:
         from nemp_sim.kernels.fused import FusedNetwork  # triton is not everywhere
 
@@ -65,4 +74,6 @@ def choose(model: NEMP, kernel: str, precision: str) -> tuple[Describe, str]:
             return FusedNetwork(model, table, precision).describe, f"fused ({precision})"
         except TabulationError as error:
             reason = str(error)
+    if kernel == "auto":
+        return plain, f"reference ({reason})"
     raise InputError(f"kernel is 'fused', but {reason}. Use kernel='reference' or 'auto'.")

@@ -31,6 +31,11 @@ def pad(values: Tensor, *sizes: int) -> Tensor:
     return torch.nn.functional.pad(values, widths)
 
 
+def round_up(n: int, multiple: int) -> int:
+    """The multiple at or above ``n``."""
+    return -(-n // multiple) * multiple
+
+
 def split(matrices: Tensor, mode: str) -> Weights:
     """The matrices in the format of ``mode``."""
     if mode not in HALVES:
@@ -41,28 +46,35 @@ def split(matrices: Tensor, mode: str) -> Weights:
     return Weights(high, low)
 
 
-def pack_mlp(mlp: MLP, k: int, row_scale: Tensor | None = None, n_sums: int = 1) -> Tensor:
+def pack_mlp(
+    mlp: MLP, k: int, columns: tuple[int, int], row_scale: Tensor | None = None, n_sums: int = 1
+) -> Tensor:
     """One flat buffer of an MLP of an edge state, in the order of ``triton_mlp.py``.
+
+    A linear network gives its matrix, from Q·K to R·K features, K padded.
 
     Args:
         mlp: the network, from Q K to R K features.
         k: channels K.
+        columns: numbers of inputs and outputs are padded to multiples of these.
         row_scale: factors (R,) of the output rows.
         n_sums: output rows r, r + R/n_sums, … are added up.
     """
     kp = padded_size(k)
     out = mlp.output_layer.kernel * mlp.output_layer.scale  # (width, R K)
-    out = out.unflatten(1, (-1, k)).permute(1, 0, 2)  # (R, width, K)
+    out = out.unflatten(1, (-1, k))  # (width, R, K)
     if row_scale is not None:
-        out = out * row_scale[:, None, None]
-    out = out.unflatten(0, (n_sums, -1)).sum(0)
+        out = out * row_scale[:, None]
+    out = pad(out.unflatten(1, (n_sums, -1)).sum(1), kp).flatten(1)
     if mlp.linear:
-        return pad(out.unflatten(1, (-1, k)), kp, kp).flatten()
-    wp = padded_size(out.shape[1])
+        return pad(out.unflatten(0, (-1, k)).transpose(1, 2), kp).transpose(1, 2).flatten(0, 1)
+    wp = padded_size(out.shape[0])
     first = mlp.input_layer.kernel * mlp.input_layer.scale
+    first = pad(first.unflatten(0, (-1, k)), kp, wp).flatten(0, 1)
     hidden = [layer.kernel * layer.scale for block in mlp.blocks for layer in block.layers]
-    parts = [pad(first.unflatten(0, (-1, k)), kp, wp), *(pad(w, wp, wp) for w in hidden)]
-    return torch.cat([part.flatten() for part in (*parts, pad(out, wp, kp))])
+    inputs, outputs = round_up(first.shape[0], columns[0]), round_up(out.shape[1], columns[1])
+    parts = [pad(first, inputs, wp), *(pad(w, wp, wp) for w in hidden), pad(out, wp, outputs)]
+    return torch.cat([part.flatten() for part in parts])
 
 
 def orbital_scale(pmax_l: int, last: bool, like: Tensor) -> Tensor:

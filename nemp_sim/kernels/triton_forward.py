@@ -1,7 +1,8 @@
-"""Triton kernels of the energy: one program for each tile of consecutive edges (tiles.py).
+"""Triton kernels of the energy: sums over the edges of an atom, one atom after the other.
 
-Sums over the edges of a centre go to the rows of ``partial`` that belong to the tile and the
-centre; ``sum_tiles`` adds up the rows of a centre, so that every sum has a fixed order.
+A program takes the atoms pid, pid + number of programs, … whose edges lie in first … first +
+n_rows, and of each the edges by BLOCK. Every sum has a fixed order. Where an atom's edges lie in
+two ranges, the second run adds to the first: all sums start at zero.
 
 Columns of the table of pairs, in groups of K: h⁰ (2), R_l (P+1), R_ρ (1), V¹, V², V³ (3(P+1)).
 The factors g_l/√(P+1) of Ĉ and 1/√2 of s are folded into the weights and columns of V.
@@ -19,201 +20,214 @@ from nemp_sim.kernels.triton_edge import (
     locate,
     repulsion,
 )
-from nemp_sim.kernels.triton_mlp import mlp_hidden, mlp_row, mlp_saved
 
 
 @triton.jit
-def tile_edges(centre_ptr, n_edges, TILE: tl.constexpr):
-    """Edges of this program, which of them exist, and their centres (−1: none)."""
-    e = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
-    mask = e < n_edges
-    return e, mask, tl.load(centre_ptr + e, mask=mask, other=-1)
+def atoms_of(centre_ptr, first, n_rows):
+    """First atom of this program, and the end of the atoms with edges in the range."""
+    start = tl.load(centre_ptr + first)
+    return start + tl.program_id(0), tl.load(centre_ptr + first + n_rows - 1) + 1
 
 
 @triton.jit
-def tile_rows(centre_ptr, n_edges, TILE: tl.constexpr):
-    """First row of this program's sums, and their number: one for each centre."""
-    p = tl.program_id(0).to(tl.int64)
-    first = tl.load(centre_ptr + p * TILE)
-    last = tl.load(centre_ptr + tl.minimum(p * TILE + TILE, n_edges) - 1)
-    return p + first, first, last - first + 1
+def edge_range(row_start, i, first, n_rows):
+    """First edge of atom i in the range, and the end."""
+    start = tl.maximum(tl.load(row_start + i), first)
+    return start, tl.minimum(tl.load(row_start + i + 1), first + n_rows)
 
 
 @triton.jit
-def store_sums(out, row_size, values, centre, first, count):
-    """Sums over the edges of each centre of the tile, to rows ``row_size`` apart."""
-    k = tl.arange(0, values.shape[1])
-    c = first * 0
-    while c < count:
-        mine = centre[:, None] == first + c
-        tl.store(out + c * row_size + k, tl.sum(tl.where(mine, values, 0.0), 0))
-        c += 1
+def edge_block(start, end, BLOCK: tl.constexpr):
+    """Edges of a block, and which of them exist."""
+    e = start + tl.arange(0, BLOCK)
+    return e.to(tl.int64), e < end
 
 
 @triton.jit
-def edge_state(
-    table_ptr,
-    s_ptr,
-    n_edges,
-    row,
-    weights,
-    e,
-    mask,
-    N_S: tl.constexpr,
-    K: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
-    """Edge state h = [a f_c, R_e, s⁰ …] with N_S scalars: a tuple of tiles (edges, K)."""
-    k = tl.arange(0, K)[None, :]
-    h = (
-        interpolate(table_ptr, row, weights, k, COLUMNS),
-        interpolate(table_ptr, row, weights, K + k, COLUMNS),
-    )
-    for u in tl.static_range(N_S):
-        place = s_ptr + (u * n_edges + e)[:, None] * K + k
-        h = h + (tl.load(place, mask=mask[:, None], other=0.0),)
-    return h
+def zero_sums(N: tl.constexpr, BLOCK: tl.constexpr, K: tl.constexpr, DTYPE: tl.constexpr):
+    """N tiles of zeros (BLOCK, K)."""
+    out = ()
+    for _ in tl.static_range(N):
+        out = out + (tl.zeros([BLOCK, K], DTYPE),)
+    return out
 
 
-@triton.jit(do_not_specialize=["n_edges"])
+@triton.jit
+def add_sums(out, sums, N: tl.constexpr, K: tl.constexpr):
+    """Add the sums over the edges of N tiles to N rows of K numbers."""
+    k = tl.arange(0, K)
+    for q in tl.static_range(N):
+        place = out + q * K + k
+        tl.store(place, tl.load(place) + tl.sum(sums[q], 0))
+
+
+@triton.jit(do_not_specialize=["first", "n_rows"])
 def radial_forward(
-    vector_ptr, pair_ptr, centre_ptr,
-    grid_ptr, table_ptr, cutoff_ptr, zbl_ptr, partial_ptr, count_ptr, n_edges,
+    vector_ptr, pair_ptr, neighbour_ptr, centre_ptr, row_start, grid_ptr, table_ptr, first, n_rows,
+    cutoff_ptr, zbl_ptr, state_ptr, sums_ptr, count_ptr,
     ZBL: tl.constexpr, EPSILON: tl.constexpr, P: tl.constexpr, K: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, TILE: tl.constexpr,
+    STATE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Σ_j R_l Y_lm (rows lm), Σ_j R_ρ (last row); Σ_j f_c and Σ_j of the repulsion."""
-    e, mask, centre = tile_edges(centre_ptr, n_edges, TILE)
+    """h⁰ of the edges; Σ_j R_l Y_lm (rows lm), Σ_j R_ρ (last row); Σ_j f_c and the repulsion."""
     S: tl.constexpr = (P + 1) * (P + 1)
     k = tl.arange(0, K)[None, :]
-    x, y, z, d = edge_vector(vector_ptr, e, mask)
-    pair = tl.load(pair_ptr + e, mask=mask, other=0)
-    row, t, _ = locate(grid_ptr, pair, d, ROWS)
-    weights = basis(t)
-    y_lm = harmonics(x, y, z, P, EPSILON)
-    out_row, first, count = tile_rows(centre_ptr, n_edges, TILE)
-    out = partial_ptr + out_row * (S + 1) * K
-    for l in tl.static_range(P + 1):
-        radial = interpolate(table_ptr, row, weights, (2 + l) * K + k, COLUMNS)
-        for m in tl.static_range(2 * l + 1):
-            values = radial * y_lm[l * l + m][:, None]
-            store_sums(out + (l * l + m) * K, (S + 1) * K, values, centre, first, count)
-    rho = interpolate(table_ptr, row, weights, (3 + P) * K + k, COLUMNS)
-    store_sums(out + S * K, (S + 1) * K, rho, centre, first, count)
-    f_c = interpolate_one(cutoff_ptr, row, weights)[:, None]
-    store_sums(count_ptr + 2 * out_row, 2, f_c, centre, first, count)
-    if ZBL:
-        value, _ = repulsion(zbl_ptr, pair, d)
-        store_sums(count_ptr + 2 * out_row + 1, 2, value[:, None], centre, first, count)
+    i, last = atoms_of(centre_ptr, first, n_rows)
+    while i < last:
+        start, end = edge_range(row_start, i, first, n_rows)
+        sums = zero_sums(S + 1, BLOCK, K, vector_ptr.dtype.element_ty)
+        count = tl.zeros([BLOCK], vector_ptr.dtype.element_ty)
+        energy = count
+        edge = start
+        while edge < end:
+            e, mask = edge_block(edge, end, BLOCK)
+            x, y, z, d = edge_vector(vector_ptr, e, mask)
+            pair = tl.load(pair_ptr + e, mask=mask, other=0)
+            row, t, _ = locate(grid_ptr, pair, d, ROWS)
+            weights = basis(t)
+            y_lm = harmonics(x, y, z, P, EPSILON)
+            place = state_ptr + e[:, None] * STATE + k
+            for q in tl.static_range(2):
+                h = interpolate(table_ptr, row, weights, q * K + k, COLUMNS)
+                tl.store(place + q * K, h, mask=mask[:, None])
+            new = ()
+            for l in tl.static_range(P + 1):
+                radial = interpolate(table_ptr, row, weights, (2 + l) * K + k, COLUMNS)
+                for m in tl.static_range(2 * l + 1):
+                    new = new + (sums[l * l + m] + radial * y_lm[l * l + m][:, None],)
+            rho = interpolate(table_ptr, row, weights, (3 + P) * K + k, COLUMNS)
+            sums = new + (sums[S] + rho,)
+            count += interpolate_one(cutoff_ptr, row, weights)
+            if ZBL:
+                value, _ = repulsion(zbl_ptr, pair, d)
+                energy += value
+            edge += BLOCK
+        add_sums(sums_ptr + i.to(tl.int64) * (S + 1) * K, sums, S + 1, K)
+        tl.store(count_ptr + 2 * i, tl.sum(count, 0))
+        tl.store(count_ptr + 2 * i + 1, tl.sum(energy, 0))
+        i += tl.num_programs(0)
 
 
-@triton.jit(do_not_specialize=["n_edges"])
+@triton.jit(do_not_specialize=["first", "n_rows"])
 def scalar_forward(
-    vector_ptr, pair_ptr, neighbour_ptr, centre_ptr, grid_ptr, table_ptr,
-    c_ptr, s_ptr, v_ptr, v_low, partial_ptr, n_edges,
+    vector_ptr, pair_ptr, neighbour_ptr, centre_ptr, row_start, grid_ptr, table_ptr, first, n_rows,
+    c_ptr, v_ptr, state_ptr, rho_ptr,
     T: tl.constexpr, EPSILON: tl.constexpr, P: tl.constexpr, K: tl.constexpr,
-    W: tl.constexpr, BLOCKS: tl.constexpr, LAYERS: tl.constexpr, MODE: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, TILE: tl.constexpr,
+    STATE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Steps 1 and 2 of message passing step T: s^T of the edges, ρ^{T+1} of the centre (a row)."""
-    e, mask, centre = tile_edges(centre_ptr, n_edges, TILE)
-    i = tl.maximum(centre, 0).to(tl.int64)[:, None]
+    """Steps 1 and 2 of message passing step T: s^T of the edges, ρ^{T+1} of the centre.
+
+    ``v_ptr``: (n_rows, 3(P+1), K) V¹, V², V³; those of the first step are in the table.
+    """
     S: tl.constexpr = (P + 1) * (P + 1)
     k = tl.arange(0, K)[None, :]
-    x, y, z, d = edge_vector(vector_ptr, e, mask)
-    pair = tl.load(pair_ptr + e, mask=mask, other=0)
-    j = tl.load(neighbour_ptr + e, mask=mask, other=0).to(tl.int64)[:, None]
-    row, t, _ = locate(grid_ptr, pair, d, ROWS)
-    weights = basis(t)
-    y_lm = harmonics(x, y, z, P, EPSILON)
-    if T > 0:
-        h = edge_state(table_ptr, s_ptr, n_edges, row, weights, e, mask, T, K, COLUMNS)
-        saved = mlp_saved(h, v_ptr, v_low, 2 + T, K, W, BLOCKS, LAYERS, MODE)
-        hidden = mlp_hidden(saved, W, BLOCKS, LAYERS)
-    s = tl.zeros([TILE, K], x.dtype)
-    rho = tl.zeros([TILE, K], x.dtype)
-    for l in tl.static_range(P + 1):
-        own = tl.zeros([TILE, K], x.dtype)  # Σ_m Y_lm C_i,lm
-        other = tl.zeros([TILE, K], x.dtype)
-        for m in tl.static_range(2 * l + 1):
-            own += y_lm[l * l + m][:, None] * tl.load(c_ptr + (i * S + l * l + m) * K + k)
-            other += y_lm[l * l + m][:, None] * tl.load(c_ptr + (j * S + l * l + m) * K + k)
-        if T == 0:
-            v1 = interpolate(table_ptr, row, weights, (4 + P + l) * K + k, COLUMNS)
-            v2 = interpolate(table_ptr, row, weights, (5 + 2 * P + l) * K + k, COLUMNS)
-            v3 = interpolate(table_ptr, row, weights, (6 + 3 * P + l) * K + k, COLUMNS)
-        else:
-            v1 = mlp_row(hidden, l, v_ptr, v_low, 2 + T, K, W, BLOCKS * LAYERS, MODE)
-            v2 = mlp_row(hidden, P + 1 + l, v_ptr, v_low, 2 + T, K, W, BLOCKS * LAYERS, MODE)
-            v3 = mlp_row(hidden, 2 * P + 2 + l, v_ptr, v_low, 2 + T, K, W, BLOCKS * LAYERS, MODE)
-        s += v1 * own + v2 * other
-        rho += v3 * own
-    tl.store(s_ptr + (T * n_edges + e)[:, None] * K + k, s, mask=mask[:, None])
-    out_row, first, count = tile_rows(centre_ptr, n_edges, TILE)
-    store_sums(partial_ptr + out_row * K, K, rho, centre, first, count)
+    i, last = atoms_of(centre_ptr, first, n_rows)
+    while i < last:
+        start, end = edge_range(row_start, i, first, n_rows)
+        c_i = c_ptr + i.to(tl.int64) * S * K + k
+        rho = zero_sums(1, BLOCK, K, vector_ptr.dtype.element_ty)
+        edge = start
+        while edge < end:
+            e, mask = edge_block(edge, end, BLOCK)
+            x, y, z, d = edge_vector(vector_ptr, e, mask)
+            y_lm = harmonics(x, y, z, P, EPSILON)
+            j = tl.load(neighbour_ptr + e, mask=mask, other=0).to(tl.int64)[:, None]
+            if T == 0:
+                pair = tl.load(pair_ptr + e, mask=mask, other=0)
+                row, t, _ = locate(grid_ptr, pair, d, ROWS)
+                weights = basis(t)
+            s = tl.zeros([BLOCK, K], x.dtype)
+            total = rho[0]
+            for l in tl.static_range(P + 1):
+                own = tl.zeros([BLOCK, K], x.dtype)  # Σ_m Y_lm C_i,lm
+                other = tl.zeros([BLOCK, K], x.dtype)
+                for m in tl.static_range(2 * l + 1):
+                    own += y_lm[l * l + m][:, None] * tl.load(c_i + (l * l + m) * K)
+                    other += y_lm[l * l + m][:, None] * tl.load(c_ptr + (j * S + l * l + m) * K + k)
+                if T == 0:
+                    v1 = interpolate(table_ptr, row, weights, (4 + P + l) * K + k, COLUMNS)
+                    v2 = interpolate(table_ptr, row, weights, (5 + 2 * P + l) * K + k, COLUMNS)
+                    v3 = interpolate(table_ptr, row, weights, (6 + 3 * P + l) * K + k, COLUMNS)
+                else:
+                    v = v_ptr + ((e - first)[:, None] * (3 * P + 3) + l) * K + k
+                    v1 = tl.load(v, mask=mask[:, None], other=0.0)
+                    v2 = tl.load(v + (P + 1) * K, mask=mask[:, None], other=0.0)
+                    v3 = tl.load(v + (2 * P + 2) * K, mask=mask[:, None], other=0.0)
+                s += v1 * own + v2 * other
+                total += v3 * own
+            rho = (total,)
+            place = state_ptr + e[:, None] * STATE + (2 + T) * K + k
+            tl.store(place, s, mask=mask[:, None])
+            edge += BLOCK
+        add_sums(rho_ptr + i.to(tl.int64) * K, rho, 1, K)
+        i += tl.num_programs(0)
 
 
-@triton.jit(do_not_specialize=["n_edges"])
+@triton.jit(do_not_specialize=["first", "n_rows"])
 def message_forward(
-    vector_ptr, pair_ptr, neighbour_ptr, centre_ptr, grid_ptr, table_ptr,
-    mixed_ptr, s_ptr, m_ptr, m_low, partial_ptr, n_edges,
-    T: tl.constexpr, EPSILON: tl.constexpr, P: tl.constexpr, L: tl.constexpr, K: tl.constexpr,
-    W: tl.constexpr, BLOCKS: tl.constexpr, LAYERS: tl.constexpr, MODE: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, TILE: tl.constexpr,
+    vector_ptr, pair_ptr, neighbour_ptr, centre_ptr, row_start, grid_ptr, table_ptr, first, n_rows,
+    mixed_ptr, message_ptr, sums_ptr,
+    EPSILON: tl.constexpr, P: tl.constexpr, L: tl.constexpr, K: tl.constexpr,
+    STATE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Steps 3 and 4: the sums N (rows lm) and G (rows S + lm) of the centre."""
-    e, mask, centre = tile_edges(centre_ptr, n_edges, TILE)
     S: tl.constexpr = (P + 1) * (P + 1)
     S_G: tl.constexpr = (L + 1) * (L + 1)
     k = tl.arange(0, K)[None, :]
-    x, y, z, d = edge_vector(vector_ptr, e, mask)
-    pair = tl.load(pair_ptr + e, mask=mask, other=0)
-    j = tl.load(neighbour_ptr + e, mask=mask, other=0).to(tl.int64)[:, None]
-    row, t, _ = locate(grid_ptr, pair, d, ROWS)
-    y_lm = harmonics(x, y, z, L, EPSILON)
-    h = edge_state(table_ptr, s_ptr, n_edges, row, basis(t), e, mask, T + 1, K, COLUMNS)
-    saved = mlp_saved(h, m_ptr, m_low, 3 + T, K, W, BLOCKS, LAYERS, MODE)
-    hidden = mlp_hidden(saved, W, BLOCKS, LAYERS)
-    out_row, first, count = tile_rows(centre_ptr, n_edges, TILE)
-    out = partial_ptr + out_row * (S + S_G) * K
-    for l in tl.static_range(P + 1):
-        message = mlp_row(hidden, l, m_ptr, m_low, 3 + T, K, W, BLOCKS * LAYERS, MODE)
-        for m in tl.static_range(2 * l + 1):
-            mixed = tl.load(mixed_ptr + (j * S + l * l + m) * K + k)
-            place = out + (l * l + m) * K
-            store_sums(place, (S + S_G) * K, message * mixed, centre, first, count)
-    for l in tl.static_range(L + 1):
-        message = mlp_row(hidden, P + 1 + l, m_ptr, m_low, 3 + T, K, W, BLOCKS * LAYERS, MODE)
-        for m in tl.static_range(2 * l + 1):
-            values = message * y_lm[l * l + m][:, None]
-            store_sums(out + (S + l * l + m) * K, (S + S_G) * K, values, centre, first, count)
+    i, last = atoms_of(centre_ptr, first, n_rows)
+    while i < last:
+        start, end = edge_range(row_start, i, first, n_rows)
+        sums = zero_sums(S + S_G, BLOCK, K, vector_ptr.dtype.element_ty)
+        edge = start
+        while edge < end:
+            e, mask = edge_block(edge, end, BLOCK)
+            x, y, z, _ = edge_vector(vector_ptr, e, mask)
+            y_lm = harmonics(x, y, z, L, EPSILON)
+            j = tl.load(neighbour_ptr + e, mask=mask, other=0).to(tl.int64)[:, None]
+            place = message_ptr + (e - first)[:, None] * (P + L + 2) * K + k
+            new = ()
+            for l in tl.static_range(P + 1):
+                message = tl.load(place + l * K, mask=mask[:, None], other=0.0)
+                for m in tl.static_range(2 * l + 1):
+                    mixed = tl.load(mixed_ptr + (j * S + l * l + m) * K + k)
+                    new = new + (sums[l * l + m] + message * mixed,)
+            for l in tl.static_range(L + 1):
+                message = tl.load(place + (P + 1 + l) * K, mask=mask[:, None], other=0.0)
+                for m in tl.static_range(2 * l + 1):
+                    new = new + (sums[S + l * l + m] + message * y_lm[l * l + m][:, None],)
+            sums = new
+            edge += BLOCK
+        add_sums(sums_ptr + i.to(tl.int64) * (S + S_G) * K, sums, S + S_G, K)
+        i += tl.num_programs(0)
 
 
-@triton.jit(do_not_specialize=["n_edges"])
+@triton.jit(do_not_specialize=["first", "n_rows"])
 def final_forward(
-    vector_ptr, pair_ptr, centre_ptr, grid_ptr, table_ptr,
-    c_ptr, s_ptr, v_ptr, v_low, partial_ptr, n_edges,
-    T: tl.constexpr, EPSILON: tl.constexpr, P: tl.constexpr, K: tl.constexpr,
-    W: tl.constexpr, BLOCKS: tl.constexpr, LAYERS: tl.constexpr, MODE: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, TILE: tl.constexpr,
+    vector_ptr, pair_ptr, neighbour_ptr, centre_ptr, row_start, grid_ptr, table_ptr, first, n_rows,
+    c_ptr, v_ptr, rho_ptr,
+    EPSILON: tl.constexpr, P: tl.constexpr, K: tl.constexpr,
+    STATE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Last read-out, Σ_j Σ_l (V¹+V²+V³)_l Σ_m Y_lm C_i,lm: one row, with the sum of the weights."""
-    e, mask, centre = tile_edges(centre_ptr, n_edges, TILE)
-    i = tl.maximum(centre, 0).to(tl.int64)[:, None]
     S: tl.constexpr = (P + 1) * (P + 1)
     k = tl.arange(0, K)[None, :]
-    x, y, z, d = edge_vector(vector_ptr, e, mask)
-    pair = tl.load(pair_ptr + e, mask=mask, other=0)
-    row, t, _ = locate(grid_ptr, pair, d, ROWS)
-    y_lm = harmonics(x, y, z, P, EPSILON)
-    h = edge_state(table_ptr, s_ptr, n_edges, row, basis(t), e, mask, T, K, COLUMNS)
-    saved = mlp_saved(h, v_ptr, v_low, 2 + T, K, W, BLOCKS, LAYERS, MODE)
-    hidden = mlp_hidden(saved, W, BLOCKS, LAYERS)
-    rho = tl.zeros([TILE, K], x.dtype)
-    for l in tl.static_range(P + 1):
-        own = tl.zeros([TILE, K], x.dtype)
-        for m in tl.static_range(2 * l + 1):
-            own += y_lm[l * l + m][:, None] * tl.load(c_ptr + (i * S + l * l + m) * K + k)
-        rho += own * mlp_row(hidden, l, v_ptr, v_low, 2 + T, K, W, BLOCKS * LAYERS, MODE)
-    out_row, first, count = tile_rows(centre_ptr, n_edges, TILE)
-    store_sums(partial_ptr + out_row * K, K, rho, centre, first, count)
+    i, last = atoms_of(centre_ptr, first, n_rows)
+    while i < last:
+        start, end = edge_range(row_start, i, first, n_rows)
+        c_i = c_ptr + i.to(tl.int64) * S * K + k
+        rho = zero_sums(1, BLOCK, K, vector_ptr.dtype.element_ty)
+        edge = start
+        while edge < end:
+            e, mask = edge_block(edge, end, BLOCK)
+            x, y, z, _ = edge_vector(vector_ptr, e, mask)
+            y_lm = harmonics(x, y, z, P, EPSILON)
+            place = v_ptr + (e - first)[:, None] * (P + 1) * K + k
+            total = rho[0]
+            for l in tl.static_range(P + 1):
+                own = tl.zeros([BLOCK, K], x.dtype)
+                for m in tl.static_range(2 * l + 1):
+                    own += y_lm[l * l + m][:, None] * tl.load(c_i + (l * l + m) * K)
+                total += own * tl.load(place + l * K, mask=mask[:, None], other=0.0)
+            rho = (total,)
+            edge += BLOCK
+        add_sums(rho_ptr + i.to(tl.int64) * K, rho, 1, K)
+        i += tl.num_programs(0)

@@ -1,40 +1,25 @@
-"""Triton kernels of the atoms: sums of tiles, channel mixes, the tensor product of the node."""
+"""Triton kernels of the atoms: channel mixes, the tensor product of the node."""
 
 import triton
 import triton.language as tl
 
-from nemp_sim.kernels.triton_mlp import matmul
-
-
-@triton.jit
-def sum_tiles(partial_ptr, first_row, end_row, out_ptr, R: tl.constexpr, BLOCK: tl.constexpr):
-    """out[i] = Σ of the rows, each of R numbers, of centre i, in order."""
-    i = tl.program_id(0)
-    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    mask = column < R
-    total = tl.zeros([BLOCK], out_ptr.dtype.element_ty)
-    p = tl.load(first_row + i).to(tl.int64)
-    end = tl.load(end_row + i)
-    while p < end:
-        total += tl.load(partial_ptr + p * R + column, mask=mask, other=0.0)
-        p += 1
-    tl.store(out_ptr + i.to(tl.int64) * R + column, total, mask=mask)
-
 
 @triton.jit(do_not_specialize=["x_stride"])
 def mix_channels(
-    x_ptr, w_ptr, low_ptr, species_ptr, out_ptr, x_stride,
+    x_ptr, w_ptr, species_ptr, out_ptr, x_stride,
     ADD: tl.constexpr, TRANSPOSED: tl.constexpr, S: tl.constexpr, S_PAD: tl.constexpr,
-    K: tl.constexpr, MODE: tl.constexpr,
+    K: tl.constexpr,
 ):  # fmt: skip
-    """out_i (+)= x_i W_{Z_i} for the S rows of each atom; Wᵀ where TRANSPOSED."""
+    """out_i (+)= x_i W_{Z_i} for the S rows of each atom; Wᵀ where TRANSPOSED. Always float32."""
     i = tl.program_id(0).to(tl.int64)
-    base = tl.load(species_ptr + i) * K * K
     row = tl.arange(0, S_PAD)[:, None]
     k = tl.arange(0, K)[None, :]
+    w = tl.load(w_ptr + tl.load(species_ptr + i) * K * K + tl.arange(0, K)[:, None] * K + k)
+    if TRANSPOSED:
+        w = tl.trans(w)
     mask = row < S
     x = tl.load(x_ptr + i * x_stride + row * K + k, mask=mask, other=0.0)
-    out = matmul(x, w_ptr, low_ptr, base, K, K, TRANSPOSED, MODE)
+    out = tl.dot(x, w, input_precision="ieee", out_dtype=x.dtype)
     place = out_ptr + (i * S + row) * K + k
     if ADD:
         out += tl.load(place, mask=mask, other=0.0)

@@ -37,6 +37,7 @@ KEYS = {
     "versions",
     "device",
     "dtype",
+    "kernel",
     "settings",
     "date",
 }
