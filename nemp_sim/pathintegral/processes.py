@@ -1,7 +1,5 @@
 """The processes of a simulation: the i-PI server, and the clients that compute its forces."""
 
-import errno
-import fcntl
 import shutil
 import subprocess
 import sys
@@ -16,6 +14,7 @@ from typing import IO
 from nemp_sim.errors import InputError
 from nemp_sim.ipi.client import BeadEvaluator, run_client
 from nemp_sim.ipi.server import Server
+from nemp_sim.locks import NO_LOCKS, lock
 from nemp_sim.pathintegral import lifeline
 from nemp_sim.pathintegral.forces import FORCEFIELD
 from nemp_sim.pathintegral.lifeline import STOP_S
@@ -24,7 +23,6 @@ LOG = "i-pi.log"
 POLL_S = 0.1
 START_S = 300.0  # longest wait of a client for a server that lives; many start side by side
 LEAVE_S = 2.0  # the client leaves within this time after the server
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of file systems that have none
 LOCK_S = 15.0  # longest wait for the server of a killed process to write its restart file
 
 
@@ -73,9 +71,7 @@ def sole_log(directory: Path) -> Iterator[IO[str]]:
 def _locked(file: IO[str]) -> bool:
     """Whether the lock was free, or the file system has none."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        return lock(file, wait=False)
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise

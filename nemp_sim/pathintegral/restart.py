@@ -73,7 +73,7 @@ def restart_file(directory: Path) -> Path | None:
 def continued(restart: Path, dynamics: Dynamics, mode: str) -> tuple[Path, int, np.ndarray]:
     """The input that goes on, the steps done, and the centroids (N, 3) in Å."""
     root = ElementTree.parse(restart).getroot()
-    step = int(root.find("step").text)
+    step = _step(restart)
     root.find("total_steps").text = str(dynamics.steps)
     sizes = dynamics.batch_sizes()
     for socket in root.iter("ffsocket"):
