@@ -33,7 +33,8 @@ from nemp_sim.files import private_directory
 from nemp_sim.ipi.client import BeadEvaluator, run_client
 from nemp_sim.ipi.server import Server
 from nemp_sim.pathintegral.files import Frames, read_properties
-from nemp_sim.pathintegral.input import ADDRESS, PREFIX, Dynamics, prepare_start, write_input
+from nemp_sim.pathintegral.forces import FORCEFIELD
+from nemp_sim.pathintegral.input import PREFIX, Dynamics, prepare_start, write_input
 from nemp_sim.potential import Potential
 from nemp_sim.systems import choose_potential, read_system, systems_of
 
@@ -120,7 +121,7 @@ def do_clients_agree(potential: Potential, atoms: Atoms, count: int) -> bool:
     )
     with private_directory() as directory:
         path = write_input(start, dynamics, directory)
-        server = Server("unix", ADDRESS, prefix=f"{directory}/")
+        server = Server("unix", FORCEFIELD, prefix=f"{directory}/")
 
         def work() -> None:
             done.append(run_client(BeadEvaluator(potential, start.atoms), server, 60.0))
