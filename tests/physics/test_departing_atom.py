@@ -47,7 +47,6 @@ def test_published_form_has_a_spike(random_potential, seed):
     assert force.max() > 10 * spike_limit(force)
 
 
-@pytest.mark.xfail(strict=True, reason="fault of pdh.pt above 3 Å, stated in potentials/pdh.md")
 @pytest.mark.skipif(not SHIPPED.is_file(), reason=f"{SHIPPED.name} is not there yet")
 @pytest.mark.parametrize("departure", ["H from Pd(111)", "H from H"])
 def test_shipped_potential_has_no_spike(departure):
