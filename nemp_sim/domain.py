@@ -26,6 +26,8 @@ MARGIN = 0.95  # 191 held-out frames of pdh, water and methanol reach down to 0.
 RECORD_FACTOR = 2.0  # accepted standard deviation over the largest one of the training frames
 RMSE_FACTOR = 10.0  # the same over the held-out RMSE, for files that do not record the largest one
 FEWEST = 1e-3  # a coordination below counts as this much
+FEW_ATOMS = 2  # so many in vacuum may have fewer neighbours than any atom of a larger structure
+BOX_ANGSTROM = 7.0  # shortest periodic cell vector of what counts as vacuum
 ISOLATED = 1.6  # 3639 frames of water, methanol and Ag–Pd reach up to 1.44; Bohr for Å gives 1.89
 FARTHEST = 10.0  # shortest distances; beyond it, or with no neighbour at all, this is reported
 KINDS = ("distance", "isolation", "coordination", "atom_std", "energy_std", "force_std")
@@ -195,6 +197,12 @@ class Measured:
     spreads: Mapping[str, np.ndarray]
 
 
+def _in_vacuum(atoms: Atoms) -> bool:
+    """Whether it is a lone atom or a dimer, whose coordination says nothing."""
+    box = atoms.cell.lengths()[atoms.pbc].min(initial=np.inf)
+    return len(atoms) <= FEW_ATOMS and box > BOX_ANGSTROM
+
+
 class Judgement:
     """Excesses of a list of structures: how many times each limit is exceeded.
 
@@ -240,7 +248,10 @@ class Judgement:
         )
         numbers = [atoms.numbers for atoms in self._structures]
         rows = row_of[np.concatenate(numbers)] if numbers else np.zeros(0, dtype=int)
-        return self._domain.coordination[rows] * [MARGIN, 1 / MARGIN]
+        bounds = self._domain.coordination[rows] * [MARGIN, 1 / MARGIN]
+        small = [_in_vacuum(atoms) for atoms in self._structures]
+        bounds[np.repeat(np.array(small, bool), np.diff(self._first)), 0] = 0.0
+        return bounds
 
     def _by_structure(self, values: np.ndarray) -> np.ndarray:
         """(B,) largest of the values (N,) of the atoms."""

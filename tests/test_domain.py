@@ -113,7 +113,7 @@ def test_coordination_against_a_sum_by_hand(random_potential):
     assert sum(u**2) > 4.0 / MARGIN  # O is outside; one H may be worse
     worst = next(iter(found.values()))
     assert worst.excess >= sum(u**2) / (4.0 / MARGIN) * (1 - 1e-9)
-    lone = Atoms("O", [[0, 0, 0]])
+    lone = Atoms("O3", [[0, 0, 0], [50, 0, 0], [0, 50, 0]])
     (low,) = findings(potential, lone)
     assert low.kind == "coordination" and low.value < 0.5 * MARGIN == low.threshold
     only = recorded(random_potential, coordination={"O": [0.5, 4.0]})

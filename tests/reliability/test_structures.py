@@ -86,6 +86,9 @@ ENTRIES = {  # arguments, with FILE for the bad one
     "pimd": ["--system", "FILE", "--potential", "pdh.pt", *SHORT],
     "umbrella": ["--initial", "FILE", "--final", "GOOD", *SHORT],
     "label": ["--candidates", "FILE", "--calculator", "emt"],
+    "evaluate": ["--structures", "FILE"],
+    "relax": ["--structures", "FILE", "--potential", "pdh.pt"],
+    "vibrations": ["--structure", "FILE", "--potential", "pdh.pt"],
 }
 COMMANDS = ("check", "validate", "ipi")
 
