@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from nemp_sim.errors import NempError
+from nemp_sim.locks import missing_directories
 
 RUN_LOG = "run.log"
 Show = Callable[..., None]
@@ -77,7 +78,7 @@ def logged(run: Callable[..., Outcome]) -> Callable[..., Outcome]:
     def kept(settings: object, engine: object = None, show: Show | None = None) -> Outcome:
         directory = settings.directory
         log = RunLog(directory / RUN_LOG)
-        missing = [path for path in (directory, *directory.parents) if not path.exists()]
+        missing = missing_directories(directory)
 
         def told(*event: object) -> None:
             log.write(_line(event))

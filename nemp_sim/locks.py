@@ -30,6 +30,11 @@ def lock(handle: IO[str], wait: bool) -> bool:
     return True
 
 
+def missing_directories(directory: Path) -> list[Path]:
+    """``directory`` and its parents as far as they are not there, innermost first."""
+    return [path for path in (directory, *directory.parents) if not path.exists()]
+
+
 @contextmanager
 def alone_in(directory: Path) -> Iterator[None]:
     """Hold a directory for this process, so that no second run writes there.
@@ -39,7 +44,7 @@ def alone_in(directory: Path) -> Iterator[None]:
     Raises:
         InputError: another process holds it; the message says which.
     """
-    made = [path for path in (directory, *directory.parents) if not path.exists()]
+    made = missing_directories(directory)
     path, handle = directory / IN_USE, None
     try:
         while handle is None:  # until what is locked is also what lies there

@@ -13,6 +13,7 @@ from phonopy.file_IO import write_force_constants_to_hdf5, write_FORCE_SETS
 from phonopy.phonon.dos import write_projected_dos, write_total_dos
 
 from nemp_sim.console import RUN_LOG
+from nemp_sim.locks import missing_directories
 from nemp_sim.phonons.force_constants import ForceConstants
 from nemp_sim.phonons.spectra import Spectra
 
@@ -40,7 +41,7 @@ def publishing(directory: Path) -> Iterator[Path]:
     kill can come between two files: the report goes first and comes last, so that a directory with
     a report.json is whole; what a killed run left beside it is removed here.
     """
-    made = [p for p in (directory.parent, *directory.parent.parents) if not p.exists()]
+    made = missing_directories(directory.parent)
     directory.parent.mkdir(parents=True, exist_ok=True)
     name_of_mkdtemp = re.compile(rf"\.{re.escape(directory.name)}\.[a-z0-9_]{{8}}")
     for path in directory.parent.iterdir():

@@ -17,8 +17,10 @@ import ase.io
 import numpy as np
 import pytest
 from matplotlib.image import imread
+from typer.testing import CliRunner
 
 import nemp_sim.relax
+from nemp_sim.command import workflow_app
 from nemp_sim.console import terminated_like_interrupted
 from nemp_sim.errors import InputError
 from nemp_sim.reactions import diffusion as langevin_module
@@ -176,4 +178,11 @@ def test_sigterm_stops_like_an_interrupt():
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt), terminated_like_interrupted():
         os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+    def terminated(settings, show=None):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    app = workflow_app(diffusion.Settings, terminated, goes_on=True)
+    assert CliRunner().invoke(app, []).exit_code == 130
     assert signal.getsignal(signal.SIGTERM) == before

@@ -92,14 +92,13 @@ def test_interrupted_command_says_so_and_goes_on(tmp_path):
     assert process.returncode == 130 and "the same command goes on" in said, said
     last = int(last_row(written)[0])
     options["stdout"] = subprocess.PIPE
-    done = subprocess.run([*command, str(last + 10)], **options, timeout=120, check=False)
+    done = subprocess.run([*command, str(last + 300)], **options, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert (
         "Kinetic energy of H" in done.stdout and "start is that of the earlier run" in done.stdout
     )
     helper = (written.parent / "client-1.log").read_text()
-    late = "the server closed the connection" in helper  # it came as the ten steps ended
-    assert "frames in" in helper or late or not helper.strip(), helper
+    assert "frames in" in helper or not helper.strip(), helper
 
 
 def test_momentum_and_cheap_force(settings, pdh):
