@@ -109,6 +109,7 @@ def pimd_report(
                 for s in found.structure.surface
             },
             "momentum": None if found.momentum is None else vars(found.momentum),
+            "spectrum": None if found.dynamics is None else vars(found.dynamics),
         },
     )
 
