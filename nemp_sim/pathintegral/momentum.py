@@ -190,7 +190,8 @@ class _Opened:
         energy = np.asarray(result.energy)
         closed = weight @ np.append(energy[: points - 1], energy[0])
         shape = len(self._axes), len(displacements), points
-        marks = [bool(found) for found in result.outside] or [False] * len(structures)
+        judged = getattr(result, "outside", ())  # engines other than ours know no domain
+        marks = [bool(found) for found in judged] or [False] * len(structures)
         is_outside = np.array(marks[points - 1 :]).reshape(shape).any(axis=2)
         return energy[points - 1 :].reshape(shape) @ weight - closed, is_outside
 
