@@ -51,7 +51,8 @@ LATTICE_TOLERANCE, BULK_TOLERANCE = 0.02, 0.25
 # Crystals in the training data of each shipped potential that have a PBE level of theory.
 CRYSTALS = {"pdh": ("Pd", "PdH"), "pdco": ("Pd", "PdH"), "agpd": ("Ag", "Pd")}
 # Highest temperature of the training data, K (docs/data.md); agcho and agpd state none: assumed.
-TRAINING_K = {"pdh": 900, "pdco": 900, "agcho": 500, "methanol": 500, "water": 330, "agpd": 1500}
+TRAINING_K = {"pdh": 900, "pdco": 900, "agcho": 500, "methanol": 500, "agpd": 1500}
+TRAINING_K |= {"water": 330, "water-small": 330}
 CLOSEST, FARTHEST = 0.55, 1.6  # distances of neighbours over the sum of covalent radii
 
 
@@ -150,6 +151,7 @@ def structure_for(name: str) -> Atoms | None:
         "agcho": lambda: adsorbed("Ag", 3.89, (4, 4, 4), oxygen_down(molecule("CH3O"))),
         "methanol": lambda: molecule("CH3OH"),
         "water": water_box,
+        "water-small": water_box,
         "agpd": lambda: alloy,
     }
     return made[name]() if name in made else None

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from ase.units import kB
+from ase.units import fs, kB
 
 from nemp_sim.config import require
 from nemp_sim.pathintegral.blocking import Average, block_average
@@ -42,6 +42,8 @@ class Profile:
         barrier_eV: highest point between the minima of the two halves, less the first minimum, with
             its error.
         reaction_eV: second minimum less the first.
+        well_A: s of the first minimum.
+        top_A: s of the highest point between the minima.
         gap: largest distance of neighbouring windows over the spread of their samples.
         resolved: whether the error bars of all windows are.
     """
@@ -50,6 +52,8 @@ class Profile:
     free_energy_eV: np.ndarray
     barrier_eV: Average
     reaction_eV: Average
+    well_A: float
+    top_A: float
     gap: float
     resolved: bool
 
@@ -99,5 +103,37 @@ def umbrella_integration(windows: Sequence[Window], temperature_K: float) -> Pro
     gap = float((np.diff(middle) / np.sqrt(variance[1:] + variance[:-1])).max())
     resolved = all(m.resolved for m in means)
     return Profile(
-        path, energy - energy[first], between(first, top), between(first, last), gap, resolved
+        path_A=path,
+        free_energy_eV=energy - energy[first],
+        barrier_eV=between(first, top),
+        reaction_eV=between(first, last),
+        well_A=float(path[first]),
+        top_A=float(path[top]),
+        gap=gap,
+        resolved=resolved,
     )
+
+
+def tst_rate(profile: Profile, mass_amu: float, temperature_K: float) -> float:
+    """Rate of transition-state theory from the first well over the top, 1/s.
+
+        k = (k_B T / 2π m)^(1/2) exp(−β A(s‡)) / ∫ exp(−β A(s)) ds,   s in the first well
+
+    With A of the centroid it is the centroid-density rate of quantum TST. What of the well lies
+    before the first sample is taken to be the mirror image of what lies as far behind its minimum.
+
+    Args:
+        profile: of umbrella integration.
+        mass_amu: of what moves along s.
+        temperature_K: of the profile.
+
+    Source: G. A. Voth, D. Chandler and W. H. Miller, J. Chem. Phys. 91, 7749 (1989),
+    10.1063/1.457242.
+    """
+    s, thermal = profile.path_A, kB * temperature_K
+    weight = np.exp(-profile.free_energy_eV / thermal)
+    inside = s <= profile.top_A
+    mirrored = inside & (s >= 2 * profile.well_A - s[0])
+    well = sum(np.trapezoid(weight[part], s[part]) for part in (inside, mirrored))
+    velocity = np.sqrt(thermal / (2 * np.pi * mass_amu)) * fs * 1e15  # Å/s
+    return float(velocity * np.exp(-profile.barrier_eV.mean / thermal) / well)

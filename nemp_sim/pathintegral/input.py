@@ -125,12 +125,15 @@ class Start:
         labels: name of each atom in i-PI's files: its element, D or T.
         fixed: indices of the atoms that are held.
         rotation: (3, 3); r_given = r_here @ rotation.
+        ring: (P, N, 3) Å, places of all beads in i-PI's frame; None: all beads at ``atoms``. i-PI
+            interpolates a ring of another number of beads.
     """
 
     atoms: Atoms
     labels: tuple[str, ...]
     fixed: tuple[int, ...]
     rotation: np.ndarray
+    ring: np.ndarray | None = None
 
     @property
     def free(self) -> np.ndarray:
@@ -228,9 +231,12 @@ def write_input(start: Start, dynamics: Dynamics, directory: Path, mode: str = "
 
 def _xyz(start: Start) -> str:
     box = " ".join(f"{x:.12f}" for x in start.atoms.cell.cellpar())
-    lines = [str(len(start.atoms)), f"# CELL(abcABC): {box} cell{{angstrom}} positions{{angstrom}}"]
-    for label, place in zip(start.labels, start.atoms.positions, strict=True):
-        lines.append(f"{label} " + " ".join(f"{x:.12f}" for x in place))
+    lines = []
+    for places in (start.atoms.positions,) if start.ring is None else start.ring:
+        lines.append(str(len(start.atoms)))
+        lines.append(f"# CELL(abcABC): {box} cell{{angstrom}} positions{{angstrom}}")
+        for label, place in zip(start.labels, places, strict=True):
+            lines.append(f"{label} " + " ".join(f"{x:.12f}" for x in place))
     return "\n".join(lines) + "\n"
 
 

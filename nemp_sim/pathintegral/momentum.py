@@ -8,13 +8,15 @@ end-to-end distribution of its open path,
 
 averaged over the closed paths of an ordinary simulation: exact for P beads, and cheaper than open
 paths for light atoms. Any bead may be the first; it is drawn at random. −ħ²/2m ñ''(0) is the
-kinetic energy along the axis: a check against the virial.
+kinetic energy along the axis: a check against the virial. Displaced beads may lie where the
+potential was never trained; their weights are small there, and how small is reported.
 
 Source: L. Lin, J. A. Morrone, R. Car and M. Parrinello, Phys. Rev. Lett. 105, 110602 (2010),
 10.1103/PhysRevLett.105.110602.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +30,9 @@ from nemp_sim.ipi.client import BeadEngine
 from nemp_sim.pathintegral.blocking import FEWEST_BLOCKS
 from nemp_sim.pathintegral.files import Frames
 from nemp_sim.pathintegral.input import PREFIX, Dynamics, Start
+from nemp_sim.potential import Potential
 from nemp_sim.vibrations import EV_OF_ROOT as HBAR  # ħ, where masses are amu and lengths Å
+from nemp_sim.watch import Watch
 
 AXES = ("x", "y", "z")
 REACH = 4.0  # of the displacements, over the width of the end-to-end distribution
@@ -54,6 +58,8 @@ class Momentum:
         density_error_A: likewise, standard errors.
         kinetic_eV: by axis, kinetic energy along it.
         kinetic_error_eV: likewise, standard errors.
+        outside_share: share of ∫ ñ(u) du, all axes, from paths with a bead outside the domain of
+            the potential.
     """
 
     species: str
@@ -68,6 +74,7 @@ class Momentum:
     density_error_A: Mapping[str, np.ndarray]
     kinetic_eV: Mapping[str, float]
     kinetic_error_eV: Mapping[str, float]
+    outside_share: float
 
     def classical_A(self) -> np.ndarray:
         """Maxwell's distribution (R,) of p/ħ at the same temperature."""
@@ -112,18 +119,35 @@ def momentum_distribution(
     u = REACH * width * np.arange(DISPLACEMENTS + 1) / DISPLACEMENTS
     rng = np.random.default_rng(dynamics.seed)
     kT = kB * dynamics.temperature_K
-    weights = []
+    weights, outside = [], []
     for count, index in enumerate(picked):
         _, cell, beads = written[index]
         path = np.roll(beads, rng.integers(len(beads)), axis=0)
         opened = _Opened(start, cell, path, chosen[count % len(chosen)])
-        changes = opened.changes_eV(engine, u[1:])
+        with _uncounted(engine):
+            changes, is_outside = opened.changes_eV(engine, u[1:])
         weights.append(np.exp(-changes / (len(beads) * kT)))
+        outside.append(is_outside)
     free = np.exp(-mass * kT * u**2 / (2 * HBAR**2))
     samples = np.ones((len(picked), len(AXES) + 1, len(u)))
     samples[:, :3, 1:] = weights
     samples[:, 3] = samples[:, :3].mean(axis=1)
-    return _transformed(samples * free, u, species, mass, dynamics.temperature_K, 1 / width)
+    samples *= free
+    share = (samples[:, :3, 1:] * outside).sum() / samples[:, :3].sum()
+    return _transformed(samples, u, species, mass, dynamics.temperature_K, 1 / width, float(share))
+
+
+@contextmanager
+def _uncounted(engine: BeadEngine) -> Iterator[None]:
+    """What is evaluated inside neither counts in the domain of the run nor warns."""
+    if not isinstance(engine, Potential):
+        yield
+        return
+    kept, engine.watch = engine.watch, Watch(engine.name, policy="ignore")
+    try:
+        yield
+    finally:
+        engine.watch = kept
 
 
 def check_momentum(start: Start, dynamics: Dynamics, species: str) -> None:
@@ -147,8 +171,13 @@ class _Opened:
         self._axes = np.eye(3) @ start.rotation.T  # of the structure as it was given
         self._path, self._atom = np.concatenate([path, path[:1]]), atom
 
-    def changes_eV(self, engine: BeadEngine, displacements: np.ndarray) -> np.ndarray:
-        """Σ_k w_k ΔV_k (3, D) in eV for every axis and displacement: one call."""
+    def changes_eV(  # noqa: N802 (a unit in a name)
+        self, engine: BeadEngine, displacements: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Σ_k w_k ΔV_k (3, D) in eV for every axis and displacement, and whether a bead is outside.
+
+        One call.
+        """
         points = len(self._path)
         share = 0.5 - np.arange(points) / (points - 1)
         weight = np.ones(points)
@@ -157,10 +186,14 @@ class _Opened:
         for axis in self._axes:
             for u in displacements:
                 structures += [self._bead(k, share[k] * u * axis) for k in range(points)]
-        energy = np.asarray(engine.evaluate(structures, forces=False).energy)
+        result = engine.evaluate(structures, forces=False)
+        energy = np.asarray(result.energy)
         closed = weight @ np.append(energy[: points - 1], energy[0])
-        opened = energy[points - 1 :].reshape(len(self._axes), len(displacements), points) @ weight
-        return opened - closed
+        shape = len(self._axes), len(displacements), points
+        judged = getattr(result, "outside", ())  # engines other than ours know no domain
+        marks = [bool(found) for found in judged] or [False] * len(structures)
+        is_outside = np.array(marks[points - 1 :]).reshape(shape).any(axis=2)
+        return energy[points - 1 :].reshape(shape) @ weight - closed, is_outside
 
     def _bead(self, k: int, moved: np.ndarray) -> Atoms:
         atoms = self._atoms.copy()
@@ -170,7 +203,13 @@ class _Opened:
 
 
 def _transformed(
-    samples: np.ndarray, u: np.ndarray, species: str, mass: float, kelvin: float, width: float
+    samples: np.ndarray,
+    u: np.ndarray,
+    species: str,
+    mass: float,
+    kelvin: float,
+    width: float,
+    share: float,
 ) -> Momentum:
     """Means of the samples (F, 4, D) and what follows from them; errors by the jackknife."""
     p = np.linspace(0.0, WIDEST * width, POINTS)
@@ -201,6 +240,7 @@ def _transformed(
         density_error_A=dict(zip(names, density, strict=True)),
         kinetic_eV={name: row[1] for name, row in zip(names, values, strict=True)},
         kinetic_error_eV=dict(zip(names, map(float, kinetic), strict=True)),
+        outside_share=share,
     )
 
 

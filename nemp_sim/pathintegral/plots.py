@@ -24,6 +24,7 @@ from nemp_sim.plots import (
 )
 
 DASHED = (0, (4, 3))
+SLOW_PER_CM = 150.0  # translation, rotation and diffusion
 
 
 def bead_convergence(runs: Sequence[Thermodynamics]) -> Figure:
@@ -132,7 +133,13 @@ def spectrum(found: CentroidDynamics) -> Figure:
     for colour, (name, density) in zip(ELEMENT_COLOURS, found.density_cm.items(), strict=False):
         axes.plot(found.wavenumber_per_cm, 1e3 * density, color=colour, linewidth=1.0, label=name)
     axes.set_xlim(0.0, found.wavenumber_per_cm[-1])
-    axes.set_ylim(bottom=0.0)
+    every = 1e3 * np.array(list(found.density_cm.values()))
+    slow = found.wavenumber_per_cm < SLOW_PER_CM
+    top, highest = 1.2 * every[:, ~slow].max(initial=0.0), every.max()
+    axes.set_ylim(0.0, top if 0 < 2 * top < highest else 1.05 * highest)
+    if 0 < 2 * top < highest:  # rotation of a molecule, diffusion
+        said = f"below {SLOW_PER_CM:.0f} cm$^{{-1}}$\nup to {highest:.0f}"
+        axes.text(0.06, 0.95, said, transform=axes.transAxes, va="top", fontsize=FONT_POINTS - 1)
     axes.set_xlabel("Wavenumber (cm$^{-1}$)", fontsize=FONT_POINTS)
     axes.set_ylabel("Modes per atom and 1000 cm$^{-1}$", fontsize=FONT_POINTS)
     axes.legend(fontsize=FONT_POINTS - 1, frameon=False)

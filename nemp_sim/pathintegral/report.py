@@ -109,6 +109,7 @@ def pimd_report(
                 for s in found.structure.surface
             },
             "momentum": None if found.momentum is None else vars(found.momentum),
+            "spectrum": None if found.dynamics is None else vars(found.dynamics),
         },
     )
 
@@ -194,6 +195,10 @@ def _momentum(momentum: Momentum | None) -> list[Quantity]:
         key = f"kinetic_momentum_{momentum.species}_{axis}_meV"
         label = f"Kinetic energy of {momentum.species} along {axis} (momentum distribution)"
         rows.append(Quantity(key, label, 1e3 * mean, "meV", 2, error=1e3 * error))
+    if momentum:
+        label = "Share of the momentum distribution from paths outside the domain"
+        value = 100 * momentum.outside_share
+        rows.append(Quantity("momentum_outside_percent", label, value, "%", 2))
     return rows
 
 

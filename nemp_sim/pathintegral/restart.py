@@ -28,7 +28,8 @@ def fingerprint(start: Start, dynamics: Dynamics) -> dict[str, object]:
     """What must agree for a simulation to be continued: all but its length."""
     atoms = start.atoms
     arrays = [atoms.numbers, atoms.get_masses(), np.array(start.fixed)]
-    arrays += [values.round(6) for values in (atoms.cell.array, atoms.positions)]
+    places = atoms.positions if start.ring is None else start.ring
+    arrays += [values.round(6) for values in (atoms.cell.array, places)]
     digest = hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays))
     settings = plain(replace(dynamics, steps=1, batch_size=1))
     return {"structure_sha256": digest.hexdigest(), "dynamics": settings}

@@ -90,12 +90,12 @@ def instanton(  # noqa: PLR0913 (what an instanton is fixed by)
         InputError: a temperature above the crossover, or an odd or small number of beads.
         EvaluationError: results that are not finite.
     """
-    crossover = -saddle.energies_eV[0] / (2 * np.pi * kB)
     require(n_beads >= 8 and n_beads % 2 == 0, "n_beads", n_beads, "even, 8 or more")
-    if not 0 < temperature_K <= WIDEST_OF_CROSSOVER * crossover:
+    limit = highest_temperature(saddle)
+    if not 0 < temperature_K <= limit:
         raise InputError(
             f"temperature is {temperature_K} K, but an instanton exists only below the crossover "
-            f"temperature ({crossover:.0f} K), by 3 % or more. Use Eckart's or Wigner's factor."
+            f"temperature, by 3 % or more: up to {limit:.0f} K. Use Eckart's or Wigner's factor."
         )
     ring = _Ring(engine, saddle, temperature_K, n_beads)
     ring.spread(saddle.modes[0])
@@ -115,6 +115,11 @@ def instanton(  # noqa: PLR0913 (what an instanton is fixed by)
         converged=ring.fmax() <= fmax_eV_per_A,
         steps=taken,
     )
+
+
+def highest_temperature(saddle: Vibrations) -> float:
+    """Highest temperature of an instanton, K: a little below ħω‡ / 2πk_B."""
+    return float(-WIDEST_OF_CROSSOVER * saddle.energies_eV[0] / (2 * np.pi * kB))
 
 
 def _log_partition(

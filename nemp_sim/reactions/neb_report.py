@@ -136,7 +136,9 @@ def _verdict(found: Reaction, max_std_eV: float) -> str:
     told = f"k({temperature:g} K) = {rate:.1e} 1/s ({method.capitalize()})"
     if is_uncertain(found, max_std_eV):
         barrier = f"UNCERTAIN (above {max_std_eV} eV): {barrier}"
-    return f"{barrier}; {corrected}. Saddle proved: {found.proof.sentence()}. {told}."
+    missing = ", ".join(f"{t:g}" for t in found.missing_instantons_K)
+    lost = f"NO INSTANTON RATE at {missing} K. " if missing else ""
+    return f"{lost}{barrier}; {corrected}. Saddle proved: {found.proof.sentence()}. {told}."
 
 
 def _labelled(atoms: Atoms, name: str) -> Atoms:

@@ -8,7 +8,7 @@ from ase import Atoms
 from ase.data import atomic_masses
 
 from nemp_sim.config import require
-from nemp_sim.reactions.instanton import Instanton, instanton
+from nemp_sim.reactions.instanton import Instanton, highest_temperature, instanton
 from nemp_sim.reactions.kinetics import Rates, rates
 from nemp_sim.reactions.neb import NEBResult
 from nemp_sim.reactions.transition_state import Proof, Refinement, prove, refine_saddle
@@ -36,7 +36,8 @@ class Reaction:
         rates: with the masses of the structures; None where there are no rates.
         heavy: with H replaced by D; None where there are no rates, or no H moves.
         problems: what stands against the result; empty: proved.
-        instantons: at the temperatures that were asked for.
+        instantons: at the temperatures that were asked for and have one.
+        too_hot_K: temperatures that were asked for and have none.
     """
 
     states: tuple[Atoms, Atoms, Atoms]
@@ -49,6 +50,12 @@ class Reaction:
     heavy: Rates | None
     problems: tuple[str, ...]
     instantons: tuple[Instanton, ...] = ()
+    too_hot_K: tuple[float, ...] = ()
+
+    @property
+    def missing_instantons_K(self) -> tuple[float, ...]:  # noqa: N802 (a unit in a name)
+        """Temperatures that were asked for and have no instanton rate."""
+        return (*self.too_hot_K, *(p.temperature_K for p in self.instantons if not p.converged))
 
     @property
     def barriers_eV(self) -> tuple[float, float]:  # noqa: N802 (a unit in a name)
@@ -77,7 +84,8 @@ def analyse(
         temperatures_K: of the rates.
         vibrating: atoms that vibrate; None: all that are free.
         on_step: called after each step of the relaxation of the ends.
-        instanton_temperatures_K: of instanton rates, below the crossover temperature.
+        instanton_temperatures_K: of instanton rates; those above the crossover temperature, known
+            only now, are listed in ``too_hot_K``.
 
     Raises:
         InputError: temperatures or atoms that cannot be used.
@@ -107,11 +115,14 @@ def analyse(
     found = Reaction(states, modes, refined, proof, energies, std, light, heavy, tuple(problems))
     if problems:
         return found
+    limit = highest_temperature(modes[1])
     paths = [
         instanton(engine, modes[0], modes[1], float(energies[0]), t)
         for t in instanton_temperatures_K
+        if t <= limit
     ]
-    return replace(found, instantons=tuple(paths))
+    too_hot = tuple(t for t in instanton_temperatures_K if t > limit)
+    return replace(found, instantons=tuple(paths), too_hot_K=too_hot)
 
 
 def deuterated(atoms: Atoms, indices: np.ndarray) -> np.ndarray | None:

@@ -6,7 +6,7 @@ import numpy as np
 from ase.units import kB
 
 from nemp_sim.mode_files import mode_table, remarks
-from nemp_sim.reactions.instanton import Instanton
+from nemp_sim.reactions.instanton import Instanton, highest_temperature
 from nemp_sim.reactions.kinetics import Rates, arrhenius
 from nemp_sim.reactions.reaction import NAMES, Reaction
 from nemp_sim.report import Quantity
@@ -76,9 +76,15 @@ def sentences(found: Reaction) -> tuple[str, ...]:
         if cold:
             notes.append(
                 f"Below the crossover temperature ({found.rates.crossover_K:.0f} K), so at "
-                f"{', '.join(f'{t:g}' for t in cold)} K, Wigner's factor is not quoted and "
+                f"{_listed(cold)} K, Wigner's factor is not quoted and "
                 "Eckart's barrier is a guess: an instanton is wanted there."
             )
+    if found.too_hot_K:
+        notes.append(
+            f"NO INSTANTON at {_listed(found.too_hot_K)} K: it exists only below the crossover "
+            f"temperature, here up to {highest_temperature(found.modes[1]):.0f} K. Eckart's factor "
+            "stands for it there."
+        )
     return tuple(notes)
 
 
@@ -151,9 +157,14 @@ def data(found: Reaction) -> dict:
         }
         for one in found.instantons
     ]
+    values["no_instanton_K"] = found.missing_instantons_K
     if found.rates is not None:
         values["free_energy_barrier_eV"] = found.rates.free_energy_barrier_eV
     return values
+
+
+def _listed(temperatures_K: Sequence[float]) -> str:
+    return ", ".join(f"{t:g}" for t in temperatures_K)
 
 
 def _text(value: float | None) -> str | None:

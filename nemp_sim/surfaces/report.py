@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from ase import Atoms
 
+from nemp_sim.domain import Finding
 from nemp_sim.mode_files import mode_table, remarks
 from nemp_sim.report import Quantity, Report
 from nemp_sim.surfaces.adsorbates import FORMS
@@ -24,12 +25,14 @@ class Energies:
         std_eV: its predicted standard deviation; None without an ensemble.
         zero_point_eV: zero-point energy of the adsorbate minus that of the gas; None: not computed.
         modes: vibrations of the adsorbate, the metal held; None likewise.
+        outside: where the structure leaves the domain of the potential; None: not judged.
     """
 
     adsorption_eV: float
     std_eV: float | None
     zero_point_eV: float | None
     modes: Vibrations | None
+    outside: tuple[Finding, ...] | None = None
 
 
 Found = Sequence[tuple[Minimum, Energies]]
@@ -141,8 +144,8 @@ def _mode_remarks(found: Found) -> list[str]:
 def _table(found: Found) -> str:
     lines = [
         "| adsorbate | started from | state | site | E_ads eV | ± | ΔZPE eV | height Å | "
-        "d(metal) Å | bonds Å |",
-        "|---|---|---|---|---:|---:|---:|---:|---:|---|",
+        "d(metal) Å | bonds Å | domain |",
+        "|---|---|---|---|---:|---:|---:|---:|---:|---|---|",
     ]
     for m, e in found:
         bonds = "; ".join(
@@ -158,9 +161,16 @@ def _table(found: Found) -> str:
         site = m.site if m.offset_A < 0.3 else f"{m.site} ({m.offset_A:.1f} Å beside)"
         lines.append(
             f"| {m.adsorbate} | {', '.join(m.starts)} | {state} | {site} | {energy} | {std} | "
-            f"{zpe} | {m.height_A:.2f} | {m.metal_distance_A:.2f} | {bonds} |"
+            f"{zpe} | {m.height_A:.2f} | {m.metal_distance_A:.2f} | {bonds} | {_domain(e)} |"
         )
     return "\n".join(lines)
+
+
+def _domain(energy: Energies) -> str:
+    """Whether a structure is inside what the potential was trained on, or why not."""
+    if energy.outside is None:
+        return "—"
+    return f"OUTSIDE: {'; '.join(map(str, energy.outside))}" if energy.outside else "inside"
 
 
 def _plain(minimum: Minimum, energy: Energies) -> dict:
@@ -169,6 +179,7 @@ def _plain(minimum: Minimum, energy: Energies) -> dict:
     values |= {"bond_lengths_A": minimum.bond_lengths_A, "energy_eV": minimum.energy_eV}
     for name in ("adsorption_eV", "std_eV", "zero_point_eV"):
         values[name] = getattr(energy, name) if minimum.state in BOUND else None
+    values["domain"] = _domain(energy)
     if energy.modes is not None:
         values["wavenumbers_cm1"] = energy.modes.wavenumbers_cm1
     return values

@@ -20,6 +20,7 @@ from nemp_sim.errors import NempError
 from nemp_sim.files import read_structure, write_structures
 from nemp_sim.locks import alone
 from nemp_sim.plots import save_figure
+from nemp_sim.potential import Potential
 from nemp_sim.relax import Engine, KeptStep, Relaxation, relax
 from nemp_sim.report import Report, concluded, write_report
 from nemp_sim.statistics import combination_std
@@ -222,9 +223,11 @@ def energies(
     gases: dict[str, Atoms],
     minima: list[Minimum],
 ) -> list[Energies]:
-    """Adsorption energy, its uncertainty and zero-point correction of each minimum."""
+    """Adsorption energy, uncertainty, zero-point correction and domain of each minimum."""
     names = list(gases)
-    evaluated = engine.evaluate([slab, *gases.values(), *(m.atoms for m in minima)])
+    judged = isinstance(engine, Potential)
+    wanted = {"uncertainty": engine.n_members > 0, "on_extrapolation": "ignore"} if judged else {}
+    evaluated = engine.evaluate([slab, *gases.values(), *(m.atoms for m in minima)], **wanted)
     members = getattr(evaluated, "energy_members", None)
     gas_modes = {}
     if settings.zpe:
@@ -242,7 +245,8 @@ def energies(
         if modes is not None:
             of_gas = sum(n * gas_modes[g].zero_point_energy_eV for g, n in gas.items())
             correction = modes.zero_point_energy_eV - of_gas
-        found.append(Energies(float(weights @ evaluated.energy), std, correction, modes))
+        outside = evaluated.outside[1 + len(names) + number] if judged else None
+        found.append(Energies(float(weights @ evaluated.energy), std, correction, modes, outside))
     return found
 
 

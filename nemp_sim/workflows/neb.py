@@ -108,6 +108,8 @@ class Settings:
         good = self.temperatures and min(self.temperatures) > 0
         require(bool(good), "temperatures", self.temperatures, "above 0 K, at least one")
         require(self.max_std > 0, "max_std", self.max_std, "positive (eV)")
+        good = min(self.instanton, default=1.0) > 0 and (self.full or not self.instanton)
+        require(good, "instanton", self.instanton, "above 0 K, and left out without --full")
         for given, missing in (("initial", "final"), ("final", "initial")):
             if getattr(self, given) and not getattr(self, missing):
                 raise InputError(
@@ -183,11 +185,12 @@ class Result:
 
     @property
     def trusted(self) -> bool:
-        """Whether ends and band converged, the saddle is proved and the barrier is certain."""
+        """Whether all that was asked for is there: converged, the saddle proved, certain."""
         if self.reaction is None:
             return self.converged
         uncertain = is_uncertain(self.reaction, self.settings.max_std)
-        return self.converged and not self.reaction.problems and not uncertain
+        lacking = self.reaction.problems or self.reaction.missing_instantons_K
+        return self.converged and not lacking and not uncertain
 
 
 @logged

@@ -7,7 +7,7 @@ isotope. Stopped with Ctrl-C, the same command goes on; with more --steps it mak
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ from nemp_sim.pathintegral.averages import (
     isotope_masses,
     thermodynamics,
 )
-from nemp_sim.pathintegral.dynamics import centroid_dynamics
+from nemp_sim.pathintegral.dynamics import FEWEST_FRAMES, CentroidDynamics, centroid_dynamics
 from nemp_sim.pathintegral.forces import CheapForce
 from nemp_sim.pathintegral.input import (
     ISOTOPES,
@@ -39,7 +39,7 @@ from nemp_sim.pathintegral.input import (
 from nemp_sim.pathintegral.momentum import Momentum, check_momentum, momentum_distribution
 from nemp_sim.pathintegral.report import Findings, IsotopeChange, pimd_report, write_findings
 from nemp_sim.pathintegral.run import load_clients, simulate
-from nemp_sim.pathintegral.structure import structure_averages
+from nemp_sim.pathintegral.structure import Structure, structure_averages
 from nemp_sim.relax import relax
 from nemp_sim.report import Report, concluded, write_report
 from nemp_sim.structures import with_mass
@@ -77,6 +77,8 @@ class Settings:
         full_beads: beads of the first potential (ring-polymer contraction); None: all.
         momentum: species (H, D, O …) whose momentum distribution is wanted; None: none.
         momentum_frames: frames of the simulation used for it.
+        spectrum: steps of TRPMD that go on from the last ring of nvt with the most beads, for the
+            vibrational spectrum of the centroids; 0: none.
         every: steps between two lines of properties.
         frames_every: steps between two frames.
         heat_capacity: also the heat capacity; two more evaluations of all beads a line.
@@ -111,6 +113,7 @@ class Settings:
     full_beads: int | None = None
     momentum: str | None = None
     momentum_frames: int = 40
+    spectrum: int = 0
     every: int = 2
     frames_every: int = 10
     heat_capacity: bool = False
@@ -139,6 +142,10 @@ class Settings:
         require(not alone, "full_beads", self.full_beads, "left out without --cheap")
         frames = self.momentum_frames
         require(frames >= 8, "momentum_frames", frames, "8 or more")
+        steps, few = self.spectrum, FEWEST_FRAMES * self.every
+        require(steps == 0 or steps >= few, "spectrum", steps, f"0, or {few} steps or more")
+        apart = steps and self.ensemble != "nvt"
+        require(not apart, "spectrum", steps, "0 but for the ensemble nvt (nve, trpmd have theirs)")
         for beads in self.beads:
             self.dynamics(beads)
         self.potential_and_head()
@@ -236,12 +243,16 @@ def run(settings: Settings, engine: BeadEngine | None = None, show: Show | None 
     first = (settings.isotope or (None,))[0]
     atoms = atoms if first is None else with_mass(atoms, "H", ISOTOPES[first])
 
-    def one(label: str, structure: Atoms, beads: int) -> tuple[Path, Start, Thermodynamics]:
-        start, dynamics = prepare_start(structure), settings.dynamics(beads)
+    def moved(label: str, start: Start, dynamics: Dynamics) -> Path:
         directory = settings.directory / label
         told = None if show is None else (lambda progress: show(label, progress))
         clients = {"mode": settings.mode, "helpers": helpers, "cheap": cheap}
         simulate(engine, start, dynamics, directory, **clients, show=told)
+        return directory
+
+    def one(label: str, structure: Atoms, beads: int) -> tuple[Path, Start, Thermodynamics]:
+        start, dynamics = prepare_start(structure), settings.dynamics(beads)
+        directory = moved(label, start, dynamics)
         return directory, start, thermodynamics(directory, start, dynamics, skip)
 
     most, skip = settings.dynamics(max(settings.beads)), settings.equilibration
@@ -249,12 +260,15 @@ def run(settings: Settings, engine: BeadEngine | None = None, show: Show | None 
         check_momentum(prepare_start(atoms), most, settings.momentum)
     runs = [one(f"beads-{beads}", atoms, beads) for beads in sorted(set(settings.beads))]
     directory, start, _ = runs[-1]
+    structure = structure_averages(directory, start, skip)
     moving = None
-    if settings.ensemble in ("nve", "trpmd"):
+    if settings.spectrum:
+        moving = _spectrum(settings.spectrum, start, structure, most, moved)
+    elif settings.ensemble in ("nve", "trpmd"):
         moving = centroid_dynamics(directory, start, most, skip)
     findings = Findings(
         runs=tuple(found for *_, found in runs),
-        structure=structure_averages(directory, start, skip),
+        structure=structure,
         dynamics=moving,
         isotope=_isotope_change(settings, atoms, runs[-1][-1], one),
         momentum=_momentum(settings, engine, *runs[-1]),
@@ -266,6 +280,23 @@ def run(settings: Settings, engine: BeadEngine | None = None, show: Show | None 
     report = concluded(report, engine, settings, started)
     write_report(report, settings.directory)
     return Result(settings, settings.directory, findings, report)
+
+
+def _spectrum(
+    steps: int,
+    start: Start,
+    structure: Structure,
+    dynamics: Dynamics,
+    moved: Callable[[str, Start, Dynamics], Path],
+) -> CentroidDynamics:
+    """Motion of the centroids in TRPMD from the last ring of ``dynamics``."""
+    atoms = start.atoms.copy()
+    atoms.positions = structure.last_beads.mean(axis=0)
+    onwards = replace(start, atoms=atoms, ring=structure.last_beads)
+    own = {"ensemble": "trpmd", "thermostat": "pile_l", "gle_file": None, "heat_capacity": False}
+    free = replace(dynamics, steps=steps, **own)
+    label = f"beads-{dynamics.beads}-trpmd-from-{dynamics.steps}"
+    return centroid_dynamics(moved(label, onwards, free), onwards, free)
 
 
 def _momentum(

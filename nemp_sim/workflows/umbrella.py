@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from ase import Atoms
+from ase.units import kB
 
 from nemp_sim.checkpoint import load_potential
 from nemp_sim.command import workflow_app
@@ -22,7 +23,12 @@ from nemp_sim.files import read_structure, read_structures, write_structures
 from nemp_sim.ipi.client import BeadEngine
 from nemp_sim.locks import alone, clear
 from nemp_sim.pathintegral.files import read_properties
-from nemp_sim.pathintegral.free_energy import Profile, Window, umbrella_integration
+from nemp_sim.pathintegral.free_energy import (
+    Profile,
+    Window,
+    tst_rate,
+    umbrella_integration,
+)
 from nemp_sim.pathintegral.input import PREFIX, Dynamics, Umbrella, check_sampling, prepare_start
 from nemp_sim.pathintegral.plots import free_energy_profiles
 from nemp_sim.pathintegral.run import Job, simulate_together
@@ -191,8 +197,8 @@ def run(settings: Settings, engine: BeadEngine | None = None, show: Show | None 
         profiles[beads] = umbrella_integration(windows, settings.temperature)
     along = jobs[0].dynamics.umbrella.direction
     origin = float(prepare_start(ends[0]).atoms.positions[atom] @ along)
-    profiles = {b: replace(p, path_A=p.path_A - origin) for b, p in profiles.items()}
-    report = _report(settings, profiles, ends[0].symbols[atom], atom)
+    profiles = {b: _from(origin, p) for b, p in profiles.items()}
+    report = _report(settings, profiles, ends[0], atom)
     report = with_domain(report, engine, None)
     report = concluded(report, engine, settings, started)
     save_figure(free_energy_profiles(profiles), settings.directory / "profile.png")
@@ -271,7 +277,13 @@ def _window(settings: Settings, job: Job) -> Window:
     return Window(umbrella.centre_angstrom, umbrella.spring_eV_per_A2, samples)
 
 
-def _report(settings: Settings, profiles: dict[int, Profile], symbol: str, atom: int) -> Report:
+def _from(origin: float, profile: Profile) -> Profile:
+    """The profile with s from the initial state."""
+    moved = {name: getattr(profile, name) - origin for name in ("path_A", "well_A", "top_A")}
+    return replace(profile, **moved)
+
+
+def _report(settings: Settings, profiles: dict[int, Profile], initial: Atoms, atom: int) -> Report:
     rows, notes, said = [], [], []
     for beads, profile in profiles.items():
         kind = "classical" if beads == 1 else f"{beads} beads"
@@ -282,6 +294,11 @@ def _report(settings: Settings, profiles: dict[int, Profile], symbol: str, atom:
             quantity = Quantity(f"{key}_{beads}_eV", f"{label}, {kind}", average.mean, "eV", 4)
             rows.append(replace(quantity, error=average.error))
         barrier = profile.barrier_eV
+        rate = tst_rate(profile, initial.get_masses()[atom], settings.temperature)
+        within = np.exp(barrier.error / (kB * settings.temperature))
+        label = f"Rate from the initial state, {kind}"
+        rows.append(Quantity(f"rate_{beads}_per_s", label, f"{rate:.2e}", "1/s"))
+        rows.append(Quantity(f"rate_{beads}_factor", "… within a factor of", within, "", 1))
         said.append(f"{barrier.mean:.3f} ± {barrier.error:.3f} eV ({kind})")
         if profile.gap > LARGEST_GAP:
             notes.append(
@@ -291,7 +308,8 @@ def _report(settings: Settings, profiles: dict[int, Profile], symbol: str, atom:
         if not profile.resolved:
             notes.append(f"{kind}: some windows are too short for their error bars. More --steps.")
     return Report(
-        title=f"Umbrellas: {symbol} (atom {atom}) along a line at {settings.temperature:g} K",
+        title=f"Umbrellas: {initial.symbols[atom]} (atom {atom}) along a line at "
+        f"{settings.temperature:g} K",
         verdict=f"Free-energy barrier {', '.join(said)}.",
         quantities=(
             *rows,

@@ -7,7 +7,7 @@ from ase.units import Bohr, Hartree, kB
 
 from nemp_sim.errors import InputError
 from nemp_sim.pathintegral.files import read_properties
-from nemp_sim.pathintegral.free_energy import Window, umbrella_integration
+from nemp_sim.pathintegral.free_energy import Window, tst_rate, umbrella_integration
 from nemp_sim.pathintegral.input import Dynamics, Umbrella, prepare_start
 from nemp_sim.pathintegral.run import simulate
 from tests.ipi_server import SPRING, HarmonicEngine
@@ -42,6 +42,21 @@ def test_profile_of_a_double_well(rng):
     assert profile.barrier_eV.error < 5e-3 and profile.resolved and profile.gap < 2
     exact = double_well(profile.path_A) - low
     assert np.abs(profile.free_energy_eV - exact).max() < 6e-3
+
+
+def test_rate_of_a_double_well(rng):
+    """Against the integral over the exact well, which begins before the first window."""
+    windows = [sampled(rng, s) for s in np.linspace(-0.1, 1.7, 17)]
+    profile = umbrella_integration(windows, 300.0)
+    s = np.linspace(-1.0, 1.0, 40001)
+    top = s[double_well(s) == double_well(s[s > 0.3]).max()]
+    inside, thermal = s <= top, kB * 300
+    well = np.trapezoid(np.exp(-double_well(s[inside]) / thermal), s[inside])
+    speed = np.sqrt(300 * 1.380649e-23 / (2 * np.pi * 2.0 * 1.66053907e-27)) * 1e10  # Å/s
+    exact = speed * np.exp(-double_well(top)[0] / thermal) / well
+    error = profile.barrier_eV.error / thermal
+    assert tst_rate(profile, 2.0, 300.0) == pytest.approx(exact, rel=4 * error + 0.03)
+    assert 4 * error < 0.3
 
 
 def test_windows_far_apart_show_in_the_gap(rng):

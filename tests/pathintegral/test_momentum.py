@@ -1,5 +1,7 @@
 """Momentum distributions against the density matrix of P beads on a grid."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from ase import Atoms
@@ -8,7 +10,7 @@ from ase.units import kB
 from nemp_sim.errors import InputError
 from nemp_sim.pathintegral.averages import thermodynamics
 from nemp_sim.pathintegral.input import ISOTOPES, Dynamics, prepare_start
-from nemp_sim.pathintegral.momentum import momentum_distribution
+from nemp_sim.pathintegral.momentum import _uncounted, momentum_distribution
 from nemp_sim.pathintegral.plots import momentum_profile
 from nemp_sim.pathintegral.run import simulate
 from nemp_sim.potential import Evaluation
@@ -129,6 +131,38 @@ def test_bad_wishes_are_refused(opened):
     ):
         with pytest.raises(InputError, match=message):
             momentum_distribution(*changed)
+
+
+class Marked(FlatWell):
+    """Beads farther than a limit along z are outside some domain."""
+
+    limit_A = 0.45
+
+    def evaluate(self, structures, **options):
+        found = super().evaluate(structures, **options)
+        far = [np.abs(a.positions[:, 2]).max() > self.limit_A for a in structures]
+        return replace(found, outside=tuple(("far",) if is_far else () for is_far in far))
+
+
+def test_paths_outside_count_by_their_weight(opened):
+    """Most of the displaced paths leave, and carry little of the distribution."""
+    engine, *rest = opened[0]
+    few = (*rest[:-1], 60)
+    assert momentum_distribution(engine, *few).outside_share == 0.0
+    shares = {}
+    for limit in (0.0, 0.45, 0.6):
+        marked = Marked()
+        marked.limit_A = limit
+        shares[limit] = momentum_distribution(marked, *few).outside_share
+    assert 0 < shares[0.6] < shares[0.45] < shares[0.0] < 1  # u = 0 is never outside
+
+
+def test_opened_paths_do_not_count_in_the_domain_of_the_run(random_potential):
+    potential = random_potential("smooth")
+    before, watch = potential.watch.n_structures, potential.watch
+    with _uncounted(potential):
+        potential.evaluate([Atoms("H2", [[0, 0, 0], [0, 0, 0.1]])])
+    assert potential.watch is watch and watch.n_structures == before
 
 
 def test_quantum_limit():

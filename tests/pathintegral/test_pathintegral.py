@@ -23,7 +23,13 @@ from nemp_sim.pathintegral.run import simulate
 from nemp_sim.pathintegral.structure import structure_averages
 from nemp_sim.structures import with_mass
 from tests.ipi_server import HarmonicEngine
-from tests.pathintegral.ring_polymer import KT, frequencies, gyration, kinetic
+from tests.pathintegral.ring_polymer import (
+    HBAR2_PER_AMU,
+    KT,
+    frequencies,
+    gyration,
+    kinetic,
+)
 
 pytest.importorskip("ipi", reason="i-PI is not installed")
 SKIP = 200
@@ -174,18 +180,31 @@ def test_errors_of_client_and_server_are_told(tmp_path):
     assert threading.active_count() < 10
 
 
-def test_high_order_reaches_the_quantum_limit(tmp_path):
-    """Suzuki–Chin with 8 beads is nearer to ħω/2 coth(βħω/2) than Trotter with 8."""
-    atoms = with_mass(Atoms("H40", np.zeros((40, 3))), "H", ISOTOPES["H"])
-    start = prepare_start(atoms)
-    well, _ = frequencies(8, ISOTOPES["H"])
-    exact = 3 * well / 4 / np.tanh(well / 2 / KT)
+def test_high_order_ring_is_that_of_suzuki_and_chin(tmp_path):
+    """⟨V⟩ of four beads against the covariance of their ring, far nearer the limit than Trotter's.
+
+    Even beads feel 2/3 V, odd ones 4/3 V + (βħ/P)²/9m |V'|²; only the even ones are averaged.
+    """
+    beads, n_atoms, mass = 4, 60, ISOTOPES["H"]
+    start = prepare_start(with_mass(Atoms(f"H{n_atoms}", np.zeros((n_atoms, 3))), "H", mass))
     dynamics = Dynamics(
-        beads=4, steps=300, timestep_fs=1.0, ensemble="sc", tau_fs=15, fix_com=False, batch_size=4
-    )
+        beads=beads, steps=600, timestep_fs=1.0, ensemble="sc", tau_fs=15, fix_com=False,
+        batch_size=beads,
+    )  # fmt: skip
     simulate(HarmonicEngine(), start, dynamics, tmp_path)
-    average = thermodynamics(tmp_path, start, dynamics, 100).kinetic_cv_eV["H"]
-    assert abs(average.mean - exact) < 4 * average.error + 0.02 * exact
+    found = thermodynamics(tmp_path, start, dynamics, 100)
+    well, _ = frequencies(beads, mass)
+    stiff = well**2 * mass / HBAR2_PER_AMU  # eV/Å²
+    odd = 4 / 3 * stiff + 2 / 9 * HBAR2_PER_AMU / mass * (stiff / (beads * KT)) ** 2
+    spring = mass / HBAR2_PER_AMU * (beads * KT) ** 2
+    one = np.eye(beads)
+    ring = spring * (2 * one - np.roll(one, 1, 0) - np.roll(one, -1, 0))
+    ring += np.diag([2 / 3 * stiff, odd] * (beads // 2))
+    high_order = 1.5 * stiff * beads * KT * np.linalg.inv(ring)[0, 0]
+    limit = 3 * well / 4 / np.tanh(well / 2 / KT)
+    assert high_order == pytest.approx(limit, rel=0.01) and kinetic(beads, mass) < 0.93 * limit
+    for average in (found.potential_eV.scaled(1 / n_atoms), found.kinetic_cv_eV["H"]):
+        assert abs(average.mean - high_order) < 4 * average.error < 0.06 * limit
 
 
 def test_ring_polymer_dynamics_finds_the_frequency(tmp_path):

@@ -10,11 +10,12 @@ from nemp_sim.reactions.kinetics import rates
 from nemp_sim.reactions.neb import BandSettings, run_neb
 from nemp_sim.reactions.plots import arrhenius_figure
 from nemp_sim.reactions.reaction import analyse, deuterated
-from nemp_sim.reactions.reaction_report import data, rate_table, sections
+from nemp_sim.reactions.reaction_report import data, rate_table, sections, sentences
 from nemp_sim.relax import relax
 from nemp_sim.surfaces.adsorbates import place
 from nemp_sim.surfaces.slabs import fcc_slab
 from nemp_sim.vibrations import vibrations
+from nemp_sim.workflows.neb import Result, Settings
 from tests.engines import EMTEngine
 from tests.reactions.test_neb import MuellerBrown
 
@@ -72,9 +73,15 @@ def test_instantons_stand_in_the_report(found):
     assert values[0]["rate_per_s"] == 5e3 and values[1]["rate_per_s"] is None
 
 
-def test_an_instanton_above_the_crossover_is_refused(band):
-    with pytest.raises(InputError, match="only below the crossover"):
-        analyse(EMTEngine(), band, TEMPERATURES, [12], instanton_temperatures_K=[5000.0])
+def test_an_instanton_above_the_crossover_is_missing_and_the_rates_stay(band):
+    found = analyse(EMTEngine(), band, TEMPERATURES, [12], instanton_temperatures_K=[5000.0])
+    assert found.rates is not None and found.instantons == ()
+    assert found.too_hot_K == found.missing_instantons_K == (5000.0,)
+    (said,) = (note for note in sentences(found) if note.startswith("NO INSTANTON at 5000 K"))
+    limit = 0.97 * found.rates.crossover_K
+    assert f"up to {limit:.0f} K" in said and data(found)["no_instanton_K"] == (5000.0,)
+    result = Result(Settings(), None, None, None, True, None, found)
+    assert not result.trusted and replace(result, reaction=replace(found, too_hot_K=())).trusted
 
 
 def test_an_end_that_is_no_minimum_is_named(band):

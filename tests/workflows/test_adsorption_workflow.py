@@ -5,14 +5,18 @@ import numpy as np
 import pytest
 from ase.build import molecule
 from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
 from ase.optimize import BFGS
 from ase.vibrations import Vibrations
 from matplotlib.image import imread
 from typer.testing import CliRunner
 
+from nemp_sim import load_potential
 from nemp_sim.errors import EvaluationError
 from nemp_sim.surfaces.adsorbates import place
+from nemp_sim.surfaces.adsorption import Candidate, outcome
+from nemp_sim.surfaces.report import adsorption_report
 from nemp_sim.surfaces.slabs import fcc_slab
 from nemp_sim.workflows import adsorption
 from nemp_sim.workflows.adsorption import Settings, app, run
@@ -120,6 +124,29 @@ def test_what_is_not_bound_has_no_energy_and_is_not_judged(emt, tmp_path, monkey
     values = json.loads((result.directory / "report.json").read_text(encoding="utf-8"))["minima"]
     assert values[0]["adsorption_eV"] < 0 and values[1]["adsorption_eV"] is None
     assert "| desorbed | top | — | — | — |" in (result.directory / "report.md").read_text("utf-8")
+
+
+def test_each_row_says_whether_it_is_inside_the_domain(pdh):
+    """Against an evaluation of each structure alone; one H is squeezed into the surface."""
+    engine = load_potential(pdh, dtype="float64")
+    slab = fcc_slab()
+    good = Candidate("H", "fcc", place(slab, "H", "fcc"))
+    squeezed = good.atoms.copy()
+    squeezed.positions[-1] = slab.positions[-1] + [0.0, 0.0, 0.6]
+    structures = [slab, good.atoms, squeezed]
+    evaluated = engine.evaluate(structures, uncertainty=True, on_extrapolation="ignore")
+    minima = []
+    for atoms, energy in zip(structures[1:], evaluated.energy[1:], strict=True):
+        atoms.calc = SinglePointCalculator(atoms, energy=energy)
+        minima.append(outcome(slab, good, atoms, True))
+    gases = {"H2": molecule("H2")}
+    found = adsorption.energies(Settings(), engine, slab, gases, minima)
+    assert not found[0].outside and found[1].outside
+    assert list(map(str, found[1].outside)) == list(map(str, evaluated.outside[2]))
+    report = adsorption_report("H", slab, list(zip(minima, found, strict=True)), 9.0, [])
+    rows = report.sections["Minima"].splitlines()[2:]
+    assert rows[0].endswith("| inside |") and "| OUTSIDE: Pd11 and H12 are 0.6 Å" in rows[1]
+    assert report.data["minima"][1]["domain"].startswith("OUTSIDE")
 
 
 @pytest.mark.parametrize(

@@ -306,6 +306,8 @@ def test_ends_that_differ_are_refused_by_the_command(user_files, random_file, tm
         (("--temperatures", "warm"), "temperatures is 'warm', but must be numbers"),
         (("--vibrating", "1.5"), "vibrating is '1.5', but must be whole numbers"),
         (("--max-std", "0"), "max_std is 0.0"),
+        (("--instanton", "60"), "instanton is (60.0,), but must be above 0 K, and left out"),
+        (("--full", "--instanton", "0"), "instanton is (0.0,)"),
     ],
 )
 def test_bad_options_end_with_one_clear_line(options, message, random_file):

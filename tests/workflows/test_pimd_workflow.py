@@ -7,16 +7,18 @@ import time
 
 import numpy as np
 import pytest
-from ase.io import read
+from ase import Atoms
+from ase.io import read, write
 from ase.units import kB
 from typer.testing import CliRunner
 
 from nemp_sim.errors import InputError
-from nemp_sim.pathintegral.files import last_row
+from nemp_sim.pathintegral.files import Frames, last_row
 from nemp_sim.report import RUN_FILES
 from nemp_sim.workflows.pimd import Settings, app, run
 from tests.engines import EMTEngine
-from tests.ipi_server import ENVIRONMENT, ROOT
+from tests.ipi_server import ENVIRONMENT, ROOT, HarmonicEngine
+from tests.pathintegral.ring_polymer import frequencies
 
 pytest.importorskip("ipi", reason="i-PI is not installed")
 
@@ -115,6 +117,39 @@ def test_momentum_and_cheap_force(settings, pdh):
         run(settings(**wishes | {"momentum": "D"}, name="other"), engine)
 
 
+class Wells(HarmonicEngine):
+    """A harmonic well about the place of each atom."""
+
+    def __init__(self, places):
+        super().__init__()
+        self.places = places
+
+    def evaluate(self, structures, **options):
+        moved = [atoms.copy() for atoms in structures]
+        for atoms in moved:
+            atoms.positions -= self.places
+        return super().evaluate(moved, **options)
+
+
+def test_spectrum_goes_on_from_the_ring_of_the_averages(settings, tmp_path):
+    """The centroids oscillate at the frequency of their wells."""
+    atoms = Atoms("H8", 2.0 * np.array(list(np.ndindex(2, 2, 2))))
+    write(tmp_path / "wells.extxyz", atoms)
+    own = {"system": str(tmp_path / "wells.extxyz"), "potential": "none.pt", "beads": (4,)}
+    steps = {"steps": 60, "timestep": 1.0, "tau": 15.0, "spectrum": 320}
+    result = run(settings(**own, **steps), Wells(atoms.positions))
+    values = json.loads((result.directory / "report.json").read_text(encoding="utf-8"))
+    wavenumber = np.array(values["spectrum"]["wavenumber_per_cm"])
+    density = np.array(values["spectrum"]["density_cm"]["H"])
+    well, _ = frequencies(4, atoms.get_masses()[0])
+    assert abs(wavenumber[density.argmax()] - well * 8065.544) < 1.5 * wavenumber[1]
+    assert density.sum() * wavenumber[1] == pytest.approx(3.0, rel=1e-3)
+    _, _, first = next(iter(Frames(result.directory / "beads-4-trpmd-from-60", "run")))
+    ring = result.findings.structure.last_beads
+    assert np.abs(first - first.mean(axis=0)).max() > 0.05
+    assert np.abs(first - ring).max() < 0.5 * np.abs(ring - ring.mean(axis=0)).max()
+
+
 def test_unusable_settings_are_refused(tmp_path):
     for values, message in (
         ({"beads": ()}, "beads is"),
@@ -127,6 +162,8 @@ def test_unusable_settings_are_refused(tmp_path):
         ({"cheap": "a.pt", "inner_steps": 0}, "inner_steps is 0"),
         ({"momentum": "H", "momentum_frames": 3}, "momentum_frames is 3"),
         ({"thermostat": "gle"}, "gle_file is None"),
+        ({"spectrum": 100}, "spectrum is 100, but must be 0, or 128 steps or more"),
+        ({"spectrum": 400, "ensemble": "nve"}, "spectrum is 400, but must be 0 but for"),
     ):
         with pytest.raises(InputError, match=message):
             Settings(**values)
