@@ -1,6 +1,7 @@
 """Potential: energies, forces, stresses and their uncertainties of many structures in one call."""
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -24,7 +25,7 @@ from nemp_sim.domain import (
 from nemp_sim.errors import EvaluationError, InputError, UnknownElementError
 from nemp_sim.graph import AtomGraph
 from nemp_sim.kernels.choice import choose
-from nemp_sim.memory import bytes_per_edge, free_memory, is_out_of_memory
+from nemp_sim.memory import MemoryWarning, bytes_per_edge, free_memory, is_out_of_memory
 from nemp_sim.model import NEMP
 from nemp_sim.neighbors import EdgeList, NeighborLists, build_graph
 from nemp_sim.structures import check_structure
@@ -379,7 +380,7 @@ class Potential:
             )
             with torch.no_grad():
                 result = work(chunk, graph)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
+        except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             if len(chunk) == 1:
@@ -396,6 +397,12 @@ class Potential:
         del graph
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+        warnings.warn(
+            f"out of memory on {self.device}: a batch of {len(chunk)} structures is evaluated in "
+            "halves. The numbers are the same; it takes longer.",
+            MemoryWarning,
+            stacklevel=2,
+        )
         middle = len(chunk) // 2
         for half in (chunk[:middle], chunk[middle:]):
             yield from self._within_memory(structures, edges, half, work)

@@ -1,0 +1,203 @@
+"""One device: the same bits each time, several processes on it, too little memory.
+
+    python benchmarks/one_device.py --device cuda
+    python benchmarks/one_device.py --device cpu --repeats 20 --processes 2
+
+Checks, each a line with its verdict, exit code 1 where one fails: the evaluation of a list,
+repeated, by every form of the network that the device has; each structure alone against the list;
+the same in several processes at once, against this one alone; on a GPU, a list that has half the
+memory that it took before, beside a process that has taken all the rest of the device: it must be
+evaluated in halves, say so, and give the same numbers.
+"""
+
+import argparse
+import hashlib
+import multiprocessing
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+
+import numpy as np
+import torch
+from ase import Atoms
+
+from nemp_sim.checkpoint import load_potential
+from nemp_sim.memory import MemoryWarning
+from nemp_sim.potential import Evaluation, Potential
+from nemp_sim.systems import choose_potential, read_system
+
+SYSTEM = "h-pd111"
+STRUCTURES = 16
+CROWD = 512  # structures of the list that does not fit
+LEFT_BYTES = 4 << 30  # of the device, beside the neighbour that takes the rest
+TOLERANCE = {"float64": 1e-10, "float32": 2e-4}  # eV and eV/Å between other batches
+
+
+def structures(count: int) -> list[Atoms]:
+    """H on Pd(111), every atom moved a little, the same at every call."""
+    rng, start = np.random.default_rng(0), read_system(SYSTEM)
+    moved = []
+    for _ in range(count):
+        atoms = start.copy()
+        atoms.positions += rng.normal(scale=0.05, size=atoms.positions.shape)
+        moved.append(atoms)
+    return moved
+
+
+def bits(result: Evaluation) -> str:
+    """Checksum of all numbers."""
+    parts = [result.energy, *result.energies, *result.forces, result.stress, result.energy_std]
+    return hashlib.sha256(b"".join(p.tobytes() for p in parts if p is not None)).hexdigest()
+
+
+def farthest(one: Evaluation, other: Evaluation) -> tuple[float, float]:
+    """Largest difference of energies (eV) and forces (eV/Å)."""
+    forces = [np.abs(a - b).max() for a, b in zip(one.forces, other.forces, strict=True)]
+    return float(np.abs(one.energy - other.energy).max()), float(max(forces))
+
+
+def load(form: str, device: str) -> Potential:
+    """The potential in a form "dtype kernel"."""
+    dtype, kernel = form.split()
+    name, head = choose_potential(SYSTEM, None, None)
+    return load_potential(name, device, dtype, head, on_extrapolation="ignore", kernel=kernel)
+
+
+def in_process(form: str, device: str, repeats: int) -> list[str]:
+    """Checksums of the list, evaluated again and again in a process of its own."""
+    potential, many = load(form, device), structures(STRUCTURES)
+    return [bits(potential.evaluate(many, stress=True)) for _ in range(repeats)]
+
+
+def take_all(device: str, pipe: Connection) -> None:
+    """Take the memory of a device but ``LEFT_BYTES``, and hold it until told."""
+    size = torch.cuda.mem_get_info(device)[0] - LEFT_BYTES
+    held = torch.empty(max(0, size), dtype=torch.uint8, device=device)
+    pipe.send(held.numel())
+    pipe.recv()
+
+
+@contextmanager
+def neighbour(device: str) -> Iterator[float]:
+    """Another process that holds nearly all memory of the device; yields its GB."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=take_all, args=(device, theirs))
+    process.start()
+    try:
+        yield ours.recv() / 1e9
+    finally:
+        ours.send(None)
+        process.join()
+
+
+class Verdicts:
+    """Lines of the table, and whether all are good."""
+
+    good = True
+
+    def add(self, what: str, good: bool, found: str) -> None:
+        """Print a line."""
+        self.good = self.good and good
+        print(f"{'ok  ' if good else 'FAIL'} {what:44} {found}", flush=True)
+
+
+def check_bits(form: str, device: str, repeats: int, verdicts: Verdicts) -> str:
+    """Repeats, and single against batch; the checksum of the first evaluation."""
+    potential, many = load(form, device), structures(STRUCTURES)
+    first = potential.evaluate(many, stress=True)
+    began = time.perf_counter()
+    seen = {bits(first)} | {bits(potential.evaluate(many, stress=True)) for _ in range(repeats)}
+    took = 1e3 * (time.perf_counter() - began) / repeats
+    name = f"{form} ({potential.kernel.split(' (')[0]})"
+    verdicts.add(
+        f"{name}: repeated",
+        len(seen) == 1,
+        f"{len(seen)} of {repeats} differ in bits, {took:.1f} ms"
+        if len(seen) > 1
+        else f"{repeats} times the same bits, {took:.1f} ms each",
+    )
+    single = [potential.evaluate([atoms], stress=True) for atoms in many]
+    same = sum(
+        one.energy[0] == first.energy[k] and np.array_equal(one.forces[0], first.forces[k])
+        for k, one in enumerate(single)
+    )
+    energy = max(abs(one.energy[0] - first.energy[k]) for k, one in enumerate(single))
+    forces = max(np.abs(one.forces[0] - first.forces[k]).max() for k, one in enumerate(single))
+    verdicts.add(
+        f"{name}: alone against in a list",
+        max(energy, forces) <= TOLERANCE[form.split()[0]],
+        f"{same} of {STRUCTURES} the same bits; at most {energy:.1e} eV, {forces:.1e} eV/Å apart",
+    )
+    return bits(first)
+
+
+def check_processes(
+    form: str, device: str, alone: str, options: argparse.Namespace, verdicts: Verdicts
+) -> None:
+    """Several processes at once: all the numbers of one alone."""
+    began = time.perf_counter()
+    with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
+        work = [(form, device, options.repeats)] * options.processes
+        seen = [each for part in pool.starmap(in_process, work, 1) for each in part]
+    same = sum(each == alone for each in seen)
+    verdicts.add(
+        f"{form}: {options.processes} processes at once",
+        same == len(seen),
+        f"{same} of {len(seen)} the bits of one alone, {time.perf_counter() - began:.1f} s",
+    )
+
+
+def check_memory(form: str, device: str, verdicts: Verdicts) -> None:
+    """Half the memory that a list takes, beside a neighbour that holds the rest of the device."""
+    potential, many = load(form, device), structures(CROWD)
+    potential.evaluate(many[:8])
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    wanted = potential.evaluate(many)
+    peak = torch.cuda.max_memory_allocated()
+    torch.cuda.empty_cache()
+    room = before + (peak - before) // 2
+    with neighbour(device) as held, warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        free, whole = torch.cuda.mem_get_info(device)
+        torch.cuda.set_per_process_memory_fraction(room / whole)
+        try:
+            got = potential.evaluate(many)
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0)
+    said = [str(w.message) for w in told if w.category is MemoryWarning]
+    off = farthest(got, wanted)
+    verdicts.add(
+        f"{form}: {CROWD} structures, {room / 1e9:.2f} of {peak / 1e9:.2f} GB",
+        bool(said) and max(off) <= TOLERANCE[form.split()[0]],
+        f"halved {len(said)} times and said so; at most {off[0]:.1e} eV, {off[1]:.1e} eV/Å apart; "
+        f"a neighbour held {held:.1f} GB, {free / 1e9:.1f} GB were free",
+    )
+    for line in said[:1]:
+        print(f"     {line}")
+
+
+def main() -> None:
+    """Run all checks of a device."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--repeats", type=int, default=100)
+    parser.add_argument("--processes", type=int, default=4)
+    options = parser.parse_args()
+    is_gpu = torch.device(options.device).type == "cuda"
+    forms = ["float64 reference", "float32 reference", *["float32 auto"] * is_gpu]
+    verdicts = Verdicts()
+    for form in forms:
+        alone = check_bits(form, options.device, options.repeats, verdicts)
+    check_processes(forms[-1], options.device, alone, options, verdicts)
+    if is_gpu:
+        for form in forms[1:]:
+            check_memory(form, options.device, verdicts)
+    raise SystemExit(0 if verdicts.good else 1)
+
+
+if __name__ == "__main__":
+    main()
