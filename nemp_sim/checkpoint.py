@@ -15,6 +15,7 @@ from nemp_sim.errors import InputError, PotentialFileError
 from nemp_sim.files import parse_json, replacing, sha256_of
 from nemp_sim.model import NEMP
 from nemp_sim.potential import Potential, PotentialMetadata
+from nemp_sim.torch_state import in_plain_torch
 from nemp_sim.watch import check_policy
 
 FORMAT = "nemp_sim potential"
@@ -65,6 +66,7 @@ def describe(model: NEMP, metadata: PotentialMetadata) -> dict[str, Any]:
     }
 
 
+@in_plain_torch
 def load_potential(
     name_or_path: str | Path,
     device: str | torch.device = "auto",

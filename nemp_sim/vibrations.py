@@ -23,7 +23,7 @@ from nemp_sim.config import require
 from nemp_sim.errors import EvaluationError, InputError
 from nemp_sim.potential import Potential
 from nemp_sim.relax import CountedCalls, Engine
-from nemp_sim.structures import fixed_coordinates
+from nemp_sim.structures import fixed_coordinates, require_fixed_alone
 
 METHODS = ("auto", "analytic", "differences")
 DISPLACEMENT_ANGSTROM = 0.01
@@ -128,6 +128,7 @@ def check_chosen(atoms: Atoms, indices: Sequence[int] | None) -> np.ndarray:
     Raises:
         InputError: none, one twice, one that does not exist, or one that is held in part.
     """
+    require_fixed_alone(atoms, "a calculation of vibrations")
     held = fixed_coordinates(atoms)
     partly = np.flatnonzero(held.any(axis=1) & ~held.all(axis=1))
     chosen = np.flatnonzero(~held.all(axis=1)) if indices is None else np.asarray(indices, int)

@@ -90,15 +90,32 @@ def test_lengths_in_bohr_are_found_without_a_record_of_coordination(name):
 
 
 def test_isolation_is_the_nearest_neighbour_in_shortest_distances():
-    """H 1.5 Å from O in water.pt, and an atom beyond the cutoff; a lone atom is not judged."""
+    """In water.pt; lone atoms and dimers whose atoms are near enough are not judged."""
     potential = load_potential("water.pt", "cpu")
     shortest = potential.domain.shortest_A[0, 1]
-    atoms = Atoms("OH2", [[0, 0, 0], [1.5, 0, 0], [0, 9, 0]])
+    atoms = Atoms("OH2", [[0, 0, 0], [1.4, 0, 0], [0, 9, 0]])
     found = [f for f in findings(potential, atoms) if f.kind == "isolation"]
     assert [(f.atoms, f.value) for f in found] == [((2,), FARTHEST)]
-    near = [f for f in findings(potential, atoms[:2]) if f.kind == "isolation"]
-    assert near[0].value == pytest.approx(1.5 / shortest)
-    assert "isolation" not in {f.kind for f in findings(potential, atoms[:1])}
+    far = Atoms("OH", [[0, 0, 0], [1.7 * shortest, 0, 0]])
+    near = [f for f in findings(potential, far) if f.kind == "isolation"]
+    assert near[0].value == pytest.approx(1.7)
+    for few in (atoms[:1], atoms[:2]):
+        assert "isolation" not in {f.kind for f in findings(potential, few)}
+
+
+def test_crystals_of_two_atoms_in_bohr_are_no_dimers(random_potential):
+    """One rule for both kinds: a dimer is bonded, in a wide box, and needs no third atom."""
+    bounds = {"H": [2.0, 9.0], "O": [2.0, 9.0]}
+    potential = recorded(random_potential, coordination=bounds)
+    shortest = potential.domain.shortest_A
+    length = shortest[shortest > 0].min()
+    box = {"cell": [8.0, 8.0, 8.0], "pbc": True}
+    for stretch, outside in ((1.5, False), (1.7, True)):
+        atoms = Atoms("HH", [[0, 0, 0], [stretch * length, 0, 0]], **box)
+        assert bool(findings(potential, atoms)) == outside
+    assert not findings(potential, Atoms("H", **box))
+    tight = Atoms("HH", [[0, 0, 0], [1.5 * length, 0, 0]], cell=[6.0, 9, 9], pbc=True)
+    assert findings(potential, tight)
 
 
 def test_coordination_against_a_sum_by_hand(random_potential):

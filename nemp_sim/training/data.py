@@ -16,7 +16,7 @@ from ase.stress import voigt_6_to_full_3x3_stress
 from nemp_sim.config import DataConfig
 from nemp_sim.errors import InputError
 from nemp_sim.neighbors import edge_list
-from nemp_sim.structures import check_structure
+from nemp_sim.structures import check_structure, in_vacuum
 from nemp_sim.units import BOHR_ANGSTROM, HARTREE_EV, KCAL_PER_MOL_EV
 
 
@@ -190,12 +190,13 @@ def reference_energies(frames: Sequence[Frame], isolated: Mapping[str, float]) -
     """Lone-atom energies where known (given, or from single-atom frames), else least squares.
 
     The least-squares energies e solve min Σ_frames ((E − Σ_i e_{Z_i})/N)² over frames of two or
-    more atoms. Where compositions do not determine them (one molecule only), they are the ones
-    nearest to the known lone-atom energies.
+    more atoms, and over crystals of one atom in the cell. Where compositions do not determine them
+    (one molecule only), they are the ones nearest to the known lone-atom energies.
     """
     elements = sorted({s for f in frames for s in f.atoms.symbols}, key=atomic_numbers.get)
-    known = {f.atoms.symbols[0]: f.energy for f in frames if len(f.atoms) == 1} | dict(isolated)
-    many = [f for f in frames if len(f.atoms) > 1]
+    lone_frames = [f for f in frames if in_vacuum(f.atoms, most=1)]
+    known = {f.atoms.symbols[0]: f.energy for f in lone_frames} | dict(isolated)
+    many = [f for f in frames if not in_vacuum(f.atoms, most=1)]
     counts = np.array([[f.atoms.symbols.count(e) / len(f.atoms) for e in elements] for f in many])
     energy = np.array([f.energy / len(f.atoms) for f in many])
     fitted = np.array([known.get(e, 0.0) for e in elements])
