@@ -5,9 +5,10 @@
 
 Checks, each a line with its verdict, exit code 1 where one fails: the evaluation of a list,
 repeated, by every form of the network that the device has; each structure alone against the list;
-the same in several processes at once, against this one alone; on a GPU, a list that has half the
-memory that it took before, beside a process that has taken all the rest of the device: it must be
-evaluated in halves, say so, and give the same numbers.
+the same where others have set a lower precision in torch; the same in several processes at once,
+against this one alone; on a GPU, a list that has half the memory that it took before, beside a
+process that has taken all the rest of the device: it must be evaluated in halves, say so, and give
+the same numbers.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from nemp_sim.checkpoint import load_potential
 from nemp_sim.memory import MemoryWarning
 from nemp_sim.potential import Evaluation, Potential
 from nemp_sim.systems import choose_potential, read_system
+from nemp_sim.torch_state import PrecisionWarning
 
 SYSTEM = "h-pd111"
 STRUCTURES = 16
@@ -134,6 +136,28 @@ def check_bits(form: str, device: str, repeats: int, verdicts: Verdicts) -> str:
     return bits(first)
 
 
+def check_settings(form: str, device: str, alone: str, verdicts: Verdicts) -> None:
+    """Precision that others have set in torch: the same bits, or a warning."""
+    potential, many = load(form, device), structures(STRUCTURES)
+    wanted, kind = potential.evaluate(many, stress=True), torch.device(device).type
+    before = torch.get_float32_matmul_precision()
+    for name in ("autocast", "medium", "high"):
+        torch.set_float32_matmul_precision(before if name == "autocast" else name)
+        try:
+            with (
+                torch.autocast(kind, torch.bfloat16, enabled=name == "autocast"),
+                warnings.catch_warnings(record=True) as told,
+            ):
+                warnings.simplefilter("always")
+                got = potential.evaluate(many, stress=True)
+        finally:
+            torch.set_float32_matmul_precision(before)
+        off, warned = farthest(got, wanted), any(w.category is PrecisionWarning for w in told)
+        said = f"{off[0]:.1e} eV, {off[1]:.1e} eV/Å from those without it"
+        said += ", with a warning" * warned
+        verdicts.add(f"{form}: {name} set by others", warned or bits(got) == alone, said)
+
+
 def check_processes(
     form: str, device: str, alone: str, options: argparse.Namespace, verdicts: Verdicts
 ) -> None:
@@ -192,6 +216,7 @@ def main() -> None:
     verdicts = Verdicts()
     for form in forms:
         alone = check_bits(form, options.device, options.repeats, verdicts)
+        check_settings(form, options.device, alone, verdicts)
     check_processes(forms[-1], options.device, alone, options, verdicts)
     if is_gpu:
         for form in forms[1:]:

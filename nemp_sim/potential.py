@@ -29,7 +29,7 @@ from nemp_sim.memory import MemoryWarning, bytes_per_edge, free_memory, is_out_o
 from nemp_sim.model import NEMP
 from nemp_sim.neighbors import EdgeList, NeighborLists, build_graph
 from nemp_sim.structures import check_structure
-from nemp_sim.torch_state import in_plain_torch, refuse_forked
+from nemp_sim.torch_state import in_plain_torch, refuse_forked, warn_of_rounding
 from nemp_sim.watch import Watch
 
 VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))  # xx yy zz yz xz xy
@@ -375,6 +375,8 @@ class Potential:
         """Results of ``work`` on the structures ``chunk``; halves it where memory runs out."""
         graph = None
         refuse_forked(self.device)
+        if not self.is_fused:
+            warn_of_rounding(self.model.species_mix)
         try:
             graph = build_graph(
                 [structures[b] for b in chunk],

@@ -1,6 +1,7 @@
 """What others have set in torch, kept away from our numbers; processes that torch cannot run in."""
 
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -50,6 +51,22 @@ def in_plain_torch(work: Callable[Arguments, Result]) -> Callable[Arguments, Res
             return work(*arguments, **options)
 
     return done
+
+
+class PrecisionWarning(UserWarning):
+    """Products of float32 are rounded to fewer digits than the potential was tested with."""
+
+
+def warn_of_rounding(weights: torch.Tensor) -> None:
+    """Warn where torch may round float32 products to TF32 or bfloat16, as others may want."""
+    precision = torch.get_float32_matmul_precision()
+    if precision != "highest" and weights.dtype == torch.float32:
+        warnings.warn(
+            f"torch.set_float32_matmul_precision is {precision!r} in this process: energies and "
+            "forces can lose digits. Set 'highest', or load the potential with dtype='float64'.",
+            PrecisionWarning,
+            stacklevel=2,
+        )
 
 
 def refuse_forked(device: torch.device) -> None:

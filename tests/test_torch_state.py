@@ -11,6 +11,7 @@ import torch
 from nemp_sim.checkpoint import load_potential, save_potential
 from nemp_sim.errors import EvaluationError
 from nemp_sim.potential import PotentialMetadata
+from nemp_sim.torch_state import PrecisionWarning
 
 
 @contextmanager
@@ -61,6 +62,16 @@ def test_settings_of_the_caller_change_no_bit(random_potential, tilted, tmp_path
     plain = numbers(tmp_path / "p.pt", tilted)
     for got, want in zip(numbers(tmp_path / "p.pt", tilted, SETTINGS[name]), plain, strict=True):
         np.testing.assert_array_equal(got, want)
+
+
+def test_rounded_products_are_told(random_potential, methanol):
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with pytest.warns(PrecisionWarning, match="'medium' in this process"):
+            random_potential("smooth", dtype=torch.float32).evaluate([methanol])
+        random_potential("smooth").evaluate([methanol])
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 def evaluate_in_fork(potential, atoms, threads, answers):
