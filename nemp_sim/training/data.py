@@ -6,6 +6,7 @@ import lzma
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import ase.io
 import numpy as np
@@ -18,6 +19,14 @@ from nemp_sim.errors import InputError
 from nemp_sim.neighbors import edge_list
 from nemp_sim.structures import check_structure, in_vacuum
 from nemp_sim.units import BOHR_ANGSTROM, HARTREE_EV, KCAL_PER_MOL_EV
+
+
+class Keys(Protocol):
+    """Names of the labels in a file: ``DataConfig``, or anything with these."""
+
+    energy_key: str
+    forces_key: str
+    stress_key: str
 
 
 @dataclass(frozen=True)
@@ -77,7 +86,7 @@ def read_frames(
     frames, problems = [], []
     group, previous = -1, None
     for index, atoms in enumerate(structures):
-        labels = _labels(atoms, config, with_stress)
+        labels = labels_of(atoms, config, with_stress)
         if isinstance(labels, str):
             problems.append(f"frame {index} ({atoms.get_chemical_formula()}): {labels}")
             continue
@@ -100,34 +109,38 @@ def read_frames(
     return frames
 
 
-def _labels(
-    atoms: Atoms, config: DataConfig, with_stress: bool
+def labels_of(
+    atoms: Atoms, keys: Keys, with_stress: bool = False
 ) -> tuple[float, np.ndarray, np.ndarray | None] | str:
-    """Energy, forces and stress of a frame, or what is wrong with them."""
+    """Energy (eV), forces (N, 3) in eV/Å and stress of a frame, or what is wrong with them.
+
+    Args:
+        atoms: the frame; lone atoms need no forces.
+        keys: names of the labels.
+        with_stress: whether to read the stress; None where there is none.
+    """
     results = atoms.calc.results if atoms.calc is not None else {}  # ASE moves plain keys there
     info, arrays = results | atoms.info, results | atoms.arrays
-    energy, forces = info.get(config.energy_key), arrays.get(config.forces_key)
+    energy, forces = info.get(keys.energy_key), arrays.get(keys.forces_key)
     if forces is None and len(atoms) == 1:
         forces = np.zeros((1, 3))
-    missing = [
-        k for k, v in ((config.energy_key, energy), (config.forces_key, forces)) if v is None
-    ]
+    missing = [k for k, v in ((keys.energy_key, energy), (keys.forces_key, forces)) if v is None]
     if missing:
         return f"no {' and no '.join(missing)}"
     forces = np.asarray(forces)
     if not np.issubdtype(forces.dtype, np.number):
-        return f"{config.forces_key} holds no numbers"
+        return f"{keys.forces_key} holds no numbers"
     if forces.shape != (len(atoms), 3):
-        return f"{config.forces_key} has shape {forces.shape}, wanted {(len(atoms), 3)}"
+        return f"{keys.forces_key} has shape {forces.shape}, wanted {(len(atoms), 3)}"
     if np.size(energy) != 1 or not isinstance(np.asarray(energy).item(), int | float):
-        return f"{config.energy_key} is {energy!r}, no number"
+        return f"{keys.energy_key} is {energy!r}, no number"
     if not np.isfinite(energy) or not np.isfinite(forces).all():
         return "a label is not finite"
-    stress = info.get(config.stress_key) if with_stress else None
+    stress = info.get(keys.stress_key) if with_stress else None
     if stress is not None:
         stress = np.asarray(stress, dtype=float)
         if stress.size not in (6, 9) or not np.isfinite(stress).all():
-            return f"{config.stress_key} is no finite stress of 6 or 9 components"
+            return f"{keys.stress_key} is no finite stress of 6 or 9 components"
         if stress.size == 6:
             stress = voigt_6_to_full_3x3_stress(stress.ravel())
         stress = stress.reshape(3, 3)
