@@ -130,14 +130,32 @@ class Domain:
         return cls(symbols, shortest, coordination, accepted)
 
     @property
+    def _is_recorded(self) -> dict[str, bool]:
+        return {
+            "shortest distances": bool(self.shortest_A.any()),
+            "coordination": self.coordination is not None,
+            "accepted uncertainties": bool(self.accepted),
+        }
+
+    @property
     def not_recorded(self) -> tuple[str, ...]:
         """What the file does not record, in words."""
-        missing = {
-            "shortest distances": not self.shortest_A.any(),
-            "coordination": self.coordination is None,
-            "accepted uncertainties": not self.accepted,
-        }
-        return tuple(name for name, is_missing in missing.items() if is_missing)
+        return tuple(name for name, recorded in self._is_recorded.items() if not recorded)
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether anything can be judged at all."""
+        return any(self._is_recorded.values())
+
+    def __str__(self) -> str:
+        """What is recorded, and what is not."""
+        known = ", ".join(name for name, recorded in self._is_recorded.items() if recorded)
+        return f"{known or 'nothing'} recorded{partial(self.not_recorded)}"
+
+
+def partial(not_recorded: Sequence[str]) -> str:
+    """What a verdict adds where a file does not record everything; empty where it does."""
+    return f" (the check is partial, not recorded: {', '.join(not_recorded)})" * bool(not_recorded)
 
 
 def held_out_errors(errors: Mapping[str, Any], head: str) -> dict[str, float]:

@@ -26,7 +26,7 @@ from nemp_sim.systems import choose_potential, read_system
 from nemp_sim.training.accuracy import predict
 from nemp_sim.training.data import Frame as LabelledFrame
 from nemp_sim.training.record import domain_record
-from nemp_sim.watch import MOST_WARNINGS, ExtrapolationWarning
+from nemp_sim.watch import MOST_WARNINGS, ExtrapolationWarning, NoDomainWarning
 
 SHORTEST = {"H-H": 0.7, "H-O": 0.9, "H-Pd": 1.5}
 COORDINATION = {"H": [0.5, 3.0], "O": [0.5, 4.0]}
@@ -46,6 +46,42 @@ def pair(distance, symbols="HH"):
 
 def findings(potential, atoms, **options):
     return potential.evaluate([atoms], on_extrapolation="ignore", **options).outside[0]
+
+
+# --- what is recorded
+
+
+def test_a_file_that_records_no_domain_is_told_of_when_it_is_loaded(random_potential, tmp_path):
+    path = tmp_path / "old.pt"
+    save_potential(random_potential("smooth").model, PotentialMetadata(), path)
+    with pytest.warns(NoDomainWarning, match="old.pt records no domain of validity"):
+        load_potential(path, "cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_potential(path, "cpu", on_extrapolation="ignore")
+        load_potential("water.pt", "cpu")  # shortest distances alone
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("pdh", "shortest distances, coordination, accepted uncertainties recorded"),
+        ("methanol", "(the check is partial, not recorded: coordination)"),
+    ],
+)
+def test_info_and_verdicts_say_what_is_not_recorded(name, said):
+    shown = " ".join(CliRunner().invoke(app, ["info", name]).output.split())
+    assert said in shown and ("not recorded" in shown) == (name == "methanol")
+    if name == "methanol":
+        potential = load_potential("methanol.pt", "cpu")
+        for stretch, verdict in ((1.0, "inside"), (3.0, "OUTSIDE")):
+            atoms = molecule("CH3OH")
+            atoms.positions *= stretch
+            potential.watch.reset()
+            potential.evaluate([atoms], on_extrapolation="ignore")
+            report = with_domain(Report("t", "v", ()), potential, [atoms])
+            assert said in potential.watch.verdict() and verdict in potential.watch.verdict()
+            assert said in " ".join(report.notes)
 
 
 # --- what is outside
