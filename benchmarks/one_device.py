@@ -6,9 +6,10 @@
 Checks, each a line with its verdict, exit code 1 where one fails: the evaluation of a list,
 repeated, by every form of the network that the device has; each structure alone against the list;
 the same where others have set a lower precision in torch; the same in several processes at once,
-against this one alone; on a GPU, a list that has half the memory that it took before, beside a
-process that has taken all the rest of the device: it must be evaluated in halves, say so, and give
-the same numbers.
+against this one alone; on a GPU, a list beside a process that has taken all of the device but half
+of what the list takes. Where it took that before the list was dealt into batches, these are
+smaller; where it does so just after that, a batch must be evaluated in halves, and say so; the
+numbers are the same.
 """
 
 import argparse
@@ -24,8 +25,9 @@ import numpy as np
 import torch
 from ase import Atoms
 
+import nemp_sim.potential as potential_module
 from nemp_sim.checkpoint import load_potential
-from nemp_sim.memory import MemoryWarning
+from nemp_sim.memory import MemoryWarning, free_memory
 from nemp_sim.potential import Evaluation, Potential
 from nemp_sim.systems import choose_potential, read_system
 from nemp_sim.torch_state import PrecisionWarning
@@ -33,7 +35,6 @@ from nemp_sim.torch_state import PrecisionWarning
 SYSTEM = "h-pd111"
 STRUCTURES = 16
 CROWD = 512  # structures of the list that does not fit
-LEFT_BYTES = 4 << 30  # of the device, beside the neighbour that takes the rest
 TOLERANCE = {"float64": 1e-10, "float32": 2e-4}  # eV and eV/Å between other batches
 
 
@@ -73,20 +74,20 @@ def in_process(form: str, device: str, repeats: int) -> list[str]:
     return [bits(potential.evaluate(many, stress=True)) for _ in range(repeats)]
 
 
-def take_all(device: str, pipe: Connection) -> None:
-    """Take the memory of a device but ``LEFT_BYTES``, and hold it until told."""
-    size = torch.cuda.mem_get_info(device)[0] - LEFT_BYTES
+def take_all(device: str, left: int, pipe: Connection) -> None:
+    """Take the memory of a device but ``left`` bytes, and hold it until told."""
+    size = torch.cuda.mem_get_info(device)[0] - left
     held = torch.empty(max(0, size), dtype=torch.uint8, device=device)
     pipe.send(held.numel())
     pipe.recv()
 
 
 @contextmanager
-def neighbour(device: str) -> Iterator[float]:
-    """Another process that holds nearly all memory of the device; yields its GB."""
+def neighbour(device: str, left: int) -> Iterator[float]:
+    """Another process that holds all memory of the device but ``left`` bytes; yields its GB."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=take_all, args=(device, theirs))
+    process = context.Process(target=take_all, args=(device, left, theirs))
     process.start()
     try:
         yield ours.recv() / 1e9
@@ -175,33 +176,33 @@ def check_processes(
 
 
 def check_memory(form: str, device: str, verdicts: Verdicts) -> None:
-    """Half the memory that a list takes, beside a neighbour that holds the rest of the device."""
+    """A neighbour leaves half of what a list takes: before it is planned, and just after that."""
     potential, many = load(form, device), structures(CROWD)
     potential.evaluate(many[:8])
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     wanted = potential.evaluate(many)
-    peak = torch.cuda.max_memory_allocated()
+    peak = torch.cuda.max_memory_allocated() - before
     torch.cuda.empty_cache()
-    room = before + (peak - before) // 2
-    with neighbour(device) as held, warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        free, whole = torch.cuda.mem_get_info(device)
-        torch.cuda.set_per_process_memory_fraction(room / whole)
-        try:
-            got = potential.evaluate(many)
-        finally:
-            torch.cuda.set_per_process_memory_fraction(1.0)
-    said = [str(w.message) for w in told if w.category is MemoryWarning]
-    off = farthest(got, wanted)
-    verdicts.add(
-        f"{form}: {CROWD} structures, {room / 1e9:.2f} of {peak / 1e9:.2f} GB",
-        bool(said) and max(off) <= TOLERANCE[form.split()[0]],
-        f"halved {len(said)} times and said so; at most {off[0]:.1e} eV, {off[1]:.1e} eV/Å apart; "
-        f"a neighbour held {held:.1f} GB, {free / 1e9:.1f} GB were free",
-    )
-    for line in said[:1]:
-        print(f"     {line}")
+    free = free_memory(potential.device)
+    with neighbour(device, left=peak // 2) as held:
+        for when, memory in (("before", free_memory), ("after", lambda _: free)):
+            potential_module.free_memory = memory
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always")
+                got = potential.evaluate(many)
+            said = [str(w.message) for w in told if w.category is MemoryWarning]
+            off = farthest(got, wanted)
+            torch.cuda.empty_cache()
+            verdicts.add(
+                f"{form}: a neighbour took all but {peak / 2e9:.2f} of {peak / 1e9:.2f} GB {when}",
+                bool(said) == (when == "after") and max(off) <= TOLERANCE[form.split()[0]],
+                f"the plan; halved {len(said)} times; at most {off[0]:.1e} eV, {off[1]:.1e} eV/Å "
+                f"apart; the neighbour held {held:.1f} GB",
+            )
+            for line in said[:1]:
+                print(f"     {line}")
+    potential_module.free_memory = free_memory
 
 
 def main() -> None:
@@ -212,7 +213,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=4)
     options = parser.parse_args()
     is_gpu = torch.device(options.device).type == "cuda"
-    forms = ["float64 reference", "float32 reference", *["float32 auto"] * is_gpu]
+    forms = ["float64 reference", "float32 reference", *["float32 fused"] * is_gpu]
     verdicts = Verdicts()
     for form in forms:
         alone = check_bits(form, options.device, options.repeats, verdicts)
