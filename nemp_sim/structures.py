@@ -12,6 +12,7 @@ from nemp_sim.errors import InputError
 LARGEST_NUMBER = 1e8  # Å; beyond, rounding of positions is 1e-8 Å and more
 LARGEST_EXTENT = 1e4  # Å along axes that are not periodic; the search takes seconds beyond
 FEW_ATOMS = 2  # so many in vacuum may have fewer neighbours than any atom of a larger structure
+GAP_ANGSTROM = 5.0  # a periodic axis with a wider gap between atoms is no bulk direction
 BOX_ANGSTROM = 7.0  # shortest periodic cell vector of what counts as vacuum
 
 
@@ -29,6 +30,35 @@ def in_vacuum(atoms: Atoms, most: int = FEW_ATOMS) -> bool:
     """Whether it is a lone atom or a dimer (``most``: 1, a lone atom) without close images."""
     box = atoms.cell.lengths()[atoms.pbc].min(initial=np.inf)
     return len(atoms) <= most and bool(box > BOX_ANGSTROM)
+
+
+def vacuum_gaps(atoms: Atoms) -> np.ndarray:
+    """Widest layer free of atoms normal to each cell face, (3,) Å; inf on axes not periodic."""
+    gaps = np.full(3, np.inf)
+    if atoms.cell.rank < 3 or not len(atoms):
+        return gaps
+    heights = 1.0 / np.linalg.norm(np.linalg.inv(atoms.cell.array), axis=0)
+    places = np.sort(atoms.get_scaled_positions(wrap=False) % 1.0, axis=0)
+    widest = np.diff(places, axis=0, append=places[:1] + 1.0).max(axis=0)
+    return np.where(atoms.pbc, widest * heights, gaps)
+
+
+def gathered(atoms: Atoms) -> np.ndarray | None:
+    """Positions (N, 3) of a molecule in one piece; None where a periodic axis has no vacuum.
+
+    Periodic axes are cut in their widest gap.
+    """
+    if not atoms.pbc.any():
+        return atoms.positions.copy()
+    if atoms.cell.rank < 3 or not (vacuum_gaps(atoms) > GAP_ANGSTROM).all():
+        return None
+    scaled = atoms.get_scaled_positions(wrap=False)
+    for axis in np.flatnonzero(atoms.pbc):
+        places = np.sort(scaled[:, axis] % 1.0)
+        widest = int(np.diff(places, append=places[0] + 1.0).argmax())
+        first = places[(widest + 1) % len(places)]
+        scaled[:, axis] = (scaled[:, axis] - first + 1e-9) % 1.0 + first
+    return scaled @ atoms.cell.array
 
 
 def require_fixed_alone(atoms: Atoms, what: str) -> None:
