@@ -17,6 +17,7 @@ from nemp_sim.errors import InputError
 from nemp_sim.structures import check_structure
 
 MAX_JSON_DEPTH = 100  # levels
+OCCUPANCY_TOLERANCE = 0.01  # of refined sites that are full
 
 
 @contextmanager
@@ -141,8 +142,25 @@ def each_structure(path: str | Path, name: str, index: int | str = ":") -> Itera
                 f"{name}: {str(path)!r} holds a structure without atoms. Give another."
             )
         check_structure(atoms, number)
+        _refuse_partial_occupancy(atoms, f"{name}: {str(path)!r}")
         number += 1
         yield atoms
+
+
+def _refuse_partial_occupancy(atoms: Atoms, where: str) -> None:
+    """Sites of a CIF that several elements share, or that are empty in part: ASE keeps one of each.
+
+    Raises:
+        InputError: such a site.
+    """
+    sites = atoms.info.get("occupancy")
+    for site, shares in sites.items() if isinstance(sites, dict) else ():
+        if len(shares) != 1 or abs(sum(shares.values()) - 1.0) > OCCUPANCY_TOLERANCE:
+            held = ", ".join(f"{symbol} {share:g}" for symbol, share in shares.items())
+            raise InputError(
+                f"{where}: site {site} is occupied in part ({held}), of which ASE keeps one whole "
+                "atom. Give an ordered cell, every site with one element."
+            )
 
 
 def _check_file(path: Path, name: str) -> None:

@@ -7,7 +7,7 @@ import ase.io
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import add_adsorbate, fcc111
+from ase.build import add_adsorbate, bulk, fcc111
 from ase.calculators.calculator import CalculationFailed
 from ase.constraints import FixAtoms, FixBondLengths, FixedPlane, FixScaled, Hookean
 from ase.units import Bohr
@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from nemp_sim import NEMP
 from nemp_sim.cli import app as nemp
 from nemp_sim.errors import InputError, NempError
+from nemp_sim.files import read_structures
 from nemp_sim.ipi.client import BeadEvaluator
 from nemp_sim.ipi.wire import Frame
 from nemp_sim.reactions.diffusion import langevin
@@ -220,6 +221,21 @@ def test_files_with_other_atomic_numbers_are_refused(tmp_path, number):
     atoms.numbers[0] = number
     ase.io.write(tmp_path / "a.traj", atoms)
     assert_refused(nemp, ["check", "pdh", tmp_path / "a.traj", *COMMON], tmp_path, "atomic number")
+
+
+@pytest.mark.parametrize("share", ["Pd1 Pd 0.5 0.5 0 0.6", "Pd1 Pd 0 0 0 0.5"])
+def test_sites_that_are_occupied_in_part_are_refused(tmp_path, share):
+    """ASE keeps one whole atom of each, without a word: another composition."""
+    ase.io.write(tmp_path / "a.cif", bulk("Pd", cubic=True))
+    assert len(read_structures(tmp_path / "a.cif", "a")[0]) == 4
+    *lines, last = (tmp_path / "a.cif").read_text("utf-8").splitlines()
+    assert last.split()[0] == "Pd" and float(last.split()[-1]) == 1.0
+    label, symbol, *place, occupied = share.split()
+    columns = last.split()
+    columns[1], columns[3:6], columns[-1] = label, place, occupied
+    (tmp_path / "b.cif").write_text("\n".join([*lines, " ".join(columns)]), "utf-8")
+    arguments = ["check", "pdh", tmp_path / "b.cif", *COMMON]
+    assert_refused(nemp, arguments, tmp_path, "is occupied in part (Pd")
 
 
 OTHERS = {
