@@ -17,8 +17,10 @@ from ase.stress import voigt_6_to_full_3x3_stress
 from nemp_sim.config import DataConfig
 from nemp_sim.errors import InputError
 from nemp_sim.neighbors import edge_list
-from nemp_sim.structures import check_structure, in_vacuum
+from nemp_sim.structures import GAP_ANGSTROM, check_structure, in_vacuum, vacuum_gaps
 from nemp_sim.units import BOHR_ANGSTROM, HARTREE_EV, KCAL_PER_MOL_EV
+
+LARGEST_STRESS = 1.0  # eV/Å³, 160 GPa
 
 
 class Keys(Protocol):
@@ -162,6 +164,13 @@ def _group_key(atoms: Atoms, config: DataConfig, index: int) -> object:
     return atoms.info[config.group_by]
 
 
+def frame_key(frame: Frame) -> tuple[object, ...]:
+    """What two frames of one structure and one head share; positions within 10⁻⁴ Å."""
+    atoms = frame.atoms
+    places = (np.round(x, 4) + 0.0 for x in (atoms.positions, atoms.cell.array))
+    return frame.head, atoms.numbers.tobytes(), *(x.tobytes() for x in places)
+
+
 def split_groups(
     frames: Sequence[Frame], fraction: float, seed: int
 ) -> tuple[list[Frame], list[Frame]]:
@@ -226,6 +235,7 @@ def unit_findings(frames: Sequence[Frame], references: References) -> list[str]:
         *_length_finding([f for f in frames if len(f.atoms) > 1]),
         *_slope_finding(frames),
         *_binding_finding(frames, references),
+        *_stress_finding([f for f in frames if f.stress is not None]),
     ]
 
 
@@ -297,4 +307,34 @@ def _binding_finding(frames: Sequence[Frame], references: References) -> list[st
         f"the median binding energy is {median:.3g} eV per atom relative to lone atoms (usual: −1 "
         "to −8): are energies in Hartree (multiply by 27.2114) or kcal/mol (by 0.04336), or are "
         "the lone-atom energies of another level of theory?"
+    ]
+
+
+def _stress_finding(frames: Sequence[Frame]) -> list[str]:
+    """Stresses beyond matter, or that fall as the volume of a composition grows."""
+    if not frames:
+        return []
+    largest = float(np.median([np.abs(f.stress).max() for f in frames]))
+    if largest > LARGEST_STRESS:
+        return [
+            f"the median largest stress is {largest:.3g} eV/Å³: are stresses in GPa (multiply by "
+            "0.006242) or kbar (by 0.0006242)? eV/Å³ are wanted."
+        ]
+    rows: dict[str, list[tuple[float, float]]] = {}
+    bulk = [f for f in frames if (vacuum_gaps(f.atoms) < GAP_ANGSTROM).all()]
+    for f in bulk:
+        volume = f.atoms.get_volume() / len(f.atoms)
+        rows.setdefault(f.atoms.symbols.formula.reduce()[0].format("hill"), []).append(
+            (volume, np.trace(f.stress) / 3)
+        )
+    if len(bulk) < 8:
+        return []
+    about = [np.array(r) - np.mean(r, axis=0) for r in rows.values()]
+    volume, tension = np.concatenate(about).T
+    spread = np.std(volume) / np.mean([v for r in rows.values() for v, _ in r])
+    if spread < 0.01 or np.std(tension) == 0 or np.corrcoef(volume, tension)[0, 1] > -0.7:
+        return []
+    return [
+        "stresses fall as the volume grows: they look like pressures, with the opposite sign. "
+        "Tension must be positive, as in ASE."
     ]
