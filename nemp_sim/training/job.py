@@ -12,6 +12,7 @@ import numpy as np
 
 from nemp_sim.config import DataConfig, ModelConfig, TrainConfig, check_keys, require, to_head_names
 from nemp_sim.errors import InputError
+from nemp_sim.structures import in_vacuum
 from nemp_sim.training.data import Frame, frame_key, read_frames, split_groups
 
 
@@ -148,8 +149,8 @@ def read_splits(heads: Mapping[str, DataConfig], with_stress: bool) -> Splits:
 
 
 def _warn_of_copies(parts: Mapping[str, Sequence[Frame]]) -> None:
-    """Held-out and test frames that are trained on say nothing of new structures."""
-    trained = {frame_key(frame) for frame in parts["train"]}
+    """Held-out and test frames that are trained on, lone atoms aside, say nothing of new ones."""
+    trained = {frame_key(f) for f in parts["train"] if not in_vacuum(f.atoms, most=1)}
     for name in ("validation", "test"):
         copies = sum(frame_key(frame) in trained for frame in parts[name])
         if copies:
