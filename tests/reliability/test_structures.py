@@ -223,7 +223,7 @@ def test_files_with_other_atomic_numbers_are_refused(tmp_path, number):
     assert_refused(nemp, ["check", "pdh", tmp_path / "a.traj", *COMMON], tmp_path, "atomic number")
 
 
-@pytest.mark.parametrize("share", ["Pd1 Pd 0.5 0.5 0 0.6", "Pd1 Pd 0 0 0 0.5"])
+@pytest.mark.parametrize("share", ["Pd1 Pd 0.5 0.5 0 0.6", "Pd1 Pd 0 0 0 0.5", "Pd1 Pd 0 0 0 ?"])
 def test_sites_that_are_occupied_in_part_are_refused(tmp_path, share):
     """ASE keeps one whole atom of each, without a word: another composition."""
     ase.io.write(tmp_path / "a.cif", bulk("Pd", cubic=True))
