@@ -4,6 +4,7 @@
     python benchmarks/load.py --evaluations 2000 --device cuda         H on Pd(111), 13 atoms
     python benchmarks/load.py --system methanol --threads 100          threads on one potential
     python benchmarks/load.py --system methanol --clients 100          clients of one i-PI server
+    python benchmarks/load.py --system methanol --frames 10000         nemp evaluate of a long file
 
 ``--evaluations``: the atoms move between evaluations, so that neighbour lists are rebuilt. CPU
 time, memory (and that of the GPU), and whether energy and forces of the start are the same bits as
@@ -11,10 +12,13 @@ at the beginning are printed ten times; exit code 1 where they are not, or where
 the last three tenths is more than 1 % above that of the first. ``--threads``: each has a calculator
 of its own on one potential; compared with the same evaluations one after another. ``--clients``:
 each serves beads of one simulation of i-PI; the potential energies of the beads at the end are
-computed once more from their positions.
+computed once more from their positions. ``--frames``: peak memory of ``nemp evaluate`` on files of
+a tenth, a half and all of the frames, with labels; exit code 1 where the last needs 5 % more than
+the first, or where a frame of the output is not what one evaluation of it gives.
 """
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -28,7 +32,7 @@ from ase import Atoms
 
 from nemp_sim import NEMP
 from nemp_sim.checkpoint import load_potential
-from nemp_sim.files import private_directory
+from nemp_sim.files import each_structure, private_directory, writing_structures
 from nemp_sim.ipi.client import BeadEvaluator, run_client
 from nemp_sim.ipi.server import Server
 from nemp_sim.pathintegral.files import Frames, read_properties
@@ -38,6 +42,7 @@ from nemp_sim.potential import Potential
 from nemp_sim.systems import choose_potential, read_system, systems_of
 
 GROWTH = 1.01
+FRAMES_GROWTH = 1.05  # of the peak; the samples of the figure and of the ranks are of fixed size
 TOLERANCE_EV = 1e-5
 UNITS_OF_IPI = 2e-7  # its electronvolt differs from that of CODATA 2014 by 7e-8
 PER_THREAD = 20  # evaluations
@@ -159,6 +164,44 @@ def _energies_fit(potential: Potential, directory: Path, template: Atoms) -> boo
     return abs(again - said) < UNITS_OF_IPI * abs(said)
 
 
+def is_flat_over_frames(options: argparse.Namespace, potential: Potential, atoms: Atoms) -> bool:
+    """Evaluate files of growing length; whether the peak memory stays, and the last frames fit."""
+    rng, start, peaks = np.random.default_rng(0), atoms.positions.copy(), []
+    with private_directory() as directory:
+        for share in (10, 2, 1):
+            count = options.frames // share
+            path = directory / f"{count}.extxyz"
+            with writing_structures(path) as write:
+                for _ in range(count):
+                    frame = Atoms(atoms.numbers, start, cell=atoms.cell, pbc=atoms.pbc)
+                    frame.positions += rng.normal(scale=0.05, size=start.shape)
+                    frame.info["REF_energy"] = 0.0
+                    frame.arrays["REF_forces"] = np.zeros_like(start)
+                    write(frame)
+            command = [sys.executable, "-m", "nemp_sim.cli", "evaluate", "--quiet"]
+            command += ["--structures", str(path), "--potential", potential.name]
+            command += ["--device", str(potential.device), "--head", potential.head]
+            command += ["--on-extrapolation", "ignore", "--out", str(directory)]
+            began = time.perf_counter()
+            child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+            _, code, used = os.wait4(child.pid, 0)
+            child.returncode = os.waitstatus_to_exitcode(code)
+            seconds, peak = time.perf_counter() - began, used.ru_maxrss * 1.024e-3
+            peaks.append(peak)
+            size = path.stat().st_size / 1e6
+            print(
+                f"{count:7d} frames, {size:6.1f} MB: exit code {child.returncode}, "
+                f"{seconds:6.1f} s, peak memory {peak:.1f} MB",
+                flush=True,
+            )
+        last = [*each_structure(directory / f"evaluate-{count}" / "evaluated.extxyz", "", "-5:")]
+        energy = potential.evaluate(last, forces=False).energy
+        off = max(abs(energy - [a.info["nemp_energy"] for a in last]))
+        print(f"peak of the longest over the shortest: {peaks[-1] / peaks[0]:.4f}")
+        print(f"largest difference of the last frames, evaluated again: {off:.1e} eV")
+    return peaks[-1] < FRAMES_GROWTH * peaks[0] and off < TOLERANCE_EV
+
+
 def main() -> None:
     """Load the potential, put the load on it, say how it went."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -169,12 +212,15 @@ def main() -> None:
     kinds.add_argument("--evaluations", type=int, default=100_000)
     kinds.add_argument("--threads", type=int)
     kinds.add_argument("--clients", type=int)
+    kinds.add_argument("--frames", type=int)
     options = parser.parse_args()
     name, head = choose_potential(options.system, None, None)
     potential = load_potential(name, options.device, head=head, on_extrapolation="ignore")
     atoms = read_system(options.system)
     if options.threads:
         good = do_threads_agree(potential, atoms, options.threads)
+    elif options.frames:
+        good = is_flat_over_frames(options, potential, atoms)
     elif options.clients:
         good = do_clients_agree(potential, atoms, options.clients)
     else:

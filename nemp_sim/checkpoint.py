@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 import zipfile
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +16,8 @@ from nemp_sim.errors import InputError, PotentialFileError
 from nemp_sim.files import parse_json, replacing, sha256_of
 from nemp_sim.model import NEMP
 from nemp_sim.potential import Potential, PotentialMetadata
-from nemp_sim.watch import check_policy
+from nemp_sim.torch_state import in_plain_torch
+from nemp_sim.watch import NoDomainWarning, check_policy
 
 FORMAT = "nemp_sim potential"
 FORMAT_VERSION = 2
@@ -65,6 +67,7 @@ def describe(model: NEMP, metadata: PotentialMetadata) -> dict[str, Any]:
     }
 
 
+@in_plain_torch
 def load_potential(
     name_or_path: str | Path,
     device: str | torch.device = "auto",
@@ -90,6 +93,9 @@ def load_potential(
     Raises:
         PotentialFileError: no such file, or a damaged, foreign or newer file.
         InputError: an unusable device, dtype or policy, or no such head.
+
+    Warns:
+        NoDomainWarning: the file records no domain, and ``on_extrapolation`` is not "ignore".
     """
     check_policy(on_extrapolation)
     path = find_potential(name_or_path)
@@ -106,6 +112,13 @@ def load_potential(
             "fresh copy."
         ) from error
     potential.watch.policy = on_extrapolation
+    if not potential.domain.is_recorded and on_extrapolation != "ignore":
+        warnings.warn(
+            f"{path.name} records no domain of validity: no structure can be called outside what "
+            "it was trained on. Train it with this version, or say on_extrapolation='ignore'.",
+            NoDomainWarning,
+            stacklevel=3,
+        )
     return potential
 
 

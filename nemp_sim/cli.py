@@ -73,9 +73,10 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="All metadata as JSON.")] = False,
 ) -> None:
     """Print what a potential file says of itself."""
-    from nemp_sim.checkpoint import find_potential, read_header
+    from nemp_sim.checkpoint import find_potential, load_potential, read_header
 
-    header = read_header(find_potential(potential))
+    path = find_potential(potential)
+    header = read_header(path)
     if as_json:
         print(json.dumps(header, indent=2, ensure_ascii=False))
         return
@@ -100,6 +101,8 @@ def info(
     for head in model["heads"]:
         for name, value in _head_rows(header, head).items():
             table.add_row(f"{head}: {name}", value)
+        domain = load_potential(path, "cpu", head=head, on_extrapolation="ignore").domain
+        table.add_row(f"{head}: domain", str(domain))
     console.print(table)
     for split, errors in header["errors"].items():
         console.print(_error_table(split, errors))

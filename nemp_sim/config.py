@@ -37,7 +37,8 @@ def require(condition: bool, name: str, got: object, wanted: str) -> None:
 
 def require_plain_name(name: str | None) -> None:
     """Refuse a name of results that is no plain file name; None stands for a made one."""
-    plain = name is None or (bool(name) and Path(name).name == name)
+    plain = name is None or (isinstance(name, str) and name.isprintable())
+    plain = plain and (name is None or Path(name).name == name and name not in ("", ".."))
     require(plain, "name", name, "a plain name, without '/'")
 
 
@@ -57,6 +58,8 @@ def require_types(settings: object) -> None:
         elif kind is float:
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             require(number and math.isfinite(value), name, value, "a finite number")
+        elif kind is str:
+            require(isinstance(value, str), name, value, "text")
         elif isinstance(kind, type) and is_dataclass(kind):
             require(isinstance(value, kind), name, value, f"a {kind.__name__}")
 

@@ -112,6 +112,14 @@ class Command(typer.core.TyperCommand):
         except (NempError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
             raise typer.Exit(getattr(error, "exit_code", 2)) from None
+        except UnicodeEncodeError as error:
+            unknown = ascii(error.object[error.start : error.end])
+            print(
+                f"error: the locale of this process writes {error.encoding}, which has no "
+                f"{unknown}. Set PYTHONUTF8=1.",
+                file=sys.stderr,
+            )
+            raise typer.Exit(2) from None
 
 
 @contextmanager

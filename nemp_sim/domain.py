@@ -21,13 +21,12 @@ from torch import Tensor
 from nemp_sim.graph import AtomGraph
 from nemp_sim.model import NEMP, cutoff_function
 from nemp_sim.neighbors import EdgeList
+from nemp_sim.structures import in_vacuum
 
 MARGIN = 0.95  # 191 held-out frames of pdh, water and methanol reach down to 0.988
 RECORD_FACTOR = 2.0  # accepted standard deviation over the largest one of the training frames
 RMSE_FACTOR = 10.0  # the same over the held-out RMSE, for files that do not record the largest one
 FEWEST = 1e-3  # a coordination below counts as this much
-FEW_ATOMS = 2  # so many in vacuum may have fewer neighbours than any atom of a larger structure
-BOX_ANGSTROM = 7.0  # shortest periodic cell vector of what counts as vacuum
 ISOLATED = 1.6  # 3639 frames of water, methanol and Ag–Pd reach up to 1.44; Bohr for Å gives 1.89
 FARTHEST = 10.0  # shortest distances; beyond it, or with no neighbour at all, this is reported
 KINDS = ("distance", "isolation", "coordination", "atom_std", "energy_std", "force_std")
@@ -131,14 +130,32 @@ class Domain:
         return cls(symbols, shortest, coordination, accepted)
 
     @property
+    def _is_recorded(self) -> dict[str, bool]:
+        return {
+            "shortest distances": bool(self.shortest_A.any()),
+            "coordination": self.coordination is not None,
+            "accepted uncertainties": bool(self.accepted),
+        }
+
+    @property
     def not_recorded(self) -> tuple[str, ...]:
         """What the file does not record, in words."""
-        missing = {
-            "shortest distances": not self.shortest_A.any(),
-            "coordination": self.coordination is None,
-            "accepted uncertainties": not self.accepted,
-        }
-        return tuple(name for name, is_missing in missing.items() if is_missing)
+        return tuple(name for name, recorded in self._is_recorded.items() if not recorded)
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether anything can be judged at all."""
+        return any(self._is_recorded.values())
+
+    def __str__(self) -> str:
+        """What is recorded, and what is not."""
+        known = ", ".join(name for name, recorded in self._is_recorded.items() if recorded)
+        return f"{known or 'nothing'} recorded{partial(self.not_recorded)}"
+
+
+def partial(not_recorded: Sequence[str]) -> str:
+    """What a verdict adds where a file does not record everything; empty where it does."""
+    return f" (the check is partial, not recorded: {', '.join(not_recorded)})" * bool(not_recorded)
 
 
 def held_out_errors(errors: Mapping[str, Any], head: str) -> dict[str, float]:
@@ -197,12 +214,6 @@ class Measured:
     spreads: Mapping[str, np.ndarray]
 
 
-def _in_vacuum(atoms: Atoms) -> bool:
-    """Whether it is a lone atom or a dimer, whose coordination says nothing."""
-    box = atoms.cell.lengths()[atoms.pbc].min(initial=np.inf)
-    return len(atoms) <= FEW_ATOMS and box > BOX_ANGSTROM
-
-
 class Judgement:
     """Excesses of a list of structures: how many times each limit is exceeded.
 
@@ -223,6 +234,7 @@ class Judgement:
         sizes = np.array([len(atoms) for atoms in structures], dtype=int)
         self._first = np.concatenate([[0], np.cumsum(sizes)])
         self._filled = sizes > 0
+        self._few = self._need_no_neighbours(sizes)
         self._each = {"distance": MARGIN / np.maximum(measured.nearest, 1e-9)}
         if domain.coordination is not None:
             self._bounds = self._coordination_bounds()
@@ -230,8 +242,7 @@ class Judgement:
             self._each["coordination"] = np.maximum(self._bounds[:, 0] / n, n / self._bounds[:, 1])
         elif domain.shortest_A.all():
             far = np.minimum(measured.nearest, FARTHEST) / ISOLATED
-            lone = [len(a) == 1 and not a.pbc.any() for a in structures]  # the reference energy
-            self._each["isolation"] = np.where(np.repeat(np.array(lone, bool), sizes), 0.0, far)
+            self._each["isolation"] = np.where(self._few, 0.0, far)
         for kind, values in measured.spreads.items():
             if kind in domain.accepted:
                 self._each[kind] = values / max(domain.accepted[kind], 1e-12)
@@ -239,6 +250,13 @@ class Judgement:
             kind: values if kind == "energy_std" else self._by_structure(values)
             for kind, values in self._each.items()
         }
+
+    def _need_no_neighbours(self, sizes: np.ndarray) -> np.ndarray:
+        """(N,) atoms that may have few neighbours or none: lone atoms, bonded dimers in vacuum."""
+        lone = np.array([in_vacuum(atoms, most=1) for atoms in self._structures], dtype=bool)
+        few = np.array([in_vacuum(atoms) for atoms in self._structures], dtype=bool)
+        bonded = self._measured.nearest <= ISOLATED  # crystals of two atoms in Bohr are not
+        return np.repeat(lone, sizes) | np.repeat(few, sizes) & bonded
 
     def _coordination_bounds(self) -> np.ndarray:
         """(N, 2) accepted coordination of each atom."""
@@ -249,8 +267,7 @@ class Judgement:
         numbers = [atoms.numbers for atoms in self._structures]
         rows = row_of[np.concatenate(numbers)] if numbers else np.zeros(0, dtype=int)
         bounds = self._domain.coordination[rows] * [MARGIN, 1 / MARGIN]
-        small = [_in_vacuum(atoms) for atoms in self._structures]
-        bounds[np.repeat(np.array(small, bool), np.diff(self._first)), 0] = 0.0
+        bounds[self._few, 0] = 0.0
         return bounds
 
     def _by_structure(self, values: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from ase import Atoms
 
+from nemp_sim.domain import partial
 from nemp_sim.potential import Potential
 from nemp_sim.report import Report
 
@@ -45,7 +46,8 @@ def with_domain(report: Report, engine: object, final: Sequence[Atoms] | None) -
         note = f"Domain of validity: {watch.verdict()}"
         return replace(report, data=data, notes=(*report.notes, note))
     said = "; ".join(map(str, worst.values()))
-    note = f"OUTSIDE what {engine.name} was trained on ({outside} structures): {said}."
+    unknown = partial(engine.domain.not_recorded)
+    note = f"OUTSIDE what {engine.name} was trained on ({outside} structures): {said}{unknown}."
     if watch.policy == "ignore":
         return replace(report, data=data, notes=(*report.notes, note))
     verdict = f"OUTSIDE THE TRAINED DOMAIN, not to be trusted. {report.verdict}"

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from nemp_sim.errors import InputError
 from nemp_sim.structures import check_structure
 
 MAX_JSON_DEPTH = 100  # levels
+OCCUPANCY_TOLERANCE = 0.01  # of refined sites that are full
 
 
 @contextmanager
@@ -36,10 +37,17 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_structures(path: Path, structures: Atoms | Sequence[Atoms]) -> None:
     """Write one structure, or several, as extended XYZ: the whole file or none."""
+    with writing_structures(path) as write:
+        write(structures)
+
+
+@contextmanager
+def writing_structures(path: Path) -> Iterator[Callable[[Atoms | Sequence[Atoms]], None]]:
+    """Yield a function that adds structures to an extended-XYZ file: the whole file or none."""
     import ase.io  # with scipy, a fifth of the import time of NEMP
 
-    with replacing(path) as temporary:
-        ase.io.write(temporary, structures, format="extxyz")
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as handle:
+        yield lambda structures: ase.io.write(handle, structures, format="extxyz")
 
 
 @contextmanager
@@ -88,25 +96,75 @@ def read_structure(path: str | Path, name: str) -> Atoms:
     Raises:
         InputError: see ``read_structures``.
     """
-    return _read(Path(path), name, -1)
+    (last,) = each_structure(path, name, -1)
+    return last
 
 
 def read_structures(path: str | Path, name: str) -> list[Atoms]:
-    """All structures of a file of any format that ASE reads.
+    """All structures of a file of any format that ASE reads, as a list.
+
+    Raises:
+        InputError: see ``each_structure``.
+    """
+    return [*each_structure(path, name)]
+
+
+def each_structure(path: str | Path, name: str, index: int | str = ":") -> Iterator[Atoms]:
+    """The structures of a file of any format that ASE reads, one after the other.
 
     Args:
         path: the file.
         name: the argument that error messages name.
+        index: which of them, as in ``ase.io.iread``.
 
     Raises:
         InputError: no such file, an unreadable one, a structure without atoms or with numbers that
             define none (``check_structure``), or an xyz file of i-PI, of whose comment lines ASE
             reads neither cell nor units.
     """
-    return _read(Path(path), name, ":")
+    import ase.io
+
+    path = Path(path)
+    _check_file(path, name)
+    frames, number = ase.io.iread(path, index), 0
+    while True:
+        try:
+            atoms = next(frames, None)
+        except Exception as error:  # ASE's readers raise anything
+            raise InputError(
+                f"{name}: ASE cannot read {str(path)!r} ({type(error).__name__}: {error}). Give a "
+                "structure file of a format that ASE knows (extxyz, POSCAR, cif, traj …)."
+            ) from error
+        if atoms is None and number:
+            return
+        if not atoms:
+            raise InputError(
+                f"{name}: {str(path)!r} holds a structure without atoms. Give another."
+            )
+        check_structure(atoms, number)
+        _refuse_partial_occupancy(atoms, f"{name}: {str(path)!r}")
+        number += 1
+        yield atoms
 
 
-def _read(path: Path, name: str, index: int | str) -> Atoms | list[Atoms]:
+def _refuse_partial_occupancy(atoms: Atoms, where: str) -> None:
+    """Sites of a CIF that several elements share, or that are empty in part: ASE keeps one of each.
+
+    Raises:
+        InputError: such a site.
+    """
+    sites = atoms.info.get("occupancy")
+    for site, shares in sites.items() if isinstance(sites, dict) else ():
+        full = len(shares) == 1 and all(isinstance(v, int | float) for v in shares.values())
+        if not full or abs(sum(shares.values()) - 1.0) > OCCUPANCY_TOLERANCE:
+            held = ", ".join(f"{symbol} {share}" for symbol, share in shares.items())
+            raise InputError(
+                f"{where}: site {site} is occupied in part ({held}), of which ASE keeps one whole "
+                "atom. Give an ordered cell, every site with one element."
+            )
+
+
+def _check_file(path: Path, name: str) -> None:
     if not path.is_file():
         raise InputError(f"{name} is {str(path)!r}, but there is no such file. Check the path.")
     with path.open("rb") as handle:
@@ -118,18 +176,3 @@ def _read(path: Path, name: str, index: int | str) -> Atoms | list[Atoms]:
             "import ipi, ase.io; ase.io.write('beads.extxyz', "
             f"ipi.read_trajectory({str(path)!r}))"
         )
-    import ase.io
-
-    try:
-        found = ase.io.read(path, index)
-    except Exception as error:  # ASE's readers raise anything
-        raise InputError(
-            f"{name}: ASE cannot read {str(path)!r} ({type(error).__name__}: {error}). Give a "
-            "structure file of a format that ASE knows (extxyz, POSCAR, cif, traj …)."
-        ) from error
-    frames = [found] if isinstance(found, Atoms) else found
-    if not frames or not all(map(len, frames)):
-        raise InputError(f"{name}: {str(path)!r} holds a structure without atoms. Give another.")
-    for number, atoms in enumerate(frames):
-        check_structure(atoms, number)
-    return found

@@ -20,13 +20,24 @@ Result = TypeVar("Result")
 
 
 def lock(handle: IO[str], wait: bool) -> bool:
-    """Lock an open file until it is closed; False where another holds it and ``wait`` is off."""
+    """Lock an open file until it is closed; False where another holds it and ``wait`` is off.
+
+    On a file system that has no locks it warns, and goes on as if the lock were had.
+    """
     import fcntl  # not on Windows
 
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        warnings.warn(
+            f"the file system of {Path(handle.name).parent} has no locks ({error}): two processes "
+            "that work there would mix, and nothing would say so.",
+            stacklevel=3,
+        )
     return True
 
 
@@ -75,15 +86,9 @@ def _is_claimed(handle: IO[str], directory: Path) -> bool:
     """
     try:
         mine = lock(handle, wait=False)
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
-        warnings.warn(
-            f"the file system of {directory} has no locks ({error}): two runs there would mix, and "
-            "nothing would say so.",
-            stacklevel=4,
-        )
-        return True
+    except OSError:
+        handle.close()
+        raise
     if not mine:
         handle.seek(0)
         holder = handle.read() or "another process"

@@ -7,6 +7,8 @@ import torch
 from nemp_sim.config import ModelConfig
 from nemp_sim.kernels.sizes import padded_size
 
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "alloc_failed", "bad_alloc")
+
 
 def bytes_per_edge(config: ModelConfig, dtype: torch.dtype, fused: bool = False) -> int:
     """Estimate of the peak memory of energy and forces for one directed edge, bytes.
@@ -36,7 +38,13 @@ def free_memory(device: torch.device) -> float:
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch says with this error that memory has run out."""
+class MemoryWarning(UserWarning):
+    """A batch did not fit into the memory and was evaluated in parts."""
+
+
+def is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
+    """Whether an error says that memory has run out: torch, CUDA's libraries, Triton, NumPy."""
     text = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        said in text for said in OUT_OF_MEMORY
+    )

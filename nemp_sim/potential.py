@@ -1,6 +1,7 @@
 """Potential: energies, forces, stresses and their uncertainties of many structures in one call."""
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -24,10 +25,11 @@ from nemp_sim.domain import (
 from nemp_sim.errors import EvaluationError, InputError, UnknownElementError
 from nemp_sim.graph import AtomGraph
 from nemp_sim.kernels.choice import choose
-from nemp_sim.memory import bytes_per_edge, free_memory, is_out_of_memory
+from nemp_sim.memory import MemoryWarning, bytes_per_edge, free_memory, is_out_of_memory
 from nemp_sim.model import NEMP
 from nemp_sim.neighbors import EdgeList, NeighborLists, build_graph
 from nemp_sim.structures import check_structure
+from nemp_sim.torch_state import in_plain_torch, refuse_forked, warn_of_rounding
 from nemp_sim.watch import Watch
 
 VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))  # xx yy zz yz xz xy
@@ -199,6 +201,7 @@ class Potential:
         """Dtype of the network; energies are always summed in float64."""
         return self.model.species_mix.dtype
 
+    @in_plain_torch
     def evaluate(
         self,
         structures: Sequence[Atoms],
@@ -322,6 +325,7 @@ class Potential:
         if chunk:
             yield chunk
 
+    @in_plain_torch
     def hessian(self, atoms: Atoms, indices: Sequence[int]) -> np.ndarray:
         """Second derivatives of the energy, analytic, (n, 3, N, 3), eV/Å².
 
@@ -370,6 +374,8 @@ class Potential:
     ) -> Iterator[Part]:
         """Results of ``work`` on the structures ``chunk``; halves it where memory runs out."""
         graph = None
+        refuse_forked(self.device)
+        warn_of_rounding(self.model.species_mix)
         try:
             graph = build_graph(
                 [structures[b] for b in chunk],
@@ -379,7 +385,7 @@ class Potential:
             )
             with torch.no_grad():
                 result = work(chunk, graph)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
+        except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             if len(chunk) == 1:
@@ -396,6 +402,12 @@ class Potential:
         del graph
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+        warnings.warn(
+            f"out of memory on {self.device}: a batch of {len(chunk)} structures is evaluated in "
+            "halves. The numbers stay the same, to rounding; it takes longer.",
+            MemoryWarning,
+            stacklevel=2,
+        )
         middle = len(chunk) // 2
         for half in (chunk[:middle], chunk[middle:]):
             yield from self._within_memory(structures, edges, half, work)
@@ -466,8 +478,9 @@ def _join(
 
 def _refuse_not_a_number(structures: list[Atoms], evaluation: Evaluation) -> None:
     for index, atoms in enumerate(structures):
-        values = [evaluation.energy[index], *(f[index] for f in (evaluation.forces,) if f)]
-        if all(np.isfinite(v).all() for v in values):
+        numbers = ("energy", "forces", "stress", "energy_std", "energies_std", "forces_std")
+        values = [getattr(evaluation, name) for name in numbers]
+        if all(np.isfinite(v[index]).all() for v in values if v is not None):
             continue
         distances = (
             atoms.get_all_distances(mic=bool(atoms.pbc.any())) if len(atoms) < 2000 else None
@@ -477,6 +490,7 @@ def _refuse_not_a_number(structures: list[Atoms], evaluation: Evaluation) -> Non
             np.fill_diagonal(distances, np.inf)
             nearest = f" Its shortest distance is {distances.min():.3f} Å."
         raise EvaluationError(
-            f"structure {index} ({atoms.get_chemical_formula()}): energy or forces are not finite."
-            f"{nearest} Check for overlapping atoms or a wrong length unit."
+            f"structure {index} ({atoms.get_chemical_formula()}): energy, forces, stress or their "
+            f"uncertainties are not finite.{nearest} Check for overlapping atoms or a wrong length "
+            "unit."
         )

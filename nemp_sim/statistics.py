@@ -18,6 +18,35 @@ def rms(values: np.ndarray) -> float:
     return float(np.sqrt((values**2).mean()))
 
 
+class Sample:
+    """Rows of a long series: all of them up to ``most``, then every 2nd, 4th … of them.
+
+    Attributes:
+        every: which rows are kept: those whose number is a multiple of this.
+    """
+
+    def __init__(self, most: int) -> None:
+        """Start with none."""
+        self.every = 1
+        self._most, self._seen, self._kept = most, 0, []
+        self._count = 0
+
+    def add(self, rows: np.ndarray) -> None:
+        """The next rows (n, …) of the series."""
+        mine = rows[-self._seen % self.every :: self.every].copy()
+        self._seen += len(rows)
+        self._kept.append(mine)
+        self._count += len(mine)
+        while self._count > self._most:
+            self._kept = [np.concatenate(self._kept)[::2].copy()]
+            self._count = len(self._kept[0])
+            self.every *= 2
+
+    def rows(self) -> np.ndarray:
+        """Those that were kept."""
+        return np.concatenate(self._kept)
+
+
 def combination_std(members: np.ndarray, coefficients: Sequence[float]) -> float:
     """Standard deviation of Σ c_b E_b, eV: errors that the structures share cancel.
 

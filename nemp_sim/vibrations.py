@@ -23,9 +23,10 @@ from nemp_sim.config import require
 from nemp_sim.errors import EvaluationError, InputError
 from nemp_sim.potential import Potential
 from nemp_sim.relax import CountedCalls, Engine
-from nemp_sim.structures import fixed_coordinates
+from nemp_sim.structures import fixed_coordinates, gathered, require_fixed_alone
 
 METHODS = ("auto", "analytic", "differences")
+FIELD = 0.05  # of the largest second derivative: forces that a shift of all atoms may cause
 DISPLACEMENT_ANGSTROM = 0.01
 SMALL_CM1 = 50.0  # an imaginary mode below this may be noise; a real one is hardly harmonic
 EV_OF_ROOT = _hbar * 1e10 / np.sqrt(_e * _amu)  # ħω in eV of sqrt(eV / Å² / amu)
@@ -43,6 +44,7 @@ class Vibrations:
         energies_eV: (m,) ħω, ascending; imaginary ones as negative numbers.
         modes: (m, N, 3) displacement of the atoms, without unit, scaled to Σ m u² = 1 amu.
         n_projected: translations and rotations taken out; m = 3n − n_projected.
+        rigid: whose they are: of a "molecule", translations of a "crystal", of "nothing".
         method: "analytic" or "differences".
     """
 
@@ -53,6 +55,7 @@ class Vibrations:
     energies_eV: np.ndarray
     modes: np.ndarray
     n_projected: int
+    rigid: str
     method: str
 
     @property
@@ -83,7 +86,7 @@ class Vibrations:
             atoms,
             self.indices,
             (self.hessian, self.asymmetry_eV_per_A2),
-            self.n_projected > 0,
+            self.rigid,
             self.method,
         )
 
@@ -105,8 +108,9 @@ def vibrations(
         indices: the chosen atoms; None: all that no constraint holds.
         method: "analytic" (second derivatives of the network), "differences" (central, all
             displaced structures in one call) or "auto": analytic where the engine can.
-        molecule: take translations and rotations out; None: where no axis is periodic and every
-            atom is chosen.
+        molecule: take translations and rotations out. None: where every atom is chosen: both of a
+            molecule (no axis is periodic, or there is vacuum along all that are), translations of
+            anything else; nothing in an external field.
         displacement_angstrom: of the differences.
 
     Raises:
@@ -114,12 +118,13 @@ def vibrations(
         EvaluationError: results that are not finite.
     """
     chosen = check_chosen(atoms, indices)
-    if molecule is None:
-        molecule = not atoms.pbc.any() and len(chosen) == len(atoms)
     matrix, used = partial_hessian(engine, atoms, chosen, method, displacement_angstrom)
+    rigid = "molecule" if molecule else "nothing"
+    if molecule is None and len(chosen) == len(atoms) and _costs_nothing_to_shift(matrix):
+        rigid = "crystal" if gathered(atoms) is None else "molecule"
     symmetric = 0.5 * (matrix + matrix.T)
     asymmetry = float(np.abs(matrix - matrix.T).max())
-    return _from_hessian(atoms, chosen, (symmetric, asymmetry), molecule, used)
+    return _from_hessian(atoms, chosen, (symmetric, asymmetry), rigid, used)
 
 
 def check_chosen(atoms: Atoms, indices: Sequence[int] | None) -> np.ndarray:
@@ -128,6 +133,7 @@ def check_chosen(atoms: Atoms, indices: Sequence[int] | None) -> np.ndarray:
     Raises:
         InputError: none, one twice, one that does not exist, or one that is held in part.
     """
+    require_fixed_alone(atoms, "a calculation of vibrations")
     held = fixed_coordinates(atoms)
     partly = np.flatnonzero(held.any(axis=1) & ~held.all(axis=1))
     chosen = np.flatnonzero(~held.all(axis=1)) if indices is None else np.asarray(indices, int)
@@ -185,15 +191,16 @@ def _from_hessian(
     atoms: Atoms,
     indices: np.ndarray,
     hessian: tuple[np.ndarray, float],
-    molecule: bool,
+    rigid: str,
     method: str,
 ) -> Vibrations:
     matrix, asymmetry = hessian
     roots = np.sqrt(np.repeat(atoms.get_masses()[indices], 3))
     weighted = matrix / np.outer(roots, roots)
     basis = np.eye(len(roots))
-    if molecule:
-        basis = _internal_basis(atoms.positions[indices], roots)
+    if rigid != "nothing":
+        places = gathered(atoms) if rigid == "molecule" else None
+        basis = _internal_basis(roots, None if places is None else places[indices])
     squares, vectors = np.linalg.eigh(basis.T @ weighted @ basis)
     if not np.isfinite(squares).all():
         raise EvaluationError(f"{atoms.get_chemical_formula()}: frequencies are not finite.")
@@ -208,17 +215,28 @@ def _from_hessian(
         energies_eV=np.sign(squares) * np.sqrt(np.abs(squares)) * EV_OF_ROOT,
         modes=modes,
         n_projected=len(roots) - len(squares),
+        rigid=rigid,
         method=method,
     )
 
 
-def _internal_basis(positions: np.ndarray, roots: np.ndarray) -> np.ndarray:
-    """Orthonormal columns (3n, 3n − 6), (… − 5 if linear) normal to translations and rotations."""
+def _costs_nothing_to_shift(hessian: np.ndarray) -> bool:
+    """Whether Σ_j Φ_ij = 0, which it is not in an external field."""
+    sums = hessian.reshape(len(hessian), -1, 3).sum(axis=1)
+    return bool(np.abs(sums).max() <= FIELD * np.abs(hessian).max())
+
+
+def _internal_basis(roots: np.ndarray, positions: np.ndarray | None) -> np.ndarray:
+    """Orthonormal columns (3n, m) normal to translations and, where there are positions, rotations.
+
+    m is 3n − 3 without positions, else 3n − 6, or 3n − 5 if linear.
+    """
     masses = roots[::3] ** 2
-    centred = positions - masses @ positions / masses.sum()
-    outward = [np.tile(axis, len(positions)) for axis in np.eye(3)]
-    outward += [np.cross(axis, centred).ravel() for axis in np.eye(3)]
+    outward = [np.tile(axis, len(masses)) for axis in np.eye(3)]
+    if positions is not None:
+        centred = positions - masses @ positions / masses.sum()
+        outward += [np.cross(axis, centred).ravel() for axis in np.eye(3)]
     rigid = np.array(outward) * roots
-    rigid /= np.linalg.norm(rigid[0]) + np.zeros((6, 1))
+    rigid /= np.linalg.norm(rigid[0])
     _, sizes, directions = np.linalg.svd(rigid, full_matrices=True)
     return directions[int((sizes > 1e-4 * sizes[0]).sum()) :].T

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nemp_sim.config import require
-from nemp_sim.domain import Finding, Judgement
+from nemp_sim.domain import Finding, Judgement, partial
 from nemp_sim.errors import ExtrapolationError
 
 POLICIES = ("warn", "raise", "ignore")
@@ -18,6 +18,10 @@ CURE = (
 
 class ExtrapolationWarning(UserWarning):
     """A structure lies outside the domain of the potential."""
+
+
+class NoDomainWarning(UserWarning):
+    """A potential file says nothing of what it was trained on, so that nothing can be judged."""
 
 
 def check_policy(policy: str) -> str:
@@ -111,8 +115,7 @@ class Watch:
                 f"{self.n_outside} of {self.n_structures} structures are OUTSIDE what {self._name} "
                 f"was trained on, at worst: {worst}"
             )
-        unknown = f" (not recorded: {', '.join(self._not_recorded)})" if self._not_recorded else ""
-        return f"{said}{unknown}."
+        return f"{said}{partial(self._not_recorded)}."
 
     def summary(self) -> Mapping[str, Any]:
         """The run so far in plain values: the worst of each kind with its atoms and threshold."""

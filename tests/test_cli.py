@@ -1,6 +1,9 @@
 """The nemp command: what it prints, what it writes, and how it refuses."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import ase.io
@@ -98,3 +101,15 @@ def test_export_lammps_prints_the_input_lines(potential_file, tmp_path):
     refused = run("export-lammps", potential_file, "-o", tmp_path / "model.pt")
     assert refused.exit_code == 2
     assert "another ending" in refused.output
+
+
+@pytest.mark.parametrize("utf8", ["0", "1"])
+def test_locales_that_cannot_write_our_letters_are_told_what_helps(utf8):
+    other = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": utf8}
+    command = [sys.executable, "-m", "nemp_sim.cli", "info", "methanol"]
+    done = subprocess.run(command, capture_output=True, env=os.environ | other)
+    said = done.stderr.decode()
+    if utf8 == "1":
+        assert (done.returncode, said) == (0, "") and "Å" in done.stdout.decode("utf-8")
+    else:
+        assert done.returncode == 2 and "Set PYTHONUTF8=1" in said and "Traceback" not in said

@@ -26,7 +26,7 @@ from nemp_sim.systems import choose_potential, read_system
 from nemp_sim.training.accuracy import predict
 from nemp_sim.training.data import Frame as LabelledFrame
 from nemp_sim.training.record import domain_record
-from nemp_sim.watch import MOST_WARNINGS, ExtrapolationWarning
+from nemp_sim.watch import MOST_WARNINGS, ExtrapolationWarning, NoDomainWarning
 
 SHORTEST = {"H-H": 0.7, "H-O": 0.9, "H-Pd": 1.5}
 COORDINATION = {"H": [0.5, 3.0], "O": [0.5, 4.0]}
@@ -46,6 +46,42 @@ def pair(distance, symbols="HH"):
 
 def findings(potential, atoms, **options):
     return potential.evaluate([atoms], on_extrapolation="ignore", **options).outside[0]
+
+
+# --- what is recorded
+
+
+def test_a_file_that_records_no_domain_is_told_of_when_it_is_loaded(random_potential, tmp_path):
+    path = tmp_path / "old.pt"
+    save_potential(random_potential("smooth").model, PotentialMetadata(), path)
+    with pytest.warns(NoDomainWarning, match="old.pt records no domain of validity"):
+        load_potential(path, "cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_potential(path, "cpu", on_extrapolation="ignore")
+        load_potential("water.pt", "cpu")  # shortest distances alone
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("pdh", "shortest distances, coordination, accepted uncertainties recorded"),
+        ("methanol", "(the check is partial, not recorded: coordination)"),
+    ],
+)
+def test_info_and_verdicts_say_what_is_not_recorded(name, said):
+    shown = " ".join(CliRunner().invoke(app, ["info", name]).output.split())
+    assert said in shown and ("not recorded" in shown) == (name == "methanol")
+    if name == "methanol":
+        potential = load_potential("methanol.pt", "cpu")
+        for stretch, verdict in ((1.0, "inside"), (3.0, "OUTSIDE")):
+            atoms = molecule("CH3OH")
+            atoms.positions *= stretch
+            potential.watch.reset()
+            potential.evaluate([atoms], on_extrapolation="ignore")
+            report = with_domain(Report("t", "v", ()), potential, [atoms])
+            assert said in potential.watch.verdict() and verdict in potential.watch.verdict()
+            assert said in " ".join(report.notes)
 
 
 # --- what is outside
@@ -90,15 +126,32 @@ def test_lengths_in_bohr_are_found_without_a_record_of_coordination(name):
 
 
 def test_isolation_is_the_nearest_neighbour_in_shortest_distances():
-    """H 1.5 Å from O in water.pt, and an atom beyond the cutoff; a lone atom is not judged."""
+    """In water.pt; lone atoms and dimers whose atoms are near enough are not judged."""
     potential = load_potential("water.pt", "cpu")
     shortest = potential.domain.shortest_A[0, 1]
-    atoms = Atoms("OH2", [[0, 0, 0], [1.5, 0, 0], [0, 9, 0]])
+    atoms = Atoms("OH2", [[0, 0, 0], [1.4, 0, 0], [0, 9, 0]])
     found = [f for f in findings(potential, atoms) if f.kind == "isolation"]
     assert [(f.atoms, f.value) for f in found] == [((2,), FARTHEST)]
-    near = [f for f in findings(potential, atoms[:2]) if f.kind == "isolation"]
-    assert near[0].value == pytest.approx(1.5 / shortest)
-    assert "isolation" not in {f.kind for f in findings(potential, atoms[:1])}
+    far = Atoms("OH", [[0, 0, 0], [1.7 * shortest, 0, 0]])
+    near = [f for f in findings(potential, far) if f.kind == "isolation"]
+    assert near[0].value == pytest.approx(1.7)
+    for few in (atoms[:1], atoms[:2]):
+        assert "isolation" not in {f.kind for f in findings(potential, few)}
+
+
+def test_crystals_of_two_atoms_in_bohr_are_no_dimers(random_potential):
+    """One rule for both kinds: a dimer is bonded, in a wide box, and needs no third atom."""
+    bounds = {"H": [2.0, 9.0], "O": [2.0, 9.0]}
+    potential = recorded(random_potential, coordination=bounds)
+    shortest = potential.domain.shortest_A
+    length = shortest[shortest > 0].min()
+    box = {"cell": [8.0, 8.0, 8.0], "pbc": True}
+    for stretch, outside in ((1.5, False), (1.7, True)):
+        atoms = Atoms("HH", [[0, 0, 0], [stretch * length, 0, 0]], **box)
+        assert bool(findings(potential, atoms)) == outside
+    assert not findings(potential, Atoms("H", **box))
+    tight = Atoms("HH", [[0, 0, 0], [1.5 * length, 0, 0]], cell=[6.0, 9, 9], pbc=True)
+    assert findings(potential, tight)
 
 
 def test_coordination_against_a_sum_by_hand(random_potential):

@@ -1,6 +1,7 @@
 """One run in a directory at a time; what a dead process held is free."""
 
 import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -13,7 +14,9 @@ import pytest
 
 from nemp_sim import locks
 from nemp_sim.errors import InputError
+from nemp_sim.labelling.queue import locked
 from nemp_sim.locks import IN_USE, alone, alone_in, clear
+from nemp_sim.pathintegral.processes import sole_log
 
 ROOT = Path(__file__).parents[1]
 HOLD = """
@@ -85,12 +88,19 @@ def test_a_file_that_is_removed_between_opening_and_locking_is_no_lock(tmp_path,
     assert len(tries) == 2
 
 
-def test_file_systems_without_locks_are_told_of(tmp_path, monkeypatch):
-    def lock(handle, wait):
-        raise OSError(errno.ENOLCK, "No locks available")
+@pytest.mark.parametrize("hold", [alone_in, sole_log, locked])
+def test_file_systems_without_locks_are_told_of(tmp_path, monkeypatch, hold):
+    """By whatever locks: a run, a simulation, a queue of labels."""
 
-    monkeypatch.setattr(locks, "lock", lock)
-    with pytest.warns(UserWarning, match="has no locks"), alone_in(tmp_path):
+    def flock(handle, operation):
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    error = errno.ENOLCK
+    with pytest.warns(UserWarning, match="has no locks"), hold(tmp_path):
+        pass
+    error = errno.EIO
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)), hold(tmp_path):
         pass
 
 

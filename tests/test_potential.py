@@ -11,7 +11,7 @@ from ase.build import molecule
 import nemp_sim.potential as potential_module
 from nemp_sim.derivatives import differentiate
 from nemp_sim.errors import EvaluationError, InputError, UnknownElementError
-from nemp_sim.memory import bytes_per_edge
+from nemp_sim.memory import MemoryWarning, bytes_per_edge
 from nemp_sim.neighbors import NeighborLists
 from nemp_sim.potential import Potential
 
@@ -228,10 +228,14 @@ def spy_on_sizes(monkeypatch, limit=10**9, error=None):
 OUT_OF_MEMORY = [
     torch.OutOfMemoryError("CUDA out of memory"),
     RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("Triton Error [CUDA]: out of memory"),
+    MemoryError("Unable to allocate 7 GiB for an array"),
 ]
+KINDS = ["cuda", "cpu", "cublas", "triton", "numpy"]
 
 
-@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["cuda", "cpu"])
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=KINDS)
 @pytest.mark.parametrize("limit", [24, 50, 75])
 def test_out_of_memory_halves_and_completes(potential, water, monkeypatch, limit, error):
     batch = [water.copy() for _ in range(7)]
@@ -239,14 +243,17 @@ def test_out_of_memory_halves_and_completes(potential, water, monkeypatch, limit
         atoms.positions[0] += 0.02 * shift
     want = potential.evaluate(batch, stress=True)
     sizes = spy_on_sizes(monkeypatch, limit, error)
-    assert_same(potential.evaluate(batch, stress=True), want)
+    with pytest.warns(MemoryWarning, match="structures is evaluated in halves"):
+        got = potential.evaluate(batch, stress=True)
+    assert_same(got, want)
     assert sum(size for size in sizes if size <= limit) == 7 * len(water)
 
 
-@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["cuda", "cpu"])
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=KINDS)
 def test_one_structure_too_large_is_an_error(potential, water, methanol, monkeypatch, error):
     spy_on_sizes(monkeypatch, limit=10, error=error)
-    with pytest.raises(EvaluationError, match=r"structure 1 \(24 atoms.*memory"):
+    wanted = pytest.raises(EvaluationError, match=r"structure 1 \(24 atoms.*memory")
+    with pytest.warns(MemoryWarning), wanted:
         potential.evaluate([methanol, water, methanol])
 
 

@@ -146,6 +146,43 @@ def test_projection_leaves_the_modes_of_a_minimum_alone():
     assert projected.n_imaginary == 0
 
 
+def test_a_molecule_in_a_periodic_box_is_a_molecule():
+    """Through the boundary too; what was left of its rigid motions gave 1 eV of free energy."""
+    potential = load_potential("methanol.pt", device="cpu", dtype="float64")
+    free = relax(potential, [molecule("CH3OH")], 1e-3, 300).structures[0]
+    box = Atoms(free.symbols, free.positions, cell=[12, 13, 14], pbc=True)
+    box.positions += [5.9, -0.3, 13.9]
+    box.wrap()
+    alone, boxed = vibrations(potential, free), vibrations(potential, box)
+    assert alone.rigid == boxed.rigid == "molecule" and boxed.n_projected == 6
+    np.testing.assert_allclose(boxed.energies_eV, alone.energies_eV, rtol=1e-6)
+    part = vibrations(potential, box, [0, 1])
+    assert part.rigid == "nothing" and part.n_projected == 0
+
+
+def test_a_crystal_loses_its_translations(potential, tilted):
+    """Else three modes of rounding noise would each give a free energy of kT ln(kT/0)."""
+    whole = vibrations(potential, tilted, molecule=False)
+    found = vibrations(potential, tilted)
+    assert (found.rigid, found.n_projected) == ("crystal", 3)
+    order = np.argsort(np.abs(whole.energies_eV))
+    np.testing.assert_allclose(whole.energies_eV[order[:3]], 0.0, atol=1e-6)
+    np.testing.assert_allclose(np.sort(whole.energies_eV[order[3:]]), found.energies_eV, rtol=1e-6)
+    heavy = found.with_masses(tilted.get_masses() * 4)
+    np.testing.assert_allclose(heavy.energies_eV, found.energies_eV / 2, rtol=1e-9)
+
+
+def test_an_atom_in_an_external_field_keeps_its_modes():
+    class Bowl:
+        def evaluate(self, structures):
+            places = [atoms.positions for atoms in structures]
+            energy = np.array([(p**2).sum() for p in places])
+            return SimpleNamespace(energy=energy, forces=tuple(-2 * p for p in places))
+
+    found = vibrations(Bowl(), Atoms("H"))
+    assert found.rigid == "nothing" and len(found.energies_eV) == 3
+
+
 def test_imaginary_modes_are_negative_and_named():
     engine = Spring(-30.0, 0.75)
     found = vibrations(engine, Atoms("H2", [[0, 0, 0], [0, 0, 0.75]]))

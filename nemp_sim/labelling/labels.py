@@ -17,9 +17,9 @@ from ase.stress import voigt_6_to_full_3x3_stress
 
 from nemp_sim.errors import InputError
 from nemp_sim.files import sha256_of
+from nemp_sim.structures import GAP_ANGSTROM, vacuum_gaps
 
 BUILT_IN = {"emt": "ase.calculators.emt:EMT"}
-VACUUM_ANGSTROM = 5.0  # a periodic axis with a wider gap between atoms is no bulk direction
 
 Factory = Callable[[Atoms], object]
 
@@ -109,7 +109,7 @@ def compute_label(atoms: Atoms, factory: Factory, stress: bool = False) -> Atoms
         labelled.info["REF_energy_T0"] = plain
     labelled.set_array("REF_forces", forces, shape=(3,))
     values = [energy, plain, *forces.ravel()]
-    if stress and (vacuum_gaps(atoms) < VACUUM_ANGSTROM).all():
+    if stress and (vacuum_gaps(atoms) < GAP_ANGSTROM).all():
         tensor = voigt_6_to_full_3x3_stress(working.get_stress(apply_constraint=False))
         labelled.info["REF_stress"] = tensor.ravel()
         values += tensor.ravel().tolist()
@@ -123,14 +123,3 @@ def _free_energy(atoms: Atoms, plain: float) -> float:
         return float(atoms.get_potential_energy(force_consistent=True))
     except (PropertyNotImplementedError, NotImplementedError):
         return plain
-
-
-def vacuum_gaps(atoms: Atoms) -> np.ndarray:
-    """Widest layer free of atoms normal to each cell face, (3,) Å; inf on axes not periodic."""
-    gaps = np.full(3, np.inf)
-    if atoms.cell.rank < 3 or not len(atoms):
-        return gaps
-    heights = 1.0 / np.linalg.norm(np.linalg.inv(atoms.cell.array), axis=0)
-    places = np.sort(atoms.get_scaled_positions(wrap=False) % 1.0, axis=0)
-    widest = np.diff(places, axis=0, append=places[:1] + 1.0).max(axis=0)
-    return np.where(atoms.pbc, widest * heights, gaps)

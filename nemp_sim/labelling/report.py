@@ -1,6 +1,6 @@
 """Predictions made before labelling against the labels: errors, and worth of the uncertainty."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,9 @@ import numpy as np
 from ase import Atoms
 
 from nemp_sim.report import Quantity, Report
-from nemp_sim.statistics import rank_correlation, rms
+from nemp_sim.statistics import Sample, rank_correlation, rms
+
+MOST_ATOMS = 100_000  # whose errors are ranked
 
 FILES = {
     "labels.extxyz": "structures with labels (eV, eV/Å): add it to train in [data]",
@@ -36,7 +38,8 @@ class LabelCheck:
             deviations; 1 where the uncertainties are calibrated.
         spearman_structures: rank correlation, over structures, of the largest predicted standard
             deviation with the largest force error; None for fewer than three or equal values.
-        spearman_atoms: likewise over all atoms, norms of standard deviation and error.
+        spearman_atoms: likewise over atoms, norms of standard deviation and error; of more than
+            ``MOST_ATOMS`` a regular sample.
     """
 
     n_structures: int
@@ -51,36 +54,62 @@ class LabelCheck:
     spearman_atoms: float | None
 
 
-def check_labels(frames: Sequence[Atoms]) -> LabelCheck:
+class LabelErrors:
+    """Errors of frames that come one after the other; memory does not grow with the atoms."""
+
+    def __init__(self) -> None:
+        """No frames yet."""
+        self._energies: list[float] = []
+        self._largest: list[tuple[float, float, float]] = []  # std, error, label of each structure
+        self._squares = np.zeros(2)  # Σ std², Σ error²
+        self._components = 0
+        self._atoms = Sample(MOST_ATOMS)
+
+    def add(self, atoms: Atoms) -> None:
+        """A frame with nemp_energy, nemp_forces, REF_energy, REF_forces; nemp_forces_std or not."""
+        label = atoms.arrays["REF_forces"]
+        error = atoms.arrays["nemp_forces"] - label
+        std = atoms.arrays.get("nemp_forces_std", np.zeros_like(error))
+        norms = [np.linalg.norm(values, axis=1) for values in (std, error, label)]
+        energy = atoms.info["nemp_energy"] - atoms.info["REF_energy"]
+        self._energies.append(1e3 * energy / len(atoms))
+        self._largest.append(tuple(float(values.max()) for values in norms))
+        self._squares += [(std**2).sum(), (error**2).sum()]
+        self._components += error.size
+        self._atoms.add(np.stack(norms[:2], axis=1))
+
+    def check(self) -> LabelCheck | None:
+        """What the frames so far say; None without any."""
+        if not self._energies:
+            return None
+        energy, largest = np.array(self._energies), np.array(self._largest)
+        std, error = np.sqrt(self._squares / self._components)
+        return LabelCheck(
+            n_structures=len(energy),
+            energy_rmse_meV_per_atom=rms(energy),
+            energy_shift_meV_per_atom=float(energy.mean()),
+            energy_rmse_about_shift_meV_per_atom=float(energy.std()),
+            force_rmse_meV_per_A=1e3 * float(error),
+            max_force_error_eV_per_A=float(largest[:, 1].max()),
+            max_force_label_eV_per_A=float(largest[:, 2].max()),
+            error_over_std=float(error / std) if std else None,
+            spearman_structures=_spearman(largest[:, 0], largest[:, 1]),
+            spearman_atoms=_spearman(*self._atoms.rows().T),
+        )
+
+
+def check_labels(frames: Iterable[Atoms]) -> LabelCheck | None:
     """Compare nemp_energy, nemp_forces and, where they are, nemp_forces_std of frames with labels.
 
-    Labels are REF_energy and REF_forces.
+    Labels are REF_energy and REF_forces. None without frames.
     """
-    energy = np.array(
-        [1e3 * (a.info["nemp_energy"] - a.info["REF_energy"]) / len(a) for a in frames]
-    )
-    errors = [a.arrays["nemp_forces"] - a.arrays["REF_forces"] for a in frames]
-    stds = [a.arrays.get("nemp_forces_std", np.zeros((len(a), 3))) for a in frames]
-    error_norms = [np.linalg.norm(values, axis=1) for values in errors]
-    std_norms = [np.linalg.norm(values, axis=1) for values in stds]
-    predicted = rms(np.concatenate(stds))
-    return LabelCheck(
-        n_structures=len(frames),
-        energy_rmse_meV_per_atom=rms(energy),
-        energy_shift_meV_per_atom=float(energy.mean()),
-        energy_rmse_about_shift_meV_per_atom=float(energy.std()),
-        force_rmse_meV_per_A=1e3 * rms(np.concatenate(errors)),
-        max_force_error_eV_per_A=float(np.concatenate(error_norms).max()),
-        max_force_label_eV_per_A=max(
-            float(np.linalg.norm(a.arrays["REF_forces"], axis=1).max()) for a in frames
-        ),
-        error_over_std=rms(np.concatenate(errors)) / predicted if predicted else None,
-        spearman_structures=_spearman([x.max() for x in std_norms], [x.max() for x in error_norms]),
-        spearman_atoms=_spearman(np.concatenate(std_norms), np.concatenate(error_norms)),
-    )
+    errors = LabelErrors()
+    for atoms in frames:
+        errors.add(atoms)
+    return errors.check()
 
 
-def _spearman(a: Sequence[float], b: Sequence[float]) -> float | None:
+def _spearman(a: np.ndarray, b: np.ndarray) -> float | None:
     value = rank_correlation(a, b)
     return None if np.isnan(value) else value
 

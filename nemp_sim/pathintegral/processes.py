@@ -14,7 +14,7 @@ from typing import IO
 from nemp_sim.errors import InputError
 from nemp_sim.ipi.client import BeadEvaluator, run_client
 from nemp_sim.ipi.server import Server
-from nemp_sim.locks import NO_LOCKS, lock
+from nemp_sim.locks import lock
 from nemp_sim.pathintegral import lifeline
 from nemp_sim.pathintegral.forces import FORCEFIELD
 from nemp_sim.pathintegral.lifeline import STOP_S
@@ -58,7 +58,7 @@ def sole_log(directory: Path) -> Iterator[IO[str]]:
     """
     end = time.monotonic() + LOCK_S
     with (directory / LOG).open("a") as log:
-        while not _locked(log):
+        while not lock(log, wait=False):
             if time.monotonic() > end:
                 raise InputError(
                     f"another process simulates in {directory}. Wait for its end, stop it with "
@@ -66,16 +66,6 @@ def sole_log(directory: Path) -> Iterator[IO[str]]:
                 )
             time.sleep(POLL_S)
         yield log
-
-
-def _locked(file: IO[str]) -> bool:
-    """Whether the lock was free, or the file system has none."""
-    try:
-        return lock(file, wait=False)
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
-    return True
 
 
 class IPI(subprocess.Popen):

@@ -172,6 +172,8 @@ def build_phonopy(
     """
     cell = boxed(atoms)
     periodic = periodic_axes(atoms)
+    wanted = "right-handed, as phonopy needs it: swap two of its vectors"
+    require(cell.cell.handedness == 1, "cell", cell.cell.tolist(), wanted)
     if primitive is None:
         primitive = "auto" if periodic.all() else "P"
     require(primitive in ("auto", "P"), "primitive", primitive, "'auto' or 'P'")

@@ -19,7 +19,7 @@ from ase import Atoms, units
 from nemp_sim.config import require
 from nemp_sim.reactions.saved_state import SavedState, State
 from nemp_sim.relax import CountedCalls, Engine
-from nemp_sim.structures import bare, fixed_coordinates
+from nemp_sim.structures import bare, fixed_coordinates, require_fixed_alone
 
 SAVED_EVERY = 200  # steps
 
@@ -61,7 +61,7 @@ def langevin(  # noqa: PLR0913 (what a run is fixed by)
 ) -> np.ndarray:
     """Positions (n_samples, R, N, 3) of R replicas of one structure, Å, never wrapped.
 
-    Velocities start from the Maxwell distribution; atoms of FixAtoms do not move.
+    Velocities start from the Maxwell distribution; what FixAtoms or FixCartesian hold stays.
 
     Args:
         engine: evaluates all replicas in one call.
@@ -77,11 +77,14 @@ def langevin(  # noqa: PLR0913 (what a run is fixed by)
         on_sample: called with the number of steps done, at each sample.
 
     Raises:
-        InputError: a value out of its range, or a file with the state of another run.
+        InputError: a value out of its range, other constraints than FixAtoms and FixCartesian, or
+            a file with the state of another run.
         EvaluationError: forces that are not finite.
     """
     _check_run(temperature_K, timestep_fs, friction_per_ps, (every, n_steps))
     atoms = [bare(replica) for replica in replicas]
+    for each in atoms:
+        require_fixed_alone(each, "dynamics")
     free = np.array([~fixed_coordinates(a) for a in atoms])
     masses = np.array([a.get_masses() for a in atoms])[:, :, None]
     positions = np.array([a.positions for a in atoms])

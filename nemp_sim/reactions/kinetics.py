@@ -129,7 +129,7 @@ def ideal_gas_free_energy_eV(  # noqa: N802 (a unit in a name)
     Raises:
         InputError: modes of something else, or an imaginary mode.
     """
-    require(modes.n_projected > 0, "modes.n_projected", 0, "those of a free molecule")
+    require(modes.rigid == "molecule", "modes.rigid", modes.rigid, "'molecule': a free one")
     require(modes.n_imaginary == 0, "modes.n_imaginary", modes.n_imaginary, "0: a minimum")
     geometry = {3: "monatomic", 5: "linear", 6: "nonlinear"}[modes.n_projected]
     thermo = IdealGasThermo(

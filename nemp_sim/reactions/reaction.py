@@ -95,7 +95,7 @@ def analyse(
     ends = relax(engine, (band.images[0], band.images[-1]), TIGHT_FMAX, 500, on_step)
     refined = refine_saddle(engine, band.images[band.saddle_index], TIGHT_FMAX)
     states = (ends.structures[0], refined.atoms, ends.structures[1])
-    modes = tuple(vibrations(engine, atoms, vibrating, molecule=False) for atoms in states)
+    modes = tuple(vibrations(engine, atoms, vibrating) for atoms in states)
     everywhere = modes[1] if vibrating is None else vibrations(engine, refined.atoms)
     proof = prove(engine, everywhere, ends.structures)
     evaluated = engine.evaluate(list(states))

@@ -6,6 +6,7 @@ import lzma
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import ase.io
 import numpy as np
@@ -16,8 +17,18 @@ from ase.stress import voigt_6_to_full_3x3_stress
 from nemp_sim.config import DataConfig
 from nemp_sim.errors import InputError
 from nemp_sim.neighbors import edge_list
-from nemp_sim.structures import check_structure
+from nemp_sim.structures import GAP_ANGSTROM, check_structure, in_vacuum, vacuum_gaps
 from nemp_sim.units import BOHR_ANGSTROM, HARTREE_EV, KCAL_PER_MOL_EV
+
+LARGEST_STRESS = 1.0  # eV/Å³, 160 GPa
+
+
+class Keys(Protocol):
+    """Names of the labels in a file: ``DataConfig``, or anything with these."""
+
+    energy_key: str
+    forces_key: str
+    stress_key: str
 
 
 @dataclass(frozen=True)
@@ -77,7 +88,7 @@ def read_frames(
     frames, problems = [], []
     group, previous = -1, None
     for index, atoms in enumerate(structures):
-        labels = _labels(atoms, config, with_stress)
+        labels = labels_of(atoms, config, with_stress)
         if isinstance(labels, str):
             problems.append(f"frame {index} ({atoms.get_chemical_formula()}): {labels}")
             continue
@@ -100,34 +111,38 @@ def read_frames(
     return frames
 
 
-def _labels(
-    atoms: Atoms, config: DataConfig, with_stress: bool
+def labels_of(
+    atoms: Atoms, keys: Keys, with_stress: bool = False
 ) -> tuple[float, np.ndarray, np.ndarray | None] | str:
-    """Energy, forces and stress of a frame, or what is wrong with them."""
+    """Energy (eV), forces (N, 3) in eV/Å and stress of a frame, or what is wrong with them.
+
+    Args:
+        atoms: the frame; lone atoms need no forces.
+        keys: names of the labels.
+        with_stress: whether to read the stress; None where there is none.
+    """
     results = atoms.calc.results if atoms.calc is not None else {}  # ASE moves plain keys there
     info, arrays = results | atoms.info, results | atoms.arrays
-    energy, forces = info.get(config.energy_key), arrays.get(config.forces_key)
+    energy, forces = info.get(keys.energy_key), arrays.get(keys.forces_key)
     if forces is None and len(atoms) == 1:
         forces = np.zeros((1, 3))
-    missing = [
-        k for k, v in ((config.energy_key, energy), (config.forces_key, forces)) if v is None
-    ]
+    missing = [k for k, v in ((keys.energy_key, energy), (keys.forces_key, forces)) if v is None]
     if missing:
         return f"no {' and no '.join(missing)}"
     forces = np.asarray(forces)
     if not np.issubdtype(forces.dtype, np.number):
-        return f"{config.forces_key} holds no numbers"
+        return f"{keys.forces_key} holds no numbers"
     if forces.shape != (len(atoms), 3):
-        return f"{config.forces_key} has shape {forces.shape}, wanted {(len(atoms), 3)}"
+        return f"{keys.forces_key} has shape {forces.shape}, wanted {(len(atoms), 3)}"
     if np.size(energy) != 1 or not isinstance(np.asarray(energy).item(), int | float):
-        return f"{config.energy_key} is {energy!r}, no number"
+        return f"{keys.energy_key} is {energy!r}, no number"
     if not np.isfinite(energy) or not np.isfinite(forces).all():
         return "a label is not finite"
-    stress = info.get(config.stress_key) if with_stress else None
+    stress = info.get(keys.stress_key) if with_stress else None
     if stress is not None:
         stress = np.asarray(stress, dtype=float)
         if stress.size not in (6, 9) or not np.isfinite(stress).all():
-            return f"{config.stress_key} is no finite stress of 6 or 9 components"
+            return f"{keys.stress_key} is no finite stress of 6 or 9 components"
         if stress.size == 6:
             stress = voigt_6_to_full_3x3_stress(stress.ravel())
         stress = stress.reshape(3, 3)
@@ -147,6 +162,13 @@ def _group_key(atoms: Atoms, config: DataConfig, index: int) -> object:
             "Use 'cell', 'frame', 'block:20' or a key that every frame has."
         )
     return atoms.info[config.group_by]
+
+
+def frame_key(frame: Frame) -> tuple[object, ...]:
+    """What two frames of one structure and one head share; positions within 10⁻⁴ Å."""
+    atoms = frame.atoms
+    places = (np.round(x, 4) + 0.0 for x in (atoms.positions, atoms.cell.array))
+    return frame.head, atoms.numbers.tobytes(), *(x.tobytes() for x in places)
 
 
 def split_groups(
@@ -190,12 +212,13 @@ def reference_energies(frames: Sequence[Frame], isolated: Mapping[str, float]) -
     """Lone-atom energies where known (given, or from single-atom frames), else least squares.
 
     The least-squares energies e solve min Σ_frames ((E − Σ_i e_{Z_i})/N)² over frames of two or
-    more atoms. Where compositions do not determine them (one molecule only), they are the ones
-    nearest to the known lone-atom energies.
+    more atoms, and over crystals of one atom in the cell. Where compositions do not determine them
+    (one molecule only), they are the ones nearest to the known lone-atom energies.
     """
     elements = sorted({s for f in frames for s in f.atoms.symbols}, key=atomic_numbers.get)
-    known = {f.atoms.symbols[0]: f.energy for f in frames if len(f.atoms) == 1} | dict(isolated)
-    many = [f for f in frames if len(f.atoms) > 1]
+    lone_frames = [f for f in frames if in_vacuum(f.atoms, most=1)]
+    known = {f.atoms.symbols[0]: f.energy for f in lone_frames} | dict(isolated)
+    many = [f for f in frames if not in_vacuum(f.atoms, most=1)]
     counts = np.array([[f.atoms.symbols.count(e) / len(f.atoms) for e in elements] for f in many])
     energy = np.array([f.energy / len(f.atoms) for f in many])
     fitted = np.array([known.get(e, 0.0) for e in elements])
@@ -212,6 +235,7 @@ def unit_findings(frames: Sequence[Frame], references: References) -> list[str]:
         *_length_finding([f for f in frames if len(f.atoms) > 1]),
         *_slope_finding(frames),
         *_binding_finding(frames, references),
+        *_stress_finding([f for f in frames if f.stress is not None]),
     ]
 
 
@@ -283,4 +307,34 @@ def _binding_finding(frames: Sequence[Frame], references: References) -> list[st
         f"the median binding energy is {median:.3g} eV per atom relative to lone atoms (usual: −1 "
         "to −8): are energies in Hartree (multiply by 27.2114) or kcal/mol (by 0.04336), or are "
         "the lone-atom energies of another level of theory?"
+    ]
+
+
+def _stress_finding(frames: Sequence[Frame]) -> list[str]:
+    """Stresses beyond matter, or that fall as the volume of a composition grows."""
+    if not frames:
+        return []
+    largest = float(np.median([np.abs(f.stress).max() for f in frames]))
+    if largest > LARGEST_STRESS:
+        return [
+            f"the median largest stress is {largest:.3g} eV/Å³: are stresses in GPa (multiply by "
+            "0.006242) or kbar (by 0.0006242)? eV/Å³ are wanted."
+        ]
+    rows: dict[str, list[tuple[float, float]]] = {}
+    bulk = [f for f in frames if (vacuum_gaps(f.atoms) < GAP_ANGSTROM).all()]
+    for f in bulk:
+        volume = f.atoms.get_volume() / len(f.atoms)
+        rows.setdefault(f.atoms.symbols.formula.reduce()[0].format("hill"), []).append(
+            (volume, np.trace(f.stress) / 3)
+        )
+    if len(bulk) < 8:
+        return []
+    about = [np.array(r) - np.mean(r, axis=0) for r in rows.values()]
+    volume, tension = np.concatenate(about).T
+    spread = np.std(volume) / np.mean([v for r in rows.values() for v, _ in r])
+    if spread < 0.01 or np.std(tension) == 0 or np.corrcoef(volume, tension)[0, 1] > -0.7:
+        return []
+    return [
+        "stresses fall as the volume grows: they look like pressures, with the opposite sign. "
+        "Tension must be positive, as in ASE."
     ]

@@ -2,7 +2,8 @@
 
 import os
 import tomllib
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import numpy as np
 
 from nemp_sim.config import DataConfig, ModelConfig, TrainConfig, check_keys, require, to_head_names
 from nemp_sim.errors import InputError
-from nemp_sim.training.data import Frame, read_frames, split_groups
+from nemp_sim.structures import in_vacuum
+from nemp_sim.training.data import Frame, frame_key, read_frames, split_groups
 
 
 @dataclass(frozen=True)
@@ -142,4 +144,18 @@ def read_splits(heads: Mapping[str, DataConfig], with_stress: bool) -> Splits:
             raise InputError(f"data.train {list(data.train)} leaves no frames to train on.")
         for name, frames in read.items():
             parts[name] += frames
+    _warn_of_copies(parts)
     return Splits(**parts, left_out=left_out)
+
+
+def _warn_of_copies(parts: Mapping[str, Sequence[Frame]]) -> None:
+    """Held-out and test frames that are trained on, lone atoms aside, say nothing of new ones."""
+    trained = {frame_key(f) for f in parts["train"] if not in_vacuum(f.atoms, most=1)}
+    for name in ("validation", "test"):
+        copies = sum(frame_key(frame) in trained for frame in parts[name])
+        if copies:
+            warnings.warn(
+                f"{copies} of {len(parts[name])} {name} frames stand among the training frames, "
+                "too: their errors are too small. Take them out of one of the files.",
+                stacklevel=2,
+            )

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from nemp_sim.domain import FEW_ATOMS, measure
+from nemp_sim.domain import measure
 from nemp_sim.neighbors import build_graph, edge_list
 from nemp_sim.potential import Potential
+from nemp_sim.structures import in_vacuum
 from nemp_sim.training.accuracy import Predictions
 from nemp_sim.training.data import Frame
 
@@ -21,8 +22,8 @@ def domain_record(
     """Ranges of one head, in plain values; ``domain.Domain.of`` reads them back.
 
     Keys: "shortest_distance_A" (by pair, "H-Pd"; pairs that meet within the cutoff),
-    "coordination" ([smallest, largest] n_i by element; in frames of three or more atoms where it is
-    in any, for lone atoms and dimers would call crystals in Bohr known) and, with an ensemble
+    "coordination" ([smallest, largest] n_i by element; of other frames than lone atoms and dimers
+    in vacuum where it is in any, for these would call crystals in Bohr known) and, with an ensemble
     read-out, "largest_std" by kind (``domain.KINDS``) over the predicted frames.
 
     Args:
@@ -33,7 +34,7 @@ def domain_record(
     model, symbols = potential.model, potential.config.symbols
     shortest = np.full(len(symbols) ** 2, np.inf)
     bounds = {symbol: [np.inf, 0.0] for symbol in potential.elements}
-    large = {s for f in frames if len(f.atoms) > FEW_ATOMS for s in f.atoms.symbols}
+    large = {s for f in frames if not in_vacuum(f.atoms) for s in f.atoms.symbols}
     for start in range(0, len(frames), BATCH):
         structures = [f.atoms for f in frames[start : start + BATCH]]
         edges = [edge_list(atoms, potential.cutoff_angstrom) for atoms in structures]
@@ -41,7 +42,7 @@ def domain_record(
         one = torch.ones(len(shortest), dtype=torch.float64, device=potential.device)
         _, n = measure(model, graph, one)
         species = graph.species.cpu().numpy()
-        many = np.repeat([len(a) > FEW_ATOMS for a in structures], [len(a) for a in structures])
+        many = np.repeat([not in_vacuum(a) for a in structures], [len(a) for a in structures])
         for symbol, values in bounds.items():
             counted = many | (symbol not in large)
             mine = n.cpu().numpy()[counted & (species == symbols.index(symbol))]

@@ -1,13 +1,16 @@
 """Energies, forces, uncertainties and domain of the frames of a file; errors where it has labels.
 
 Any file that ASE reads: nemp evaluate --structures frames.xyz --potential my.pt. Labels are
-REF_energy and REF_forces, or the energies and forces of the file itself.
+REF_energy and REF_forces, or the energies and forces of the file itself. The file is read twice,
+first to refuse what is wrong in it; memory does not grow with its frames.
 """
 
+import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from ase import Atoms
@@ -18,18 +21,22 @@ from nemp_sim.config import require_plain_name
 from nemp_sim.console import Show, logged
 from nemp_sim.domain_report import with_domain
 from nemp_sim.errors import InputError
-from nemp_sim.files import read_structures, write_structures
-from nemp_sim.labelling.report import LabelCheck, check_labels, check_quantities
+from nemp_sim.files import each_structure, writing_structures
+from nemp_sim.labelling.report import LabelCheck, LabelErrors, check_quantities
 from nemp_sim.locks import alone
 from nemp_sim.plots import save_figure
 from nemp_sim.potential import Potential
 from nemp_sim.relax import Engine
 from nemp_sim.report import Quantity, Report, concluded, write_report
+from nemp_sim.statistics import Sample
 from nemp_sim.structures import bare
 from nemp_sim.training.accuracy import ErrorPair
+from nemp_sim.training.data import labels_of
 from nemp_sim.training.plots import parity
 
-AT_ONCE = 64  # structures between two words on progress
+AT_ONCE = 64  # structures in memory, and between two words on progress
+MOST_POINTS = 20_000  # of a panel of the figure
+KEYS = (("REF_energy", "REF_forces"), ("energy", "forces"))  # ours, or those of ASE's readers
 
 
 @dataclass(frozen=True)
@@ -80,17 +87,15 @@ class Result:
 
     Attributes:
         settings: the settings of the run.
-        directory: where its files are.
-        structures: with nemp_energy (eV) in ``info`` and nemp_forces (eV/Å) in ``arrays``, their
-            standard deviations nemp_energy_std and nemp_forces_std where the potential has them,
-            and nemp_outside, what is outside its domain.
+        directory: where its files are; evaluated.extxyz holds the frames with nemp_energy (eV) and
+            nemp_forces (eV/Å), their standard deviations nemp_energy_std and nemp_forces_std where
+            the potential has them, and nemp_outside, what is outside its domain.
         check: errors on the frames that have labels; None without any.
         report: what report.json and report.md hold.
     """
 
     settings: Settings
     directory: Path
-    structures: tuple[Atoms, ...]
     check: LabelCheck | None
     report: Report
 
@@ -111,93 +116,114 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
         EvaluationError: results that are not finite.
     """
     started, show = time.perf_counter(), show or (lambda event: None)
-    frames = read_structures(settings.structures, "structures")
+    total = sum(1 for _ in _frames(settings))
     if engine is None:
         policy = {"on_extrapolation": settings.on_extrapolation}
         place = settings.potential, settings.device, settings.dtype, settings.head
         engine = load_potential(*place, **policy)
-    found: list[Atoms] = []
-    for start in range(0, len(frames), AT_ONCE):
-        found += _evaluated(engine, frames[start : start + AT_ONCE])
-        show(f"evaluated {len(found)} of {len(frames)} frames")
-    labelled = [atoms for atoms in found if "REF_energy" in atoms.info]
-    check = check_labels(labelled) if labelled else None
-    report = _report(settings, found, check)
+    errors, points, done = LabelErrors(), Points(engine), 0
+    with writing_structures(settings.directory / "evaluated.extxyz") as write:
+        for frames in _batches(_frames(settings)):
+            found = _evaluated(engine, frames)
+            write(found)
+            for atoms in found:
+                if "REF_energy" in atoms.info:
+                    errors.add(atoms)
+                    points.add(atoms)
+            done += len(found)
+            show(f"evaluated {done} of {total} frames")
+    check = errors.check()
+    report = _report(settings, done, check)
     report = with_domain(report, engine, None)
     report = concluded(report, engine, settings, started)
-    write_structures(settings.directory / "evaluated.extxyz", found)
-    if labelled:
-        pairs = _pairs(labelled, _lone_atoms(engine, labelled))
-        save_figure(parity({settings.structures.stem: pairs}), settings.directory / "parity.png")
+    if check is not None:
+        figure = parity({settings.structures.stem: points.pairs()})
+        save_figure(figure, settings.directory / "parity.png")
     write_report(report, settings.directory)
-    return Result(settings, settings.directory, tuple(found), check, report)
+    return Result(settings, settings.directory, check, report)
 
 
-def _evaluated(engine: Engine, frames: Sequence[Atoms]) -> list[Atoms]:
-    """Bare copies with what is predicted and, where a frame has both, its labels."""
-    wanted = {}
-    if isinstance(engine, Potential):
-        wanted["uncertainty"] = engine.n_members > 0
-    result = engine.evaluate(list(frames), **wanted)
-    copies = []
+def _frames(settings: Settings) -> Iterator[Atoms]:
+    """Frames with their labels, if they have energy and forces, as REF_energy and REF_forces.
+
+    Raises:
+        InputError: an unreadable file, or labels that are no finite numbers of the right shape.
+    """
+    for index, frame in enumerate(each_structure(settings.structures, "structures")):
+        copy, own = bare(frame), frame.calc.results if frame.calc else {}
+        held = {*frame.info, *frame.arrays, *own}
+        names = next((names for names in KEYS if held.issuperset(names)), None)
+        if names is not None:
+            labels = labels_of(frame, SimpleNamespace(energy_key=names[0], forces_key=names[1]))
+            if isinstance(labels, str):
+                raise InputError(
+                    f"structures: frame {index} ({frame.get_chemical_formula()}) of "
+                    f"{str(settings.structures)!r}: {labels}. Mend the labels or remove them."
+                )
+            copy.info["REF_energy"], copy.arrays["REF_forces"], _ = labels
+        yield copy
+
+
+def _batches(frames: Iterator[Atoms]) -> Iterator[list[Atoms]]:
+    while batch := [*itertools.islice(frames, AT_ONCE)]:
+        yield batch
+
+
+def _evaluated(engine: Engine, frames: list[Atoms]) -> list[Atoms]:
+    """The frames with what is predicted."""
+    wanted = {"uncertainty": engine.n_members > 0} if isinstance(engine, Potential) else {}
+    result = engine.evaluate(frames, **wanted)
     for index, frame in enumerate(frames):
-        copy = bare(frame)
-        copy.info["nemp_energy"] = float(result.energy[index])
-        copy.arrays["nemp_forces"] = np.asarray(result.forces[index])
+        frame.info["nemp_energy"] = float(result.energy[index])
+        frame.arrays["nemp_forces"] = np.asarray(result.forces[index])
         if getattr(result, "forces_std", None) is not None:
-            copy.info["nemp_energy_std"] = float(result.energy_std[index])
-            copy.arrays["nemp_forces_std"] = np.asarray(result.forces_std[index])
+            frame.info["nemp_energy_std"] = float(result.energy_std[index])
+            frame.arrays["nemp_forces_std"] = np.asarray(result.forces_std[index])
         outside = getattr(result, "outside", ())
         if outside and outside[index]:
-            copy.info["nemp_outside"] = "; ".join(map(str, outside[index]))
-        copies.append(_with_labels(copy, frame))
-    return copies
+            frame.info["nemp_outside"] = "; ".join(map(str, outside[index]))
+    return frames
 
 
-def _with_labels(copy: Atoms, frame: Atoms) -> Atoms:
-    """``copy`` with the labels of ``frame``, if it has energy and forces."""
-    own = frame.calc.results if frame.calc else {}
-    energy = frame.info.get("REF_energy", own.get("energy"))
-    forces = frame.arrays.get("REF_forces", own.get("forces"))
-    if energy is not None and forces is not None:
-        copy.info["REF_energy"], copy.arrays["REF_forces"] = float(energy), forces
-    return copy
+class Points:
+    """Labelled and predicted energies and force components, for the figure."""
+
+    def __init__(self, engine: Engine) -> None:
+        """None yet; energies count from the lone atoms of the engine."""
+        self._engine, self._lone = engine, {}
+        self._energies, self._forces = Sample(MOST_POINTS), Sample(MOST_POINTS)
+
+    def add(self, atoms: Atoms) -> None:
+        """A frame with labels and predictions."""
+        for symbol in {*atoms.symbols} - {*self._lone}:
+            quiet = {"on_extrapolation": "ignore"} if isinstance(self._engine, Potential) else {}
+            self._lone[symbol] = float(self._engine.evaluate([Atoms(symbol)], **quiet).energy[0])
+        zero = sum(self._lone[symbol] for symbol in atoms.symbols)
+        kinds = ("REF", "nemp")
+        energies = [(atoms.info[f"{kind}_energy"] - zero) / len(atoms) for kind in kinds]
+        self._energies.add(np.array([energies]))
+        forces = [atoms.arrays[f"{kind}_forces"].ravel() for kind in kinds]
+        self._forces.add(np.stack(forces, axis=1))
+
+    def pairs(self) -> tuple[ErrorPair, ErrorPair]:
+        """Energies and force components; of long files a regular sample."""
+        return (
+            ErrorPair(*self._energies.rows().T, "meV/atom"),
+            ErrorPair(*self._forces.rows().T, "meV/Å"),
+        )
 
 
-def _lone_atoms(engine: Engine, frames: Sequence[Atoms]) -> dict[str, float]:
-    """Energy of the lone atom of each element, eV: the zero of the figure."""
-    symbols = sorted({symbol for atoms in frames for symbol in atoms.symbols})
-    quiet = {"on_extrapolation": "ignore"} if isinstance(engine, Potential) else {}
-    energy = engine.evaluate([Atoms(symbol) for symbol in symbols], **quiet).energy
-    return dict(zip(symbols, map(float, energy), strict=True))
-
-
-def _pairs(frames: Sequence[Atoms], lone: dict[str, float]) -> tuple[ErrorPair, ErrorPair]:
-    """Energies and force components, labelled and predicted."""
-    zero = np.array([sum(lone[symbol] for symbol in atoms.symbols) for atoms in frames])
-    sizes = np.array([len(atoms) for atoms in frames])
-    energies = (
-        (np.array([a.info[key] for a in frames]) - zero) / sizes
-        for key in ("REF_energy", "nemp_energy")
-    )
-    forces = (
-        np.concatenate([a.arrays[key].ravel() for a in frames])
-        for key in ("REF_forces", "nemp_forces")
-    )
-    return ErrorPair(*energies, "meV/atom"), ErrorPair(*forces, "meV/Å")
-
-
-def _report(settings: Settings, found: Sequence[Atoms], check: LabelCheck | None) -> Report:
-    verdict = f"{len(found)} frames evaluated; none has labels of energy and forces."
+def _report(settings: Settings, count: int, check: LabelCheck | None) -> Report:
+    verdict = f"{count} frames evaluated; none has labels of energy and forces."
     files = {"evaluated.extxyz": "the frames with nemp_energy (eV), nemp_forces (eV/Å), labels"}
-    quantities = [Quantity("n_frames", "Frames", len(found))]
+    quantities = [Quantity("n_frames", "Frames", count)]
     if check is not None:
         verdict = (
             f"Energy RMSE {check.energy_rmse_meV_per_atom:.1f} meV/atom "
             f"({check.energy_rmse_about_shift_meV_per_atom:.1f} about the mean difference), force "
             f"RMSE {check.force_rmse_meV_per_A:.1f} meV/Å on {check.n_structures} labelled frames."
         )
-        files["parity.png"] = "predicted against labelled energies and forces"
+        files["parity.png"] = "predicted against labelled energies and forces, up to 20 000"
         quantities += [Quantity("n_labelled", "Labelled frames", check.n_structures)]
         quantities += check_quantities(check)
     return Report(

@@ -317,7 +317,7 @@ def _finish(
     labels = queue.assemble() if queue else None
     labelled = tuple(read(labels, ":", format="extxyz")) if labels and labels.exists() else ()
     failures = queue.failures() if queue else {}
-    check = check_labels(labelled) if labelled else None
+    check = check_labels(labelled)
     left = len(queue.left()) if queue else 0
     reasons = [f"{queue.frames[k].symbols} (structure {k}): {e}" for k, e in failures.items()]
     report = label_report(record["counts"], check, reasons, left)

@@ -193,10 +193,11 @@ def prepare(settings: Settings) -> Atoms:
 def _report(settings: Settings, atoms: Atoms, found: Vibrations) -> Report:
     zero, temperature = found.zero_point_energy_eV, settings.temperature
     free = harmonic_free_energy_eV(found.real_energies_eV, temperature)
-    gas = found.n_projected > 0
     notes = remarks(found, "The structure")
-    if gas:
+    if found.rigid == "molecule":
         notes.append("Translations and rotations are not in the free energy: a molecule alone.")
+    elif found.rigid == "crystal":
+        notes.append("Translations are not in the free energy: every atom vibrates.")
     verdict = f"{len(found.modes)} modes, zero-point energy {zero:.4f} eV."
     if found.n_imaginary:
         verdict = f"NO MINIMUM: {found.n_imaginary} imaginary of {len(found.modes)} modes."

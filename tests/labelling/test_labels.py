@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import bulk, fcc111, molecule
+from ase.build import bulk, fcc111
 from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.emt import EMT
 
 from nemp_sim.errors import InputError
-from nemp_sim.labelling.labels import compute_label, find_calculator, vacuum_gaps
+from nemp_sim.labelling.labels import compute_label, find_calculator
 
 
 class Smeared(Calculator):
@@ -61,19 +61,6 @@ def test_stress_of_bulk_alone():
         slab = fcc111("Cu", (1, 1, 3), vacuum=5.0)
         slab.pbc = pbc
         assert "REF_stress" not in compute_label(slab, lambda atoms: EMT(), stress=True).info
-
-
-def test_vacuum_gaps():
-    slab = fcc111("Cu", (2, 2, 3), vacuum=5.5, periodic=True)
-    slab.positions[:, 2] += 7.0  # the slab goes through the boundary
-    slab.wrap()
-    gaps = vacuum_gaps(slab)
-    assert gaps[2] == pytest.approx(11.0) and (gaps[:2] < 3.0).all()
-    slab.pbc = [True, True, False]
-    assert vacuum_gaps(slab)[2] == np.inf
-    assert (vacuum_gaps(molecule("CO")) == np.inf).all()
-    tilted = Atoms("Cu", cell=[[4, 0, 0], [3, 4, 0], [0, 0, 9]], pbc=True)
-    np.testing.assert_allclose(vacuum_gaps(tilted), [3.2, 4.0, 9.0])  # heights, not lengths
 
 
 class NotFinite(Smeared):

@@ -224,3 +224,10 @@ def test_forces_that_are_not_finite_are_refused():
 def test_supercells_that_break_the_symmetry_are_refused():
     with pytest.raises(InputError, match="16 point symmetries where the primitive cell has 48"):
         build_phonopy(bulk("Cu", a=3.59, cubic=True), (3, 2, 2))
+
+
+def test_left_handed_cells_are_refused():
+    atoms = bulk("Cu")
+    atoms.set_cell(atoms.cell.array[[1, 0, 2]])
+    with pytest.raises(InputError, match="right-handed"):
+        build_phonopy(atoms, (2, 2, 2))

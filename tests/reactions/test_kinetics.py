@@ -89,6 +89,7 @@ def modes(*energies, indices=(0,)):
         np.array(energies),
         np.zeros((n, len(indices), 3)),
         0,
+        "nothing",
         "differences",
     )
 
@@ -143,12 +144,14 @@ def test_wigner_is_no_headline_in_the_cold():
 def test_free_energies_of_ase():
     water = molecule("H2O")
     nu = np.array([1595, 3657, 3756]) * invcm
-    gas = Vibrations(water, np.arange(3), np.zeros((9, 9)), 0.0, nu, np.zeros((3, 3, 3)), 6, "")
+    gas = Vibrations(
+        water, np.arange(3), np.zeros((9, 9)), 0.0, nu, np.zeros((3, 3, 3)), 6, "molecule", ""
+    )
     g = ideal_gas_free_energy_eV(gas, 298.15, 1e5, symmetry_number=2)
     entropy = 188.84e-3 / 96.485  # NIST, eV/K at 1 bar
     enthalpy = nu.sum() / 2 + 4 * kB * 298.15
     assert g == pytest.approx(enthalpy - 298.15 * entropy, abs=2e-3)
-    with pytest.raises(InputError, match="n_projected is 0"):
+    with pytest.raises(InputError, match="rigid is 'nothing'"):
         ideal_gas_free_energy_eV(HERE, 300, 1e5)
 
 

@@ -1,4 +1,4 @@
-"""kill −9 of phonons and of path integrals: the same command ends with the same numbers."""
+"""kill −9 of phonons, path integrals, umbrellas: the same command ends with the same numbers."""
 
 import json
 import multiprocessing
@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.build import bulk
 from ase.io import write
 
@@ -16,9 +17,10 @@ from nemp_sim.errors import InputError
 from nemp_sim.pathintegral import processes
 from nemp_sim.pathintegral.files import last_row
 from nemp_sim.pathintegral.processes import sole_log
-from nemp_sim.workflows import phonons, pimd
+from nemp_sim.workflows import phonons, pimd, umbrella
 from tests.engines import StressEMT
 from tests.workflows.test_pimd_workflow import BeadEMT
+from tests.workflows.test_umbrella_workflow import DoubleWell
 
 LONG_S = 60
 
@@ -107,6 +109,43 @@ def test_second_simulation_in_a_directory_is_refused(tmp_path, monkeypatch):
         pass
     with sole_log(tmp_path):
         pass
+
+
+def windows(settings):
+    umbrella.run(settings, DoubleWell())
+
+
+def test_umbrella_that_is_killed(tmp_path):
+    """All windows at once: each goes on from its own restart file to the same profile."""
+    pytest.importorskip("ipi", reason="i-PI is not installed")
+    for name, x in (("left", -0.55), ("right", 0.62)):
+        write(tmp_path / f"{name}.extxyz", Atoms("H", [[x, 0.1, 0]]))
+    given = {"initial": tmp_path / "left.extxyz", "final": tmp_path / "right.extxyz"}
+    given |= {"out": tmp_path, "beads": (2,), "windows": 3, "margin": 0.0, "spring": 10.0}
+    given |= {"steps": 60, "equilibration": 10, "timestep": 1.0, "tau": 15.0}
+    whole = umbrella.run(umbrella.Settings(**given, name="whole"), DoubleWell())
+    settings = umbrella.Settings(**given, name="killed")
+    process = begun(windows, settings)
+    rows = settings.directory / "beads-2" / "window-01" / "run.out"
+    wait_until(lambda: (last_row(rows) or [0])[0] >= 30)
+    process.kill()
+    assert was_killed(process)
+    engine = CountedWell()
+    again = umbrella.run(settings, engine)
+    assert engine.structures < 3 * 2 * (60 - 30 + 5)  # what was done is not done again
+    got, want = again.profiles[2], whole.profiles[2]
+    np.testing.assert_allclose(got.path_A, want.path_A, rtol=0, atol=1e-7)
+    np.testing.assert_allclose(got.free_energy_eV, want.free_energy_eV, rtol=0, atol=1e-7)
+    found = {p.name for p in again.directory.iterdir()}
+    assert found == {p.name for p in whole.directory.iterdir()}
+
+
+class CountedWell(DoubleWell):
+    structures = 0
+
+    def evaluate(self, structures, **options):
+        self.structures += len(structures)
+        return super().evaluate(structures, **options)
 
 
 def samples(settings):

@@ -28,7 +28,7 @@ from nemp_sim.reactions.diffusion import langevin
 from nemp_sim.report import with_run_files
 from nemp_sim.surfaces.adsorbates import place
 from nemp_sim.surfaces.slabs import fcc_slab
-from nemp_sim.workflows import adsorption, diffusion, neb
+from nemp_sim.workflows import adsorption, diffusion, evaluate, neb, relax, vibrations
 from tests.engines import EMTEngine
 
 KILLS = 3
@@ -37,6 +37,10 @@ READ = {
     ".json": lambda path: json.loads(path.read_text("utf-8")),
     ".png": imread,
     ".npz": lambda path: np.load(path)["samples"],
+    ".csv": lambda path: path.read_text("utf-8").index("\n"),
+    ".traj": lambda path: ase.io.read(path, ":"),
+    ".jmol": lambda path: path.read_text("utf-8"),
+    ".xyz": lambda path: ase.io.read(path, ":"),
     ".md": lambda path: path.read_text("utf-8"),
     ".log": lambda path: path.read_text("utf-8"),
     ".toml": lambda path: tomllib.loads(path.read_text("utf-8")),
@@ -136,6 +140,27 @@ def test_adsorption_that_is_killed(tmp_path):
     killed_again_and_again(adsorption.run, settings, seconds, seed=3)
     again = adsorption.run(settings, EMTEngine())
     assert [e.adsorption_eV for _, e in again.minima] == [e.adsorption_eV for _, e in whole.minima]
+
+
+@pytest.mark.parametrize("name", ["relax", "vibrations", "evaluate"])
+def test_what_does_not_go_on_begins_again_after_a_kill(tmp_path, name):
+    """Older results or whole new files after each kill, and at last those that were wanted."""
+    workflow = {"relax": relax, "vibrations": vibrations, "evaluate": evaluate}[name]
+    slabs = [place(fcc_slab(size=(1, 1, 3)), "H", "fcc")] * (40 if name == "evaluate" else 1)
+    for slab in slabs:
+        slab.info = {}
+    ase.io.write(tmp_path / "h.extxyz", slabs)
+    field = "structure" if name == "vibrations" else "structures"
+    given = {field: tmp_path / "h.extxyz", "potential": "emt", "out": tmp_path}
+    settings = workflow.Settings(**given, name="whole")
+    whole, seconds = timed(lambda: workflow.run(settings, EMTEngine()))
+    settings = replace(settings, name="killed")
+    killed_again_and_again(workflow.run, settings, seconds, seed=4)
+    again = workflow.run(settings, EMTEngine())
+    names = {path.name for path in whole.directory.iterdir()}
+    assert {path.name for path in again.directory.iterdir()} == names
+    for path in whole.directory.glob("*.extxyz"):
+        assert (again.directory / path.name).read_bytes() == path.read_bytes()
 
 
 def replicas():

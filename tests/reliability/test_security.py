@@ -2,6 +2,7 @@
 
 import ast
 import stat
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,20 @@ def test_the_policy_is_written_down():
     text = (ROOT / "SECURITY.md").read_text("utf-8")
     for word in ("weights_only", "SHA256SUMS", "0700", "--calculator"):
         assert word in text
+
+
+def pins(name):
+    """Versions by package of a file of constraints."""
+    lines = (ROOT / name).read_text("utf-8").splitlines()
+    return dict(line.split("==") for line in lines if "==" in line)
+
+
+def test_versions_are_pinned_from_the_oldest_to_those_of_the_tests():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    wanted = project["dependencies"] + project["optional-dependencies"]["test"]
+    lowest, tested = pins("constraints-lowest.txt"), pins("constraints.txt")
+    assert len(wanted) == len(lowest)
+    for requirement in wanted:
+        name, bound = requirement.split(">=")
+        assert f"{lowest[name]}.".startswith(f"{bound}."), requirement
+        assert name in tested

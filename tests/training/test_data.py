@@ -2,6 +2,8 @@
 
 import lzma
 import re
+import warnings
+from dataclasses import replace
 
 import ase.io
 import numpy as np
@@ -20,6 +22,7 @@ from nemp_sim.training.data import (
     split_groups,
     unit_findings,
 )
+from nemp_sim.training.job import read_splits
 
 DATA = DataConfig(train=("unused.xyz",))
 
@@ -231,3 +234,54 @@ def test_right_units_raise_no_finding(tmp_path, trajectory):
     ase.io.write(path, frames, format="extxyz")
     read = read_frames(path, DATA)
     assert unit_findings(read, reference_energies(read, {})) == []
+
+
+@pytest.mark.parametrize(
+    ("factor", "said"),
+    [(1.0, ""), (-1.0, "opposite sign"), (160.2, "in GPa"), (-1602.0, "in GPa .* or kbar")],
+)
+def test_stresses_of_another_sign_or_unit_are_found(tmp_path, rng, factor, said):
+    frames = []
+    for stretch in rng.uniform(0.97, 1.05, size=10):
+        atoms = bulk("Pd", "fcc", a=3.89 * stretch, cubic=True)
+        atoms.rattle(0.03, rng=rng)
+        atoms.calc = EMT()
+        labelled = with_labels(atoms, "bulk")
+        labelled.info["REF_stress"] *= factor
+        frames.append(labelled)
+    ase.io.write(tmp_path / "s.xyz", frames, format="extxyz")
+    read = read_frames(tmp_path / "s.xyz", DATA, with_stress=True)
+    found = " ".join(t for t in unit_findings(read, reference_energies(read, {})) if "stress" in t)
+    assert re.search(said, found) and bool(found) == bool(said)
+
+
+def test_a_crystal_of_one_atom_is_no_lone_atom():
+    """Its energy would become that of the lone atom, and every lone atom would have it."""
+
+    def frame(cell, energy):
+        atoms = Atoms("Pd", cell=cell, pbc=True)
+        return Frame(atoms, energy, np.zeros((1, 3)), None, "", "")
+
+    crystal, lone = frame(bulk("Pd").cell, -5.2), frame([12.0, 12, 12], -1.4)
+    for frames in ([crystal, lone], [lone, crystal]):
+        found = reference_energies(frames, {})
+        assert found.lone_atom == {"Pd": -1.4} and found.known == ("Pd",)
+        assert found.bound["Pd"] == pytest.approx(-3.8)
+    assert reference_energies([crystal], {}).known == ()
+
+
+def test_frames_that_are_trained_on_and_held_out_are_told(tmp_path, trajectory):
+    for name, part in (("train", trajectory[:9]), ("test", trajectory[7:12])):
+        ase.io.write(tmp_path / f"{name}.xyz", part, format="extxyz")
+    data = DataConfig(
+        train=(str(tmp_path / "train.xyz"),),
+        validation=(str(tmp_path / "train.xyz"),),
+        test=(str(tmp_path / "test.xyz"),),
+    )
+    with pytest.warns(UserWarning) as told:
+        read_splits({"default": data}, with_stress=False)
+    said = sorted(str(w.message).split(" stand")[0] for w in told)
+    assert said == ["2 of 5 test frames", "9 of 9 validation frames"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_splits({"default": replace(data, validation=(), test=())}, with_stress=False)

@@ -1,4 +1,5 @@
 import json
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +10,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
 
 from nemp_sim.errors import InputError
+from nemp_sim.workflows import evaluate
 from nemp_sim.workflows.evaluate import Settings, run
 
 
@@ -66,7 +68,8 @@ def test_frames_without_labels(frames, emt, tmp_path):
     result = run(Settings(tmp_path / "bare.xyz", out=tmp_path), emt)
     assert result.check is None and "none has labels" in result.report.verdict
     assert "parity.png" not in result.report.files
-    energies = [atoms.info["nemp_energy"] for atoms in result.structures]
+    written = read(result.directory / "evaluated.extxyz", ":")
+    energies = [atoms.info["nemp_energy"] for atoms in written]
     assert energies == pytest.approx(emt.evaluate(read(tmp_path / "bare.xyz", ":")).energy)
 
 
@@ -77,10 +80,51 @@ def test_uncertainties_and_domain_of_a_potential(pdh, tmp_path):
     settings = Settings(tmp_path / "two.xyz", str(pdh), device="cpu", out=tmp_path)
     with pytest.warns(UserWarning, match="outside"):
         result = run(settings)
-    inside, outside = result.structures
+    inside, outside = read(result.directory / "evaluated.extxyz", ":")
     assert "nemp_outside" not in inside.info and "Pd" in outside.info["nemp_outside"]
     assert inside.arrays["nemp_forces_std"].shape == (2, 3) and inside.info["nemp_energy_std"] > 0
     assert result.report.verdict.startswith("OUTSIDE")
+
+
+@pytest.mark.parametrize(
+    ("energy", "forces", "said"),
+    [
+        (1.0, np.zeros(3), "shape"),  # of three atoms: would be broadcast
+        (1.0, np.zeros((3, 2)), "shape"),
+        (1.0, np.full((3, 3), np.nan), "finite"),
+        (np.inf, np.zeros((3, 3)), "finite"),
+        ("low", np.zeros((3, 3)), "no number"),
+        (True, np.full((3, 3), "a"), "no numbers"),
+    ],
+)
+def test_labels_that_mean_nothing_are_refused_before_anything_is_computed(
+    energy, forces, said, emt, tmp_path
+):
+    good, bad = (Atoms("Cu3", [[0, 0, 0], [2.5, 0, 0], [0, 2.5, 0]]) for _ in range(2))
+    good.info["REF_energy"], good.arrays["REF_forces"] = 1.0, np.zeros((3, 3))
+    bad.info["REF_energy"], bad.arrays["REF_forces"] = energy, forces
+    write(tmp_path / "bad.extxyz", [good, bad])
+    with pytest.raises(InputError, match=rf"frame 1 .*{said}"):
+        run(Settings(tmp_path / "bad.extxyz", out=tmp_path / "results"), emt)
+    assert not (tmp_path / "results").exists()
+
+
+def test_no_more_frames_are_in_memory_than_are_evaluated_at_once(emt, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "AT_ONCE", 4)
+    atoms = bulk("Cu")
+    atoms.info["REF_energy"], atoms.arrays["REF_forces"] = 0.0, np.zeros((1, 3))
+    write(tmp_path / "many.extxyz", [atoms] * 50)
+    seen, alive = [], []
+
+    class Counting:
+        def evaluate(self, structures):
+            seen.extend(map(weakref.ref, structures))
+            alive.append(sum(each() is not None for each in seen))
+            return emt.evaluate(structures)
+
+    result = run(Settings(tmp_path / "many.extxyz", out=tmp_path), Counting())
+    assert result.check.n_structures == 50 and len(seen) == 51  # and a lone atom
+    assert max(alive) <= 2 * 4 + 1
 
 
 def test_unusable_settings_are_refused(tmp_path, emt):
