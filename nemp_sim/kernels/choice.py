@@ -12,7 +12,7 @@ from nemp_sim.model import NEMP, Describe
 from nemp_sim.tabulation import PairTable, TabulationError
 
 KERNELS = ("auto", "reference", "fused")
-PRECISIONS = ("tf32x3", "fp16x3", "bf16x3", "ieee", "tf32", "bf16")
+PRECISIONS = ("tf32x3", "fp16x3", "bf16x3", "ieee", "tf32", "bf16", "fp16")
 MAX_L = 3  # largest max_l of the kernels
 MEASURED_L = 2  # largest max_l whose errors and times have been measured on a GPU (docs/kernels.md)
 OLDEST = (8, 0)  # compute capability of Ampere: tensor cores for float32 sums of all precisions

@@ -1,6 +1,5 @@
 """FusedNetwork: ``NEMP.describe`` and its first derivatives through the Triton kernels."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -24,16 +23,21 @@ from nemp_sim.kernels.packing import (
 )
 from nemp_sim.kernels.sizes import padded_size
 from nemp_sim.kernels.triton_node import couple, mix_channels
+from nemp_sim.kernels.workspace import Workspace, fits
 from nemp_sim.model import EPSILON, NEMP
 from nemp_sim.tabulation import PairTable
 
 PROGRAMS = 8192  # of the kernels of atoms, at most; each goes on to further atoms
 WARP_NUMBERS = 128  # numbers of a block of edges (edges · K) that a warp holds in four registers
+FEW_ATOMS = 2000  # up to here four warps take the edges of an atom: one would leave the GPU idle
 
 
 @dataclass(frozen=True)
 class Record:
-    """What the derivatives need of an evaluation: C of each step, sums of each step, norms."""
+    """What the derivatives need of an evaluation: C of each step, sums of each step, norms.
+
+    ``room`` holds the outputs of the edge networks if it keeps them; one derivative uses them up.
+    """
 
     edges: Edges
     vectors: Tensor
@@ -43,6 +47,7 @@ class Record:
     sums: list[Tensor]
     norms: list[Tensor]
     state: Tensor
+    room: Workspace
 
 
 class FusedNetwork:
@@ -59,7 +64,7 @@ class FusedNetwork:
         """Pack the weights of ``model``, on its device, in its dtype."""
         self.model, self.mode = model, mode
         self.launch = launch or Launch()
-        self.only_compile, self.is_compiled = False, False
+        self.only_compile, self.compiled = False, set()
         config, k = model.config, model.config.n_channels
         self.k, self.kp, self.steps = k, padded_size(k), config.n_message_passing
         self.p, self.l = config.pmax_l, config.max_l
@@ -69,8 +74,6 @@ class FusedNetwork:
             "EPSILON": 0.0 if model.smooth else EPSILON,
             "P": self.p,
             "K": self.kp,
-            "BLOCK": self.launch.block or max(2, WARP_NUMBERS // self.kp),
-            "num_warps": 1,
         }
         self.lookup = {
             "STATE": (2 + self.steps) * self.kp,
@@ -84,9 +87,7 @@ class FusedNetwork:
         inner = model.edge_mlps[:-1]  # of the steps after the first, whose network is in the table
         self.inner = [EdgeMLP(mlp, k, mode, self.launch, scale) for mlp in inner]
         self.last = EdgeMLP(model.edge_mlps[-1], k, mode, self.launch, last_scale, n_sums=3)
-        mlps = [*self.messages, *self.inner, self.last]
-        self.n_outputs = max(mlp.n_outputs for mlp in mlps)
-        self.n_slopes = max(mlp.n_slopes for mlp in mlps)
+        self.mlps = [*self.messages, *self.inner, self.last]
         half = like.new_tensor([1.0, 0.5**0.5, 0.5**0.5])[:, None, None] * k**-0.5
         self.mixes = pad(model.channel_mix * half, self.kp, self.kp)  # (T, S, 3, K, K)
         self.mixes = self.mixes.transpose(1, 2).contiguous()
@@ -100,15 +101,20 @@ class FusedNetwork:
             return self.model.describe(graph)
         vectors = graph.edge_vectors().to(self.model.species_mix.dtype)
         edges = edges_of(graph, self.model.pair_of_edge(graph))
-        if vectors.is_cuda and not self.is_compiled:
+        if vectors.is_cuda and self._form(vectors, edges) not in self.compiled:
             self._compile(vectors.detach(), edges)
         density, n_i, repulsion = _Describe.apply(vectors, self, edges)
         m_i = self.model.normaliser(n_i, graph.species)
         density = density[..., : self.k].transpose(0, 1).flatten(1) / m_i[:, None]
         return density, n_i / m_i, None if self.model.zbl is None else repulsion.double()
 
-    def forward(self, vectors: Tensor, edges: Edges) -> tuple[Tensor, Tensor, Tensor, Record]:
-        """ρ (T+2, N, K), n (N,), repulsion (N,) of the edge vectors, and the record."""
+    def forward(
+        self, vectors: Tensor, edges: Edges, keep: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Record]:
+        """ρ (T+2, N, K), n (N,), repulsion (N,) of the edge vectors, and the record.
+
+        ``keep``: what the edge networks give, for the derivative.
+        """
         n, whole = edges.n_atoms, (0, edges.n_edges)
         state = vectors.new_empty(edges.n_edges, self.lookup["STATE"])
         first, count = vectors.new_zeros(n, self.s + 1, self.kp), vectors.new_zeros(n, 2)
@@ -120,19 +126,19 @@ class FusedNetwork:
         c = self._mix(first[:, : self.s] / m_i, self.species_mix, edges)
         density = vectors.new_zeros(self.steps + 2, n, self.kp)
         density[0] = first[:, self.s]
-        out, _ = self._workspace(vectors, edges, slopes=False)
+        room = self._room(vectors, edges, keep)
         sums, orbitals, norms = [], [c], []
         for t in range(self.steps):
-            for chunk in self._chunks(edges) if t else [whole]:
-                v = self._evaluate(self.inner[t - 1], state, chunk, out) if t else out
+            for chunk in room.chunks() if t else [whole]:
+                v = room.evaluate(self._run, self.inner[t - 1], state, chunk) if t else state
                 self._edges(
                     forward_kernels.scalar_forward, vectors, edges, chunk, c, v, state,
                     density[t + 1], T=t,
                 )  # fmt: skip
             mixed = self._mix(c, self.mixes[t, 0], edges)
             sums.append(vectors.new_zeros(n, self.s + self.s_g, self.kp))
-            for chunk in self._chunks(edges):
-                message = self._evaluate(self.messages[t], state, chunk, out)
+            for chunk in room.chunks():
+                message = room.evaluate(self._run, self.messages[t], state, chunk)
                 self._edges(
                     forward_kernels.message_forward, vectors, edges, chunk, mixed, message,
                     sums[t], L=self.l,
@@ -140,10 +146,10 @@ class FusedNetwork:
             c, norm = self._update(t, c, sums[t], m_i, edges)
             orbitals.append(c)
             norms.append(norm)
-        for chunk in self._chunks(edges):
-            v = self._evaluate(self.last, state, chunk, out)
+        for chunk in room.chunks():
+            v = room.evaluate(self._run, self.last, state, chunk)
             self._edges(forward_kernels.final_forward, vectors, edges, chunk, c, v, density[-1])
-        record = Record(edges, vectors, m_i, first, orbitals, sums, norms, state)
+        record = Record(edges, vectors, m_i, first, orbitals, sums, norms, state, room)
         return density, count[:, 0].clone(), count[:, 1].clone(), record
 
     def _update(
@@ -171,11 +177,11 @@ class FusedNetwork:
         edges, m_i, vectors, state = record.edges, record.normaliser, record.vectors, record.state
         whole, rho = (0, edges.n_edges), rho.contiguous()
         grad, grad_state = torch.empty_like(vectors), torch.empty_like(state)
-        out, slopes = self._workspace(vectors, edges, slopes=True)
+        room = record.room if record.room.is_full else self._room(vectors, edges, keep=False)
         left = vectors.new_empty(edges.n_edges, self.p + 1, self.kp)
         grad_c = torch.zeros_like(record.orbitals[-1])
-        for chunk in self._chunks(edges):
-            v = self._evaluate(self.last, state, chunk, out, slopes)
+        for chunk in room.chunks():
+            v, slopes = room.recall(self._run, self.last, state, chunk)
             self._edges(
                 backward_kernels.final_back, vectors, edges, chunk, record.orbitals[-1], v,
                 rho[-1], grad_c, grad,
@@ -193,8 +199,8 @@ class FusedNetwork:
             self._couple(t, self.couplings[2], grad_d, sums[:, self.s :], grad_sums, edges)
             self._couple(t, self.couplings[1], grad_d, sums, grad_sums[:, self.s :], edges)
             mixed, mlp = self._mix(c, self.mixes[t, 0], edges), self.messages[t]
-            for chunk in self._chunks(edges):
-                message = self._evaluate(mlp, state, chunk, out, slopes)
+            for chunk in room.chunks():
+                message, slopes = room.recall(self._run, mlp, state, chunk)
                 self._edges(
                     backward_kernels.message_back, vectors, edges, chunk, mixed, message,
                     grad_sums, left, grad, L=self.l,
@@ -202,8 +208,10 @@ class FusedNetwork:
                 mlp.backward(self._run, message, chunk, slopes, grad_state)
             grad_mixed = self._pull(record, left, grad_sums, harmonic=False)
             grad_c = self._mix(grad_mixed, self.mixes[t, 0], edges, transposed=True, add_to=kept)
-            for chunk in self._chunks(edges) if t else [whole]:
-                v = self._evaluate(self.inner[t - 1], state, chunk, out, slopes) if t else out
+            for chunk in room.chunks() if t else [whole]:
+                v, slopes = state, None
+                if t:
+                    v, slopes = room.recall(self._run, self.inner[t - 1], state, chunk)
                 self._edges(
                     backward_kernels.scalar_back, vectors, edges, chunk, c, v, rho[t + 1],
                     grad_state, left, grad_c, grad, T=t,
@@ -240,11 +248,12 @@ class FusedNetwork:
         with torch.cuda.device_of(vectors), executor, mode(executor):
             self.only_compile = True
             try:
-                density, count, repulsion, record = self.forward(vectors, edges)
+                form = self._form(vectors, edges)
+                density, count, repulsion, record = self.forward(vectors, edges, keep=form[1])
                 self.backward(record, density, count, repulsion)
             finally:
                 self.only_compile = False
-        self.is_compiled = True
+        self.compiled.add(form)
 
     def _run(
         self, kernel: JITFunction, grid: tuple, *inputs: Tensor | int, **constants: object
@@ -267,7 +276,8 @@ class FusedNetwork:
         grid = (min(edges.n_atoms, chunk[1], PROGRAMS),)
         self._run(
             kernel, grid, vectors, edges.pair, edges.neighbour, edges.centre, edges.row_start,
-            self.grid, self.table, *chunk, *inputs, **constants, **self.lookup, **self.shape,
+            self.grid, self.table, *chunk, *inputs, **constants, **self.lookup,
+            **self._shape(edges),
         )  # fmt: skip
 
     def _pull(self, record: Record, left: Tensor, grad_sums: Tensor, harmonic: bool) -> Tensor:
@@ -277,32 +287,25 @@ class FusedNetwork:
         self._run(
             backward_kernels.neighbour_back, (min(edges.n_atoms, PROGRAMS),), record.vectors,
             edges.centre, edges.row_start, edges.by_neighbour, left, grad_sums, out,
-            edges.n_atoms, HARMONIC=harmonic, SUMS=self.s + self.s_g, **self.shape,
+            edges.n_atoms, HARMONIC=harmonic, SUMS=self.s + self.s_g, **self._shape(edges),
         )  # fmt: skip
         return out
 
-    def _chunks(self, edges: Edges) -> Iterator[tuple[int, int]]:
-        """First edge and number of edges of each chunk."""
-        for first in range(0, edges.n_edges, self.launch.chunk):
-            yield first, min(self.launch.chunk, edges.n_edges - first)
+    def _shape(self, edges: Edges) -> dict[str, object]:
+        """Constants of the kernels that sum over edges."""
+        warps = self.launch.edge_warps or (4 if edges.n_atoms <= FEW_ATOMS else 1)
+        block = self.launch.block or warps * max(2, WARP_NUMBERS // self.kp)
+        return {**self.shape, "BLOCK": block, "num_warps": warps}
 
-    def _workspace(self, like: Tensor, edges: Edges, slopes: bool) -> tuple[Tensor, Tensor]:
-        """Room for the outputs and slopes of an MLP for one chunk."""
-        rows = min(edges.n_edges, self.launch.chunk)
-        return like.new_empty(rows * self.n_outputs), like.new_empty(rows * self.n_slopes * slopes)
+    def _room(self, like: Tensor, edges: Edges, keep: bool) -> Workspace:
+        return Workspace(self.mlps, like, edges.n_edges, self.launch.chunk, keep)
 
-    def _evaluate(
-        self,
-        mlp: EdgeMLP,
-        state: Tensor,
-        chunk: tuple[int, int],
-        out: Tensor,
-        slopes: Tensor | None = None,
-    ) -> Tensor:
-        """Outputs (rows, R K) of an MLP for a chunk, a view of ``out``."""
-        out = out[: chunk[1] * mlp.n_outputs].view(chunk[1], mlp.n_outputs)
-        mlp.forward(self._run, state, chunk, out, slopes)
-        return out
+    def _form(self, like: Tensor, edges: Edges) -> tuple[int, bool]:
+        """What decides which kernels run: the warps of an atom, and whether networks are kept."""
+        keep = self.launch.keep
+        if keep is None:
+            keep = fits(self.mlps, like, edges.n_edges)
+        return self._shape(edges)["num_warps"], keep
 
     def _mix(
         self,
@@ -340,7 +343,10 @@ class _Describe(torch.autograd.Function):
     @staticmethod
     def forward(ctx, vectors, network, edges):  # noqa: ANN001, ANN205 (torch's signature)
         with torch.cuda.device_of(vectors):
-            density, count, repulsion, ctx.record = network.forward(vectors.contiguous(), edges)
+            keep = ctx.needs_input_grad[0] and network._form(vectors, edges)[1]
+            density, count, repulsion, ctx.record = network.forward(
+                vectors.contiguous(), edges, keep
+            )
         ctx.network = network
         return density, count, repulsion
 
