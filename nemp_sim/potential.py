@@ -3,12 +3,14 @@
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from ase import Atoms
 from ase.data import atomic_numbers, chemical_symbols
+from torch import Tensor
 
 from nemp_sim.config import ModelConfig, require
 from nemp_sim.derivatives import Derivatives, differentiate, differentiate_members, hessian_rows
@@ -27,6 +29,7 @@ from nemp_sim.kernels.choice import choose
 from nemp_sim.memory import bytes_per_edge, free_memory, is_out_of_memory
 from nemp_sim.model import NEMP
 from nemp_sim.neighbors import EdgeList, NeighborLists, build_graph
+from nemp_sim.replay import Replays
 from nemp_sim.structures import check_structure
 from nemp_sim.watch import Watch
 
@@ -162,6 +165,7 @@ class Potential:
         self._describe, self.kernel = choose(self.model, kernel, precision)
         self.species_of_number = torch.full((len(chemical_symbols),), -1)
         self.species_of_number[list(self.config.elements)] = torch.arange(len(self.config.elements))
+        self._replays = Replays(self.species_of_number, self.device) if self.is_fused else None
 
     @property
     def config(self) -> ModelConfig:
@@ -250,32 +254,44 @@ class Potential:
             )
         for index, atoms in enumerate(structures):
             self._check(atoms, index, stress)
-        edges = [lists.edges(atoms, slot) for slot, atoms in enumerate(structures)]
         wanted = {"forces": forces, "stress": stress}
         if self.n_members:
             wanted["forces_std"] = uncertainty
-        chunks = self._chunks(edges, 1 + self.n_members * uncertainty, self.is_fused)
-        parts = [
-            part
-            for chunk in chunks
-            for part in self._within_memory(
-                structures,
-                edges,
-                chunk,
-                lambda _, graph: [
-                    (
-                        _to_host(self._differentiate(graph, **wanted)),
-                        [x.cpu().numpy() for x in measure(self.model, graph, self._shortest)],
-                    )
-                ],
-            )
+        edges = [lists.kept(atoms, slot) for slot, atoms in enumerate(structures)]
+        work = partial(self._step, wanted)
+        whole = self._replays and self._replays.step(
+            work, structures, edges, tuple(wanted.values())
+        )
+        parts = [whole] if whole else []
+        if not whole:
+            edges = [lists.within(atoms, e) for atoms, e in zip(structures, edges, strict=True)]
+            for chunk in self._chunks(edges, 1 + self.n_members * uncertainty, self.is_fused):
+                parts += self._within_memory(
+                    structures,
+                    edges,
+                    chunk,
+                    lambda _, graph: [{k: v.cpu() for k, v in work(graph).items()}],
+                )
+        of_atoms = [
+            np.concatenate([part.pop(name).numpy() for part in parts] or [np.zeros(0)])
+            for name in ("nearest", "coordination")
         ]
-        result = _join(structures, [part for part, _ in parts], **wanted)
-        of_atoms = [np.concatenate(each) for each in zip(*(m for _, m in parts), strict=True)]
-        measured = Measured(*(of_atoms or [np.zeros(0)] * 2), spreads_of(result))
+        result = _join(structures, [Derivatives(**part) for part in parts], **wanted)
+        measured = Measured(*of_atoms, spreads_of(result))
         judgement = Judgement(self.domain, structures, edges, measured)
         outside = self.watch.see(judgement, len(structures), on_extrapolation)
         return replace(result, outside=outside)
+
+    def _step(self, wanted: dict[str, bool], graph: AtomGraph) -> dict[str, Tensor]:
+        """Derivatives that are not None, and what the domain is compared with, by name."""
+        found = {
+            k: v for k, v in vars(self._differentiate(graph, **wanted)).items() if v is not None
+        }
+        nearest, coordination = measure(self.model, graph, self._shortest)
+        return {k: v.detach() for k, v in found.items()} | {
+            "nearest": nearest,
+            "coordination": coordination,
+        }
 
     def _differentiate(self, graph: AtomGraph, **wanted: bool) -> Derivatives:
         if not self.n_members:
@@ -404,11 +420,6 @@ class Potential:
 def has_stress(atoms: Atoms) -> bool:
     """Whether a stress is defined: a periodic axis and three independent cell vectors."""
     return bool(atoms.pbc.any()) and atoms.cell.rank == 3
-
-
-def _to_host(result: Derivatives) -> Derivatives:
-    arrays = {k: None if v is None else v.detach().cpu() for k, v in vars(result).items()}
-    return Derivatives(**arrays)
 
 
 def _join(

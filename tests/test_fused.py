@@ -17,7 +17,8 @@ from ase.build import molecule
 from nemp_sim import load_potential
 from nemp_sim.config import MLPShape
 from nemp_sim.errors import InputError
-from nemp_sim.kernels.choice import PRECISIONS, choose, interpreted
+from nemp_sim.kernels.choice import PRECISIONS, choose
+from nemp_sim.kernels.sizes import interpreted
 from nemp_sim.mlp import MLP
 from nemp_sim.potential import Potential
 from nemp_sim.tabulation import PairTable

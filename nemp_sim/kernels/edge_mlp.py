@@ -7,9 +7,8 @@ import torch
 import triton
 from torch import Tensor
 
-from nemp_sim.kernels.choice import interpreted
 from nemp_sim.kernels.packing import pack_mlp, split
-from nemp_sim.kernels.sizes import padded_size
+from nemp_sim.kernels.sizes import interpreted, padded_size
 from nemp_sim.kernels.triton_mlp import INPUT_COLUMNS, OUTPUT_COLUMNS, mlp_backward, mlp_forward
 from nemp_sim.mlp import MLP
 
