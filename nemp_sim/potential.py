@@ -29,7 +29,7 @@ from nemp_sim.kernels.choice import choose
 from nemp_sim.memory import bytes_per_edge, free_memory, is_out_of_memory
 from nemp_sim.model import NEMP
 from nemp_sim.neighbors import EdgeList, NeighborLists, build_graph
-from nemp_sim.replay import Replays
+from nemp_sim.replay import Named, Replays
 from nemp_sim.structures import check_structure
 from nemp_sim.watch import Watch
 
@@ -165,7 +165,11 @@ class Potential:
         self._describe, self.kernel = choose(self.model, kernel, precision)
         self.species_of_number = torch.full((len(chemical_symbols),), -1)
         self.species_of_number[list(self.config.elements)] = torch.arange(len(self.config.elements))
-        self._replays = Replays(self.species_of_number, self.device) if self.is_fused else None
+        self._replays = (
+            Replays(self.cutoff_angstrom, self.species_of_number, self.device)
+            if self.is_fused
+            else None
+        )
 
     @property
     def config(self) -> ModelConfig:
@@ -258,19 +262,17 @@ class Potential:
         if self.n_members:
             wanted["forces_std"] = uncertainty
         edges = [lists.kept(atoms, slot) for slot, atoms in enumerate(structures)]
-        work = partial(self._step, wanted)
-        whole = self._replays and self._replays.step(
-            work, structures, edges, tuple(wanted.values())
-        )
-        parts = [whole] if whole else []
-        if not whole:
+        copies = 1 + self.n_members * uncertainty
+        whole = self._resident_step(wanted, structures, edges, copies, bool(lists.skin))
+        parts = [] if whole is None else [whole]
+        if whole is None:
             edges = [lists.within(atoms, e) for atoms, e in zip(structures, edges, strict=True)]
-            for chunk in self._chunks(edges, 1 + self.n_members * uncertainty, self.is_fused):
+            for chunk in self._chunks(edges, copies, self.is_fused):
                 parts += self._within_memory(
                     structures,
                     edges,
                     chunk,
-                    lambda _, graph: [{k: v.cpu() for k, v in work(graph).items()}],
+                    lambda _, graph: [{k: v.cpu() for k, v in self._step(wanted, graph).items()}],
                 )
         of_atoms = [
             np.concatenate([part.pop(name).numpy() for part in parts] or [np.zeros(0)])
@@ -281,6 +283,30 @@ class Potential:
         judgement = Judgement(self.domain, structures, edges, measured)
         outside = self.watch.see(judgement, len(structures), on_extrapolation)
         return replace(result, outside=outside)
+
+    def _resident_step(
+        self,
+        wanted: dict[str, bool],
+        structures: list[Atoms],
+        edges: list[EdgeList],
+        copies: int,
+        skin: bool,
+    ) -> Named | None:
+        """Results for structures that stay on the GPU; None where they cannot."""
+        if self._replays is None or not structures or not all(map(len, structures)):
+            return None
+        work = partial(self._step, wanted)
+        if len(list(self._chunks(edges, copies, self.is_fused))) > 1:
+            return None
+        try:
+            with torch.no_grad():
+                key = tuple(wanted.values())
+                return self._replays.step(work, structures, edges, key, skin)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            self._replays.clear()
+            return None
 
     def _step(self, wanted: dict[str, bool], graph: AtomGraph) -> dict[str, Tensor]:
         """Derivatives that are not None, and what the domain is compared with, by name."""

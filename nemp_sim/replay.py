@@ -1,9 +1,10 @@
-"""Replays: energies and forces of the same atoms again and again, as one CUDA graph each.
+"""Resident structures, and recordings of the step from their positions to energies and forces.
 
-A step of a small system on a GPU takes as long as its hundreds of launches. A CUDA graph launches
-them all at once, but for tensors of fixed places and sizes: so the edges, within the cutoff and the
-skin, are padded to a size from a coarse ladder, and only positions travel while the lists hold.
-Edges beyond the cutoff, and the padding, add exact zeros.
+Structures that come again and again with moving atoms stay on the device with their edges, within
+the cutoff and the skin; only positions travel while the neighbour lists hold. On a GPU a step of a
+small system takes as long as its hundreds of launches. A CUDA graph launches them all at once, but
+for tensors of fixed places and sizes: so edges are padded to a size from a coarse ladder. Edges
+beyond the cutoff, and the padding, add exact zeros.
 """
 
 import warnings
@@ -19,7 +20,9 @@ from torch import Tensor
 from nemp_sim.graph import AtomGraph
 from nemp_sim.neighbors import EdgeList, build_graph
 
-MOST_EDGES = 2**18  # beyond, kernels take longer than launches, and the edges of the skin cost more
+SKIN_EDGES = 2**15  # up to here the edges of the skin cost less than leaving them out
+MOST_EDGES = 2**20  # up to here launches take longer than kernels
+MOST_SERIES = 8  # of structures that stay on the device
 MOST_GRAPHS = 8  # of different sizes; the one unused for longest makes room
 STEPS_OF_OCTAVE = 8  # sizes of the ladder between a power of two and the next
 PAD_EDGES = 64  # of a padding atom, at most
@@ -96,40 +99,70 @@ class _Results:
         return {name: part.view(shape) for (name, shape), part in pairs}
 
 
-class Replay:
-    """One step, recorded for tensors of fixed size."""
+class Resident:
+    """A series of structures on the device, with all edges of its lists.
 
-    def __init__(self, work: Work, graph: AtomGraph, pool: object | None) -> None:
+    Attributes:
+        lists: the edges of the structures; the same objects while they hold.
+        graph: the structures, with the positions of the last ``move``.
+    """
+
+    def __init__(
+        self,
+        structures: Sequence[Atoms],
+        lists: tuple[EdgeList, ...],
+        species_of_number: Tensor,
+        device: torch.device,
+    ) -> None:
+        """Bring the structures to the device."""
+        self.lists = lists
+        self.graph = build_graph(structures, lists, species_of_number, device)
+
+    def move(self, structures: Sequence[Atoms]) -> None:
+        """Take the positions of the structures; all else is as it was while the lists hold."""
+        positions = np.concatenate([atoms.positions for atoms in structures])
+        self.graph.positions.copy_(torch.from_numpy(positions))
+
+
+class Replay:
+    """One step, recorded for tensors of fixed size.
+
+    Attributes:
+        source: the graph whose edges are in place; None where they are of one step alone.
+    """
+
+    def __init__(self, work: Work, graph: AtomGraph, pool: object) -> None:
         """Record ``work`` on a padded graph, which becomes the place of all later ones.
 
         Args:
             work: the step.
             graph: the padded graph.
             pool: memory that recordings share, for they never run at once; None: nothing is
-                recorded, and each step runs ``work``.
+                recorded, and each step runs ``work`` (tests on a CPU).
         """
         self._work, self._graph, self._recording = work, graph, None
-        self.lists: tuple[EdgeList, ...] = ()
+        self.source: AtomGraph | None = None
         if pool is None:
             return
-        stream = torch.cuda.Stream(graph.positions.device)
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):  # what is made once, compiled or chosen, is not recorded
-            for _ in range(2):
-                work(graph)
-        torch.cuda.current_stream().wait_stream(stream)
-        self._recording = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._recording, pool=pool):
-            self._results = _Results.of(work(graph))
+        with torch.cuda.device(graph.positions.device):
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):  # what is made or compiled once is not recorded
+                for _ in range(2):
+                    work(graph)
+            torch.cuda.current_stream().wait_stream(stream)
+            self._recording = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._recording, pool=pool):
+                self._results = _Results.of(work(graph))
 
     def load(self, graph: AtomGraph) -> None:
         """Take another padded graph of the same sizes."""
         for name, value in vars(graph).items():
             getattr(self._graph, name).copy_(value)
 
-    def move(self, positions: np.ndarray) -> None:
+    def move(self, positions: Tensor) -> None:
         """Take other positions (N, 3) of the same atoms, Å."""
-        self._graph.positions[: len(positions)].copy_(torch.from_numpy(positions))
+        self._graph.positions[: len(positions)].copy_(positions)
 
     def step(self) -> Named:
         """The results on the CPU."""
@@ -140,18 +173,19 @@ class Replay:
 
 
 class Replays:
-    """Recordings by size, made where a size comes for the second time; the oldest makes room.
+    """Series of structures on a device, and recordings by size: made where one comes twice.
 
     Attributes:
         works: false once a recording has failed; a warning then said why.
         n_recorded: recordings made so far.
     """
 
-    def __init__(self, species_of_number: Tensor, device: torch.device) -> None:
-        """Start without recordings. On a CPU steps are padded but not recorded (tests)."""
+    def __init__(self, cutoff: float, species_of_number: Tensor, device: torch.device) -> None:
+        """Start without any. On a CPU steps are padded but not recorded (tests)."""
         self.works, self.n_recorded = True, 0
-        self._species, self._device = species_of_number, device
+        self._cutoff, self._species, self._device = cutoff, species_of_number, device
         self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+        self._residents: OrderedDict[tuple[int, ...], Resident] = OrderedDict()
         self._recordings: OrderedDict[tuple[object, ...], Replay | None] = OrderedDict()
 
     def step(
@@ -160,28 +194,30 @@ class Replays:
         structures: Sequence[Atoms],
         lists: Sequence[EdgeList],
         wanted: tuple[object, ...],
-    ) -> Named | None:
-        """Results of ``work`` for the structures, on the CPU; None where it is not recorded.
+        skin: bool,
+    ) -> Named:
+        """Results of ``work`` for the structures, on the CPU.
 
         Args:
             work: the step, the same for the same ``wanted``.
-            structures: B structures.
-            lists: their edges, those beyond the cutoff too; the same objects while they hold.
+            structures: B structures, none of them empty.
+            lists: their edges.
             wanted: what the step computes.
+            skin: the lists have edges beyond the cutoff and are the same objects while they hold.
         """
-        n_edges = sum(len(edges.centre) for edges in lists)
-        sizes = [len(atoms) for atoms in structures]
-        if not self.works or not 0 < n_edges <= MOST_EDGES or 0 in sizes:
-            return None
-        key = (sum(sizes), len(sizes), ladder(n_edges)[0], wanted)
-        if key not in self._recordings:
-            self._recordings[key] = None  # recorded when it comes again
-            if len(self._recordings) > MOST_GRAPHS:
-                self._recordings.popitem(last=False)
-            return None
-        self._recordings.move_to_end(key)
+        graph = source = self._resident(structures, tuple(lists), skin).graph
+        if skin and len(graph.centre) > SKIN_EDGES:
+            graph = graph.within(self._cutoff)
+        n_edges = len(graph.centre)
+        if not self.works or not 0 < n_edges <= MOST_EDGES:
+            return _Results.of(work(graph)).on_host()
+        n_atoms, n_structures = len(graph.species), graph.n_structures
+        key = (n_atoms, n_structures, ladder(n_edges)[0], wanted)
+        if key not in self._recordings:  # recorded when it comes again
+            _remember(self._recordings, key, None, MOST_GRAPHS)
+            return _Results.of(work(graph)).on_host()
         try:
-            results = self._replay(key, work, structures, tuple(lists)).step()
+            results = self._recorded(key, work, graph, source).step()
         except RuntimeError as error:
             warnings.warn(
                 f"steps cannot be recorded as CUDA graphs ({str(error).splitlines()[0]}); they go "
@@ -190,31 +226,51 @@ class Replays:
             )
             self.works = False
             self._recordings.clear()
-            return None
-        return {
-            name: value[: key[0] if len(value) > key[1] + 1 else key[1]]
+            return _Results.of(work(graph)).on_host()
+        return {  # without the padding, which adds one structure and at least two atoms
+            name: value[: n_atoms if len(value) > n_structures + 1 else n_structures]
             for name, value in results.items()
         }
 
-    def _replay(
-        self,
-        key: tuple[object, ...],
-        work: Work,
-        structures: Sequence[Atoms],
-        lists: tuple[EdgeList, ...],
+    def clear(self) -> None:
+        """Give all memory back."""
+        self._residents.clear()
+        self._recordings.clear()
+
+    def _resident(
+        self, structures: Sequence[Atoms], lists: tuple[EdgeList, ...], lasting: bool
+    ) -> Resident:
+        """The structures on the device, where they stay if their lists are ``lasting``."""
+        key = tuple(id(edges) for edges in lists)  # of objects that the resident keeps alive
+        found = self._residents.get(key)
+        if found is None:
+            found = Resident(structures, lists, self._species, self._device)
+        else:
+            found.move(structures)
+        if lasting:
+            _remember(self._residents, key, found, MOST_SERIES)
+        return found
+
+    def _recorded(
+        self, key: tuple[object, ...], work: Work, graph: AtomGraph, source: AtomGraph
     ) -> Replay:
-        """The recording of a size, with these structures in place."""
+        """The recording of a size, with this graph in place."""
         replay = self._recordings[key]
-        if replay is not None and len(replay.lists) == len(lists):
-            if all(a is b for a, b in zip(replay.lists, lists, strict=True)):
-                replay.move(np.concatenate([atoms.positions for atoms in structures]))
-                return replay
-        graph = build_graph(structures, lists, self._species, self._device)
         if replay is None:
             replay = Replay(work, padded(graph), self._pool)
-            self._recordings[key] = replay
             self.n_recorded += 1
+        elif replay.source is graph:
+            replay.move(graph.positions)
         else:
             replay.load(padded(graph))
-        replay.lists = lists
+        replay.source = graph if graph is source else None
+        _remember(self._recordings, key, replay, MOST_GRAPHS)
         return replay
+
+
+def _remember(kept: OrderedDict, key: object, value: object, most: int) -> None:
+    """Put a value at the end; the one unused for longest makes room."""
+    kept[key] = value
+    kept.move_to_end(key)
+    if len(kept) > most:
+        kept.popitem(last=False)

@@ -28,7 +28,9 @@ def pair(random_potential, form="smooth", **shape):
         Potential(copy.deepcopy(made).cast(dtype), device=DEVICE, kernel="auto") for _ in range(2)
     )
     plain._replays = None
-    replayed._replays = Replays(replayed.species_of_number, replayed.device)
+    replayed._replays = Replays(
+        replayed.cutoff_angstrom, replayed.species_of_number, replayed.device
+    )
     return plain, replayed
 
 
@@ -126,7 +128,7 @@ def test_recordings_are_few(random_potential, monkeypatch):
     assert len(replayed._replays._recordings) == 2
 
 
-def test_without_edges_or_with_too_many_nothing_is_replayed(random_potential, monkeypatch):
+def test_without_edges_or_with_too_many_nothing_is_recorded(random_potential, monkeypatch):
     plain, replayed = pair(random_potential, elements=("H", "O", "Pd"))
     lists = NeighborLists(plain.cutoff_angstrom)
     for structures in ([Atoms("H")], [], [molecule("H2O"), Atoms()]):
@@ -136,6 +138,37 @@ def test_without_edges_or_with_too_many_nothing_is_replayed(random_potential, mo
     for _ in range(2):
         assert_equal_steps(plain, replayed, [molecule("H2O")], lists)
     assert replayed._replays.n_recorded == 0
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_edges_of_the_skin_are_left_out_of_large_systems(random_potential, monkeypatch, recorded):
+    monkeypatch.setattr(replay, "SKIN_EDGES", 10)
+    if not recorded:
+        monkeypatch.setattr(replay, "MOST_EDGES", 10)
+    plain, replayed = pair(random_potential, elements=("H", "O", "Pd"))
+    lists = NeighborLists(plain.cutoff_angstrom, 0.4)
+    structures = batch()
+    for step in range(3):
+        for atoms in structures:
+            atoms.rattle(0.02, seed=step)
+        assert_equal_steps(plain, replayed, structures, lists, stress=True)
+    assert bool(replayed._replays.n_recorded) == recorded
+    assert lists.n_builds == len(structures)
+
+
+def test_edges_within_a_cutoff(random_potential, graph_of):
+    potential = random_potential("smooth", elements=("H", "O", "Pd"), cutoff_angstrom=5.0)
+    short = random_potential("smooth", elements=("H", "O", "Pd"), cutoff_angstrom=3.5)
+    got, want = graph_of(potential, batch()).within(3.5), graph_of(short, batch())
+    assert torch.equal(got.row_start, want.row_start)
+    assert torch.equal(got.centre, want.centre)
+    for graph in (got, want):
+        assert torch.equal(graph.neighbour[graph.by_neighbour], graph.neighbour.sort().values)
+    lengths = [
+        torch.stack([g.centre, g.neighbour, g.edge_vectors().norm(dim=1)]).T for g in (got, want)
+    ]
+    same = [np.array(sorted(map(tuple, rows.tolist()))) for rows in lengths]
+    np.testing.assert_allclose(*same, rtol=0, atol=1e-12)
 
 
 def test_a_failed_recording_is_said_once(random_potential, monkeypatch, recwarn):
@@ -151,6 +184,21 @@ def test_a_failed_recording_is_said_once(random_potential, monkeypatch, recwarn)
     said = [str(w.message) for w in recwarn if "CUDA graphs" in str(w.message)]
     assert len(said) == 1
     assert "operation not permitted when stream is capturing" in said[0]
+
+
+def test_memory_that_runs_out_is_given_back(random_potential, monkeypatch):
+    plain, replayed = pair(random_potential, elements=("H", "O", "Pd"))
+    lists = NeighborLists(plain.cutoff_angstrom, 0.4)
+    for _ in range(2):
+        assert_equal_steps(plain, replayed, batch(), lists)
+    assert replayed._replays._recordings
+
+    def fail(*args):
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(replayed._replays, "step", fail)
+    assert_equal_steps(plain, replayed, batch(), lists)
+    assert not replayed._replays._recordings
 
 
 def test_calculator_replays(random_potential):
