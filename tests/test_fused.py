@@ -80,7 +80,7 @@ def networks(random_potential, shape, dtype=DTYPE, keep=False):
         model.inner_radius.fill_(0.9)
     table = PairTable(model, dtype)
     plain = partial(model.describe, pair_functions=table)
-    launch = Launch(chunk=64) if CUDA else Launch(tile=16, block=4, chunk=32)
+    launch = Launch(chunk=64, stretch=128) if CUDA else Launch(16, block=4, chunk=32, stretch=64)
     launch = replace(launch, keep=keep)
     return potential, plain, partial(FusedNetwork, model, table, launch=launch)
 

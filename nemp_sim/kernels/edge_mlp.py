@@ -27,6 +27,8 @@ class Launch:
         edge_warps: warps that sum the edges of an atom; None: four for few atoms, else one.
         chunk: edges of which the outputs and slopes of an MLP are held at once, where they are
             not kept.
+        stretch: edges of which the gradients of the neighbours' orbitals are held at once, a
+            multiple of ``chunk``.
         keep: keep the outputs and slopes of all edges for the derivative; None: where the memory
             is there.
     """
@@ -36,6 +38,7 @@ class Launch:
     block: int | None = None
     edge_warps: int | None = None
     chunk: int = 2**18
+    stretch: int = 2**22
     keep: bool | None = None
 
 

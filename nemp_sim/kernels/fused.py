@@ -1,5 +1,6 @@
 """FusedNetwork: ``NEMP.describe`` and its first derivatives through the Triton kernels."""
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -178,7 +179,8 @@ class FusedNetwork:
         whole, rho = (0, edges.n_edges), rho.contiguous()
         grad, grad_state = torch.empty_like(vectors), torch.empty_like(state)
         room = record.room if record.room.is_full else self._room(vectors, edges, keep=False)
-        left = vectors.new_empty(edges.n_edges, self.p + 1, self.kp)
+        stretches = list(self._stretches(edges, room))
+        left = vectors.new_empty(stretches[0][1], self.p + 1, self.kp)
         grad_c = torch.zeros_like(record.orbitals[-1])
         for chunk in room.chunks():
             v, slopes = room.recall(self._run, self.last, state, chunk)
@@ -199,26 +201,29 @@ class FusedNetwork:
             self._couple(t, self.couplings[2], grad_d, sums[:, self.s :], grad_sums, edges)
             self._couple(t, self.couplings[1], grad_d, sums, grad_sums[:, self.s :], edges)
             mixed, mlp = self._mix(c, self.mixes[t, 0], edges), self.messages[t]
-            for chunk in room.chunks():
-                message, slopes = room.recall(self._run, mlp, state, chunk)
-                self._edges(
-                    backward_kernels.message_back, vectors, edges, chunk, mixed, message,
-                    grad_sums, left, grad, L=self.l,
-                )  # fmt: skip
-                mlp.backward(self._run, message, chunk, slopes, grad_state)
-            grad_mixed = self._pull(record, left, grad_sums, harmonic=False)
+            grad_mixed = torch.zeros_like(c)
+            for stretch in stretches:
+                for chunk in room.chunks(stretch):
+                    message, slopes = room.recall(self._run, mlp, state, chunk)
+                    self._edges(
+                        backward_kernels.message_back, vectors, edges, chunk, mixed, message,
+                        grad_sums, left, stretch[0], grad, L=self.l,
+                    )  # fmt: skip
+                    mlp.backward(self._run, message, chunk, slopes, grad_state)
+                self._pull(record, stretch, left, grad_sums, grad_mixed, harmonic=False)
             grad_c = self._mix(grad_mixed, self.mixes[t, 0], edges, transposed=True, add_to=kept)
-            for chunk in room.chunks() if t else [whole]:
-                v, slopes = state, None
-                if t:
-                    v, slopes = room.recall(self._run, self.inner[t - 1], state, chunk)
-                self._edges(
-                    backward_kernels.scalar_back, vectors, edges, chunk, c, v, rho[t + 1],
-                    grad_state, left, grad_c, grad, T=t,
-                )  # fmt: skip
-                if t:
-                    self.inner[t - 1].backward(self._run, v, chunk, slopes, grad_state)
-            grad_c += self._pull(record, left, grad_sums, harmonic=True)
+            for stretch in stretches:
+                for chunk in room.chunks(stretch) if t else [stretch]:
+                    v, slopes = state, None
+                    if t:
+                        v, slopes = room.recall(self._run, self.inner[t - 1], state, chunk)
+                    self._edges(
+                        backward_kernels.scalar_back, vectors, edges, chunk, c, v, rho[t + 1],
+                        grad_state, left, stretch[0], grad_c, grad, T=t,
+                    )  # fmt: skip
+                    if t:
+                        self.inner[t - 1].backward(self._run, v, chunk, slopes, grad_state)
+                self._pull(record, stretch, left, grad_sums, grad_c, harmonic=True)
         grad_first = torch.empty_like(record.first)
         grad_x = self._mix(grad_c, self.species_mix, edges, transposed=True) / m_i
         grad_first[:, : self.s] = grad_x
@@ -280,16 +285,28 @@ class FusedNetwork:
             **self._shape(edges),
         )  # fmt: skip
 
-    def _pull(self, record: Record, left: Tensor, grad_sums: Tensor, harmonic: bool) -> Tensor:
-        """Sums (N, S, K) over the edges that end at an atom, of what they left to it."""
+    def _pull(
+        self,
+        record: Record,
+        stretch: tuple[int, int],
+        left: Tensor,
+        grad_sums: Tensor,
+        out: Tensor,
+        harmonic: bool,
+    ) -> None:
+        """Add to ``out`` (N, S, K) what the edges of a stretch left to the atoms they end at."""
         edges = record.edges
-        out = torch.zeros_like(record.orbitals[0])
         self._run(
             backward_kernels.neighbour_back, (min(edges.n_atoms, PROGRAMS),), record.vectors,
-            edges.centre, edges.row_start, edges.by_neighbour, left, grad_sums, out,
+            edges.centre, edges.row_start, edges.by_neighbour, left, *stretch, grad_sums, out,
             edges.n_atoms, HARMONIC=harmonic, SUMS=self.s + self.s_g, **self._shape(edges),
         )  # fmt: skip
-        return out
+
+    def _stretches(self, edges: Edges, room: Workspace) -> Iterator[tuple[int, int]]:
+        """First edge and number of edges of each stretch."""
+        step = edges.n_edges if room.keeps else self.launch.stretch
+        for first in range(0, edges.n_edges, step):
+            yield first, min(step, edges.n_edges - first)
 
     def _shape(self, edges: Edges) -> dict[str, object]:
         """Constants of the kernels that sum over edges."""

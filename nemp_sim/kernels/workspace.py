@@ -48,10 +48,11 @@ class Workspace:
         """Whether outputs are kept that no derivative has used up."""
         return bool(self._kept)
 
-    def chunks(self) -> Iterator[tuple[int, int]]:
-        """First edge and number of edges of each chunk."""
-        for first in range(0, self.n_edges, self.rows):
-            yield first, min(self.rows, self.n_edges - first)
+    def chunks(self, stretch: tuple[int, int] | None = None) -> Iterator[tuple[int, int]]:
+        """First edge and number of edges of each chunk; of a stretch of edges, or of all."""
+        start, count = stretch or (0, self.n_edges)
+        for first in range(start, start + count, self.rows):
+            yield first, min(self.rows, start + count - first)
 
     def evaluate(self, run: Run, mlp: EdgeMLP, state: Tensor, chunk: tuple[int, int]) -> Tensor:
         """Outputs (rows, R K) of a network for a chunk; slopes too where they are kept."""
