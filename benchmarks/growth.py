@@ -22,7 +22,7 @@ from nemp_sim.tabulation import PairTable
 
 
 def repeated(graph: AtomGraph, n: int) -> AtomGraph:
-    """n × n × n copies of a periodic structure in one, edges and all, on its device."""
+    """Copies n × n × n of a periodic structure in one, edges and all, on its device."""
     device, n_atoms = graph.centre.device, len(graph.species)
     cells = torch.cartesian_prod(*[torch.arange(n, device=device)] * 3).view(-1, 3)  # (n³, 3)
     offset = (cells.double() @ graph.cells[0])[:, None]

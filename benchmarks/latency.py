@@ -3,9 +3,9 @@
     python benchmarks/latency.py --networks reference water.pt
 
 Energy and forces of moving atoms with a neighbour list kept with a skin of 0.5 Å; list check,
-copies to and from the GPU and the look at the domain included. Forces are compared with float64 first.
-"replay" is the recorded step alone (``nemp_sim/replay.py``): positions to the GPU, one CUDA graph,
-results back. Prints one table: ms a step (median and slowest) and µs an atom.
+copies to and from the GPU and the look at the domain included. Forces are first compared with
+float64. "replay" is the recorded step alone (``nemp_sim/replay.py``): positions to the GPU, one
+CUDA graph, results back. Prints one table: ms a step (median and slowest) and µs an atom.
 """
 
 import argparse
