@@ -24,7 +24,7 @@ class Launch:
         warps: warps of a tile.
         block: edges of an atom that are summed at once, a power of two; None: as many as keep the
             sums in registers.
-        edge_warps: warps that sum the edges of an atom; None: four for few atoms, else one.
+        edge_warps: warps that sum the edges of an atom.
         chunk: edges of which the outputs and slopes of an MLP are held at once, where they are
             not kept.
         stretch: edges of which the gradients of the neighbours' orbitals are held at once, a
@@ -36,7 +36,7 @@ class Launch:
     tile: int = 64
     warps: int = 4
     block: int | None = None
-    edge_warps: int | None = None
+    edge_warps: int = 1
     chunk: int = 2**18
     stretch: int = 2**22
     keep: bool | None = None

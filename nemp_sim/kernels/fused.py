@@ -23,19 +23,18 @@ from nemp_sim.kernels.packing import (
     pad,
 )
 from nemp_sim.kernels.sizes import padded_size
-from nemp_sim.kernels.triton_node import couple, mix_channels
+from nemp_sim.kernels.triton_node import couple, mix_channels, update, update_back
 from nemp_sim.kernels.workspace import Workspace, fits
 from nemp_sim.model import EPSILON, NEMP
 from nemp_sim.tabulation import PairTable
 
 PROGRAMS = 8192  # of the kernels of atoms, at most; each goes on to further atoms
 WARP_NUMBERS = 128  # numbers of a block of edges (edges · K) that a warp holds in four registers
-FEW_ATOMS = 2000  # up to here four warps take the edges of an atom: one would leave the GPU idle
 
 
 @dataclass(frozen=True)
 class Record:
-    """What the derivatives need of an evaluation: C of each step, sums of each step, norms.
+    """What the derivatives need of an evaluation: C, sums, products D and norms of each step.
 
     ``room`` holds the outputs of the edge networks if it keeps them; one derivative uses them up.
     """
@@ -46,6 +45,7 @@ class Record:
     first: Tensor
     orbitals: list[Tensor]
     sums: list[Tensor]
+    products: list[Tensor]
     norms: list[Tensor]
     state: Tensor
     room: Workspace
@@ -71,10 +71,21 @@ class FusedNetwork:
         self.p, self.l = config.pmax_l, config.max_l
         self.s, self.s_g = (self.p + 1) ** 2, (self.l + 1) ** 2
         self.table, self.cutoff_table, self.grid = pack_table(table, self.p)
+        warps = self.launch.edge_warps
         self.shape = {
             "EPSILON": 0.0 if model.smooth else EPSILON,
             "P": self.p,
             "K": self.kp,
+            "BLOCK": self.launch.block or warps * max(2, WARP_NUMBERS // self.kp),
+            "num_warps": warps,
+        }
+        self.whole = {  # of the kernels that take all orbitals of an atom
+            "NORM": config.use_norm,
+            "COUNT": (self.p + 1) * k,
+            "S": self.s,
+            "S_PAD": padded_size(self.s),
+            "K": self.kp,
+            "num_warps": 2,
         }
         self.lookup = {
             "STATE": (2 + self.steps) * self.kp,
@@ -100,9 +111,8 @@ class FusedNetwork:
         """As ``NEMP.describe``, differentiable once."""
         if not len(graph.centre):
             return self.model.describe(graph)
-        vectors = graph.edge_vectors().to(self.model.species_mix.dtype)
-        edges = edges_of(graph, self.model.pair_of_edge(graph))
-        if vectors.is_cuda and self._form(vectors, edges) not in self.compiled:
+        vectors, edges = self._edges_of(graph)
+        if vectors.is_cuda and self._keeps(vectors, edges) not in self.compiled:
             self._compile(vectors.detach(), edges)
         density, n_i, repulsion = _Describe.apply(vectors, self, edges)
         m_i = self.model.normaliser(n_i, graph.species)
@@ -128,7 +138,7 @@ class FusedNetwork:
         density = vectors.new_zeros(self.steps + 2, n, self.kp)
         density[0] = first[:, self.s]
         room = self._room(vectors, edges, keep)
-        sums, orbitals, norms = [], [c], []
+        sums, orbitals, products, norms = [], [c], [], []
         for t in range(self.steps):
             for chunk in room.chunks() if t else [whole]:
                 v = room.evaluate(self._run, self.inner[t - 1], state, chunk) if t else state
@@ -144,34 +154,45 @@ class FusedNetwork:
                     forward_kernels.message_forward, vectors, edges, chunk, mixed, message,
                     sums[t], L=self.l,
                 )  # fmt: skip
-            c, norm = self._update(t, c, sums[t], m_i, edges)
+            products.append(self._product(t, sums[t], edges))
+            c, norm = self._update(t, c, products[t], m_i, edges)
             orbitals.append(c)
             norms.append(norm)
         for chunk in room.chunks():
             v = room.evaluate(self._run, self.last, state, chunk)
             self._edges(forward_kernels.final_forward, vectors, edges, chunk, c, v, density[-1])
-        record = Record(edges, vectors, m_i, first, orbitals, sums, norms, state, room)
+        record = Record(edges, vectors, m_i, first, orbitals, sums, products, norms, state, room)
         return density, count[:, 0].clone(), count[:, 1].clone(), record
 
-    def _update(
-        self, t: int, c: Tensor, sums: Tensor, m_i: Tensor, edges: Edges
-    ) -> tuple[Tensor, Tensor]:
-        """Steps 5 to 7: the next C, and the factor 1/√(mean C² + floor) of its norm."""
-        d = self._product(t, sums, m_i, edges)
-        c = self._mix(c, self.mixes[t, 2], edges)
-        c = self._mix(d, self.mixes[t, 1], edges, add_to=c)
-        if not self.model.config.use_norm:
-            return c, c.new_ones(1, 1, 1)
-        floor = 1.0 if self.model.smooth else EPSILON
-        mean_square = (c * c).sum((1, 2), keepdim=True) / ((self.p + 1) * self.k)
-        factor = torch.rsqrt(mean_square + floor)
-        return c * factor, factor
-
-    def _product(self, t: int, sums: Tensor, m_i: Tensor, edges: Edges) -> Tensor:
-        """D/m², D the tensor product of the sums G and N."""
+    def _product(self, t: int, sums: Tensor, edges: Edges) -> Tensor:
+        """The tensor product D of the sums G and N."""
         d = sums.new_empty(edges.n_atoms, self.s, self.kp)
         self._couple(t, self.couplings[0], sums[:, self.s :], sums, d, edges)
-        return d / (m_i * m_i)
+        return d
+
+    def _update(
+        self, t: int, c: Tensor, d: Tensor, m_i: Tensor, edges: Edges
+    ) -> tuple[Tensor, Tensor]:
+        """Steps 5 to 7: the next C, and the factor 1/√(mean C² + floor) of its norm."""
+        out, norm = torch.empty_like(c), c.new_empty(edges.n_atoms)
+        self._run(
+            update, (edges.n_atoms,), c, d, m_i, self.mixes[t, 2], self.mixes[t, 1],
+            edges.species, out, norm, FLOOR=1.0 if self.model.smooth else EPSILON, **self.whole,
+        )  # fmt: skip
+        return out, norm
+
+    def _update_back(
+        self, record: Record, t: int, grad: Tensor, grad_m: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Gradients of C before step t and of D from that of C after it; adds to that of m."""
+        kept, grad_d = torch.empty_like(grad), torch.empty_like(grad)
+        edges = record.edges
+        self._run(
+            update_back, (edges.n_atoms,), grad, record.orbitals[t + 1], record.norms[t],
+            record.products[t], record.normaliser, self.mixes[t, 2], self.mixes[t, 1],
+            edges.species, kept, grad_d, grad_m, **self.whole,
+        )  # fmt: skip
+        return kept, grad_d
 
     def backward(self, record: Record, rho: Tensor, count: Tensor, repulsion: Tensor) -> Tensor:
         """Gradient of the edge vectors from those of ρ, n and the repulsion."""
@@ -192,11 +213,7 @@ class FusedNetwork:
         grad_m = torch.zeros_like(count)
         for t in reversed(range(self.steps)):
             c, sums = record.orbitals[t], record.sums[t]
-            grad_c = self._norm_back(record.orbitals[t + 1], record.norms[t], grad_c)
-            grad_d = self._mix(grad_c, self.mixes[t, 1], edges, transposed=True) / (m_i * m_i)
-            kept = self._mix(grad_c, self.mixes[t, 2], edges, transposed=True)
-            d = self._product(t, sums, m_i, edges)
-            grad_m -= 2 * (grad_d * d).sum((1, 2)) * m_i[:, 0, 0]
+            kept, grad_d = self._update_back(record, t, grad_c, grad_m)
             grad_sums = torch.empty_like(sums)
             self._couple(t, self.couplings[2], grad_d, sums[:, self.s :], grad_sums, edges)
             self._couple(t, self.couplings[1], grad_d, sums, grad_sums[:, self.s :], edges)
@@ -236,29 +253,25 @@ class FusedNetwork:
         )  # fmt: skip
         return grad
 
-    def _norm_back(self, c: Tensor, factor: Tensor, grad: Tensor) -> Tensor:
-        """Gradient before the norm, of C after it."""
-        if not self.model.config.use_norm:
-            return grad
-        along = (grad * c).sum((1, 2), keepdim=True) / ((self.p + 1) * self.k)
-        return factor * (grad - c * along)
+    def _edges_of(self, graph: AtomGraph) -> tuple[Tensor, Edges]:
+        config = self.model.config
+        return edges_of(graph, len(config.elements), self.model.species_mix.dtype)
 
     def compile(self, graph: AtomGraph) -> None:
         """Compile all kernels that graphs like ``graph`` need, side by side; runs none of them."""
-        vectors = graph.edge_vectors().to(self.model.species_mix.dtype)
-        self._compile(vectors, edges_of(graph, self.model.pair_of_edge(graph)))
+        self._compile(*self._edges_of(graph))
 
     def _compile(self, vectors: Tensor, edges: Edges) -> None:
         mode, executor = triton.AsyncCompileMode, ThreadPoolExecutor()
         with torch.cuda.device_of(vectors), executor, mode(executor):
             self.only_compile = True
             try:
-                form = self._form(vectors, edges)
-                density, count, repulsion, record = self.forward(vectors, edges, keep=form[1])
+                keep = self._keeps(vectors, edges)
+                density, count, repulsion, record = self.forward(vectors, edges, keep)
                 self.backward(record, density, count, repulsion)
             finally:
                 self.only_compile = False
-        self.compiled.add(form)
+        self.compiled.add(keep)
 
     def _run(
         self, kernel: JITFunction, grid: tuple, *inputs: Tensor | int, **constants: object
@@ -282,7 +295,7 @@ class FusedNetwork:
         self._run(
             kernel, grid, vectors, edges.pair, edges.neighbour, edges.centre, edges.row_start,
             self.grid, self.table, *chunk, *inputs, **constants, **self.lookup,
-            **self._shape(edges),
+            **self.shape,
         )  # fmt: skip
 
     def _pull(
@@ -299,7 +312,7 @@ class FusedNetwork:
         self._run(
             backward_kernels.neighbour_back, (min(edges.n_atoms, PROGRAMS),), record.vectors,
             edges.centre, edges.row_start, edges.by_neighbour, left, *stretch, grad_sums, out,
-            edges.n_atoms, HARMONIC=harmonic, SUMS=self.s + self.s_g, **self._shape(edges),
+            edges.n_atoms, HARMONIC=harmonic, SUMS=self.s + self.s_g, **self.shape,
         )  # fmt: skip
 
     def _stretches(self, edges: Edges, room: Workspace) -> Iterator[tuple[int, int]]:
@@ -308,21 +321,13 @@ class FusedNetwork:
         for first in range(0, edges.n_edges, step):
             yield first, min(step, edges.n_edges - first)
 
-    def _shape(self, edges: Edges) -> dict[str, object]:
-        """Constants of the kernels that sum over edges."""
-        warps = self.launch.edge_warps or (4 if edges.n_atoms <= FEW_ATOMS else 1)
-        block = self.launch.block or warps * max(2, WARP_NUMBERS // self.kp)
-        return {**self.shape, "BLOCK": block, "num_warps": warps}
-
     def _room(self, like: Tensor, edges: Edges, keep: bool) -> Workspace:
         return Workspace(self.mlps, like, edges.n_edges, self.launch.chunk, keep)
 
-    def _form(self, like: Tensor, edges: Edges) -> tuple[int, bool]:
-        """What decides which kernels run: the warps of an atom, and whether networks are kept."""
+    def _keeps(self, like: Tensor, edges: Edges) -> bool:
+        """Whether what the edge networks give is kept for the derivative."""
         keep = self.launch.keep
-        if keep is None:
-            keep = fits(self.mlps, like, edges.n_edges)
-        return self._shape(edges)["num_warps"], keep
+        return fits(self.mlps, like, edges.n_edges) if keep is None else keep
 
     def _mix(
         self,
@@ -360,7 +365,7 @@ class _Describe(torch.autograd.Function):
     @staticmethod
     def forward(ctx, vectors, network, edges):  # noqa: ANN001, ANN205 (torch's signature)
         with torch.cuda.device_of(vectors):
-            keep = ctx.needs_input_grad[0] and network._form(vectors, edges)[1]
+            keep = ctx.needs_input_grad[0] and network._keeps(vectors, edges)
             density, count, repulsion, ctx.record = network.forward(
                 vectors.contiguous(), edges, keep
             )
