@@ -302,7 +302,7 @@ def peer_rows(options: argparse.Namespace) -> None:
 def main() -> None:
     """Compile, check, time."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--networks", nargs="+")
+    parser.add_argument("--networks", nargs="*")
     parser.add_argument("--modes", nargs="+")
     parser.add_argument("--launches", nargs="+", help="tile:warps of the edge kernels, or default")
     parser.add_argument("--sizes", type=int, nargs="+")
