@@ -85,7 +85,7 @@ class FusedNetwork:
             "S": self.s,
             "S_PAD": padded_size(self.s),
             "K": self.kp,
-            "num_warps": 2,
+            "num_warps": 2 if self.kp < 64 else 4,
         }
         self.lookup = {
             "STATE": (2 + self.steps) * self.kp,
