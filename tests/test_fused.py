@@ -5,7 +5,6 @@ TRITON_INTERPRET=1 pytest tests/test_fused.py
 
 import copy
 import importlib.util
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -17,8 +16,7 @@ from ase.build import molecule
 from nemp_sim import load_potential
 from nemp_sim.config import MLPShape
 from nemp_sim.errors import InputError
-from nemp_sim.kernels.choice import PRECISIONS, choose
-from nemp_sim.kernels.sizes import interpreted
+from nemp_sim.kernels.choice import PRECISIONS, choose, interpreted
 from nemp_sim.mlp import MLP
 from nemp_sim.potential import Potential
 from nemp_sim.tabulation import PairTable
@@ -32,7 +30,7 @@ DEVICE, DTYPE = ("cuda", torch.float32) if CUDA else ("cpu", torch.float64)
 # relative to the largest value; the published harmonics have a norm with ε that the kernels take
 # to first order, and the interpreter's products are exact in every precision but the halves
 TOLERANCE = {torch.float64: {"smooth": 1e-12, "published": 1e-7}, torch.float32: 2e-5}
-COARSE = {"bf16x3": 5e-4, "tf32": 2e-2, "bf16": 1e-1, "fp16": 1e-2}
+COARSE = {"bf16x3": 5e-4, "tf32": 2e-2, "bf16": 1e-1}
 SHAPES = {
     "L1 T1": {"max_l": 1, "pmax_l": 1, "n_message_passing": 1, "zbl": True},
     "L2 T2 published": {"form": "published", "n_channels": 16},
@@ -68,7 +66,7 @@ def structures():
     return [molecule("OH"), close, Atoms("O")]
 
 
-def networks(random_potential, shape, dtype=DTYPE, keep=False):
+def networks(random_potential, shape, dtype=DTYPE):
     """Plain form with a table of the pairs, and the kernels with the same table."""
     from nemp_sim.kernels.edge_mlp import Launch
     from nemp_sim.kernels.fused import FusedNetwork
@@ -80,8 +78,7 @@ def networks(random_potential, shape, dtype=DTYPE, keep=False):
         model.inner_radius.fill_(0.9)
     table = PairTable(model, dtype)
     plain = partial(model.describe, pair_functions=table)
-    launch = Launch(chunk=64, stretch=128) if CUDA else Launch(16, block=4, chunk=32, stretch=64)
-    launch = replace(launch, keep=keep)
+    launch = Launch(chunk=64) if CUDA else Launch(tile=16, block=4, chunk=32)
     return potential, plain, partial(FusedNetwork, model, table, launch=launch)
 
 
@@ -116,20 +113,6 @@ def test_fused_equals_plain(random_potential, graph_of, name):
 
 
 @needs_triton
-def test_networks_kept_for_the_derivative_change_nothing(random_potential, graph_of):
-    """Kept or evaluated again, and in the second derivative of one energy, which cannot keep."""
-    found = []
-    for keep in (False, True):
-        potential, _, fused = networks(random_potential, SHAPES["L1 T1"], keep=keep)
-        graph = graph_of(potential, structures())
-        graph = graph.__class__(**vars(graph) | {"positions": graph.positions.requires_grad_()})
-        total = fused("ieee").describe(graph)[0].sum()
-        for _ in range(2):
-            found += torch.autograd.grad(total, graph.positions, retain_graph=True)
-    assert all(torch.equal(found[0], other) for other in found[1:])
-
-
-@needs_triton
 @pytest.mark.parametrize("mode", PRECISIONS if CUDA else ["tf32x3", "fp16x3"])
 def test_precisions(random_potential, graph_of, mode):
     shape = {"max_l": 1, "pmax_l": 1, "n_channels": 16}
@@ -150,7 +133,7 @@ def test_halves_keep_gradients_of_all_sizes():
     grad = grad * torch.logspace(-6, 6, 64, device=DEVICE)[:, None]
     net = EdgeMLP(mlp, 16, "fp16x3", Launch(tile=32))
     out, got = torch.empty(64, 96, device=DEVICE), torch.empty_like(state)
-    slopes = state.new_empty(64 * net.n_slopes, dtype=net.slope_dtype)
+    slopes = state.new_empty(64 * net.n_slopes)
 
     def run(kernel, grid, *inputs, **constants):
         kernel[grid](*inputs, **constants)
@@ -161,7 +144,7 @@ def test_halves_keep_gradients_of_all_sizes():
     value = mlp.double()(exact)
     (want,) = torch.autograd.grad(value, exact, grad.double())
     assert (out - value).abs().max() < 2e-6 * value.abs().max()
-    assert ((got - want).abs().amax(1) < 3e-5 * want.abs().amax(1)).all()
+    assert ((got - want).abs().amax(1) < 1e-5 * want.abs().amax(1)).all()
 
 
 @needs_triton

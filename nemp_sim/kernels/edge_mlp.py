@@ -8,7 +8,7 @@ import triton
 from torch import Tensor
 
 from nemp_sim.kernels.packing import pack_mlp, split
-from nemp_sim.kernels.sizes import interpreted, padded_size
+from nemp_sim.kernels.sizes import padded_size
 from nemp_sim.kernels.triton_mlp import INPUT_COLUMNS, OUTPUT_COLUMNS, mlp_backward, mlp_forward
 from nemp_sim.mlp import MLP
 
@@ -22,31 +22,15 @@ class Launch:
     Attributes:
         tile: edges of a tile of the MLPs, a power of two, 16 or more.
         warps: warps of a tile.
-        block: edges of an atom that are summed at once, a power of two; None: as many as keep the
-            sums in registers.
-        edge_warps: warps that sum the edges of an atom.
-        chunk: edges of which the outputs and slopes of an MLP are held at once, where they are
-            not kept.
-        stretch: edges of which the gradients of the neighbours' orbitals are held at once, a
-            multiple of ``chunk``.
-        keep: keep the outputs and slopes of all edges for the derivative; None: where the memory
-            is there.
+        block: edges of an atom that one warp sums at once, a power of two; None: as many as keep
+            the sums in registers.
+        chunk: edges between whose outputs and slopes of an MLP are kept, a multiple of ``tile``.
     """
 
     tile: int = 64
     warps: int = 4
     block: int | None = None
-    edge_warps: int = 1
     chunk: int = 2**18
-    stretch: int = 2**22
-    keep: bool | None = None
-
-
-def math_of(mode: str) -> str:
-    """How the kernels take the SiLU in the precision ``mode``."""
-    if mode == "ieee" or interpreted():  # the interpreter knows no instructions of the GPU
-        return "plain"
-    return "rough" if mode in ("fp16", "bf16") else "fast"
 
 
 class EdgeMLP:
@@ -56,7 +40,6 @@ class EdgeMLP:
         n_inputs: Q K.
         n_outputs: R K.
         n_slopes: numbers for each edge that the derivative needs of the evaluation.
-        slope_dtype: of these numbers.
     """
 
     def __init__(
@@ -78,8 +61,6 @@ class EdgeMLP:
         layers = len(blocks[0].layers) if len(blocks) else 0
         width = padded_size(last.kernel.shape[0])
         self.n_slopes = 0 if mlp.linear else (len(blocks) * layers + 1) * width
-        exact = mode == "ieee"
-        self.slope_dtype = flat.dtype if exact else torch.int16
         self.tile = launch.tile
         self.weights = split(flat.detach(), "ieee" if mlp.linear else mode)
         self.constants = {
@@ -89,7 +70,6 @@ class EdgeMLP:
             "BLOCKS": len(blocks),
             "LAYERS": layers,
             "MODE": mode,
-            "MATH": math_of(mode),
             "IN": INPUT_COLUMNS,
             "OUT": OUTPUT_COLUMNS,
             "TILE": launch.tile,

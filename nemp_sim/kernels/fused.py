@@ -23,8 +23,7 @@ from nemp_sim.kernels.packing import (
     pad,
 )
 from nemp_sim.kernels.sizes import padded_size
-from nemp_sim.kernels.triton_node import couple, mix_channels, update, update_back
-from nemp_sim.kernels.workspace import Workspace, fits
+from nemp_sim.kernels.triton_node import couple, mix_channels
 from nemp_sim.model import EPSILON, NEMP
 from nemp_sim.tabulation import PairTable
 
@@ -34,10 +33,7 @@ WARP_NUMBERS = 128  # numbers of a block of edges (edges · K) that a warp holds
 
 @dataclass(frozen=True)
 class Record:
-    """What the derivatives need of an evaluation: C, sums, products D and norms of each step.
-
-    ``room`` holds the outputs of the edge networks if it keeps them; one derivative uses them up.
-    """
+    """What the derivatives need of an evaluation: C of each step, sums of each step, norms."""
 
     edges: Edges
     vectors: Tensor
@@ -45,10 +41,8 @@ class Record:
     first: Tensor
     orbitals: list[Tensor]
     sums: list[Tensor]
-    products: list[Tensor]
     norms: list[Tensor]
     state: Tensor
-    room: Workspace
 
 
 class FusedNetwork:
@@ -65,27 +59,18 @@ class FusedNetwork:
         """Pack the weights of ``model``, on its device, in its dtype."""
         self.model, self.mode = model, mode
         self.launch = launch or Launch()
-        self.only_compile, self.compiled = False, set()
+        self.only_compile, self.is_compiled = False, False
         config, k = model.config, model.config.n_channels
         self.k, self.kp, self.steps = k, padded_size(k), config.n_message_passing
         self.p, self.l = config.pmax_l, config.max_l
         self.s, self.s_g = (self.p + 1) ** 2, (self.l + 1) ** 2
         self.table, self.cutoff_table, self.grid = pack_table(table, self.p)
-        warps = self.launch.edge_warps
         self.shape = {
             "EPSILON": 0.0 if model.smooth else EPSILON,
             "P": self.p,
             "K": self.kp,
-            "BLOCK": self.launch.block or warps * max(2, WARP_NUMBERS // self.kp),
-            "num_warps": warps,
-        }
-        self.whole = {  # of the kernels that take all orbitals of an atom
-            "NORM": config.use_norm,
-            "COUNT": (self.p + 1) * k,
-            "S": self.s,
-            "S_PAD": padded_size(self.s),
-            "K": self.kp,
-            "num_warps": 2 if self.kp < 64 else 4,
+            "BLOCK": self.launch.block or max(2, WARP_NUMBERS // self.kp),
+            "num_warps": 1,
         }
         self.lookup = {
             "STATE": (2 + self.steps) * self.kp,
@@ -99,7 +84,9 @@ class FusedNetwork:
         inner = model.edge_mlps[:-1]  # of the steps after the first, whose network is in the table
         self.inner = [EdgeMLP(mlp, k, mode, self.launch, scale) for mlp in inner]
         self.last = EdgeMLP(model.edge_mlps[-1], k, mode, self.launch, last_scale, n_sums=3)
-        self.mlps = [*self.messages, *self.inner, self.last]
+        mlps = [*self.messages, *self.inner, self.last]
+        self.n_outputs = max(mlp.n_outputs for mlp in mlps)
+        self.n_slopes = max(mlp.n_slopes for mlp in mlps)
         half = like.new_tensor([1.0, 0.5**0.5, 0.5**0.5])[:, None, None] * k**-0.5
         self.mixes = pad(model.channel_mix * half, self.kp, self.kp)  # (T, S, 3, K, K)
         self.mixes = self.mixes.transpose(1, 2).contiguous()
@@ -111,21 +98,17 @@ class FusedNetwork:
         """As ``NEMP.describe``, differentiable once."""
         if not len(graph.centre):
             return self.model.describe(graph)
-        vectors, edges = self._edges_of(graph)
-        if vectors.is_cuda and self._keeps(vectors, edges) not in self.compiled:
+        vectors = graph.edge_vectors().to(self.model.species_mix.dtype)
+        edges = edges_of(graph, self.model.pair_of_edge(graph))
+        if vectors.is_cuda and not self.is_compiled:
             self._compile(vectors.detach(), edges)
         density, n_i, repulsion = _Describe.apply(vectors, self, edges)
         m_i = self.model.normaliser(n_i, graph.species)
         density = density[..., : self.k].transpose(0, 1).flatten(1) / m_i[:, None]
         return density, n_i / m_i, None if self.model.zbl is None else repulsion.double()
 
-    def forward(
-        self, vectors: Tensor, edges: Edges, keep: bool
-    ) -> tuple[Tensor, Tensor, Tensor, Record]:
-        """ρ (T+2, N, K), n (N,), repulsion (N,) of the edge vectors, and the record.
-
-        ``keep``: what the edge networks give, for the derivative.
-        """
+    def forward(self, vectors: Tensor, edges: Edges) -> tuple[Tensor, Tensor, Tensor, Record]:
+        """ρ (T+2, N, K), n (N,), repulsion (N,) of the edge vectors, and the record."""
         n, whole = edges.n_atoms, (0, edges.n_edges)
         state = vectors.new_empty(edges.n_edges, self.lookup["STATE"])
         first, count = vectors.new_zeros(n, self.s + 1, self.kp), vectors.new_zeros(n, 2)
@@ -137,74 +120,62 @@ class FusedNetwork:
         c = self._mix(first[:, : self.s] / m_i, self.species_mix, edges)
         density = vectors.new_zeros(self.steps + 2, n, self.kp)
         density[0] = first[:, self.s]
-        room = self._room(vectors, edges, keep)
-        sums, orbitals, products, norms = [], [c], [], []
+        out, _ = self._workspace(vectors, edges, slopes=False)
+        sums, orbitals, norms = [], [c], []
         for t in range(self.steps):
-            for chunk in room.chunks() if t else [whole]:
-                v = room.evaluate(self._run, self.inner[t - 1], state, chunk) if t else state
+            for chunk in self._chunks(edges) if t else [whole]:
+                v = self._evaluate(self.inner[t - 1], state, chunk, out) if t else out
                 self._edges(
                     forward_kernels.scalar_forward, vectors, edges, chunk, c, v, state,
                     density[t + 1], T=t,
                 )  # fmt: skip
             mixed = self._mix(c, self.mixes[t, 0], edges)
             sums.append(vectors.new_zeros(n, self.s + self.s_g, self.kp))
-            for chunk in room.chunks():
-                message = room.evaluate(self._run, self.messages[t], state, chunk)
+            for chunk in self._chunks(edges):
+                message = self._evaluate(self.messages[t], state, chunk, out)
                 self._edges(
                     forward_kernels.message_forward, vectors, edges, chunk, mixed, message,
                     sums[t], L=self.l,
                 )  # fmt: skip
-            products.append(self._product(t, sums[t], edges))
-            c, norm = self._update(t, c, products[t], m_i, edges)
+            c, norm = self._update(t, c, sums[t], m_i, edges)
             orbitals.append(c)
             norms.append(norm)
-        for chunk in room.chunks():
-            v = room.evaluate(self._run, self.last, state, chunk)
+        for chunk in self._chunks(edges):
+            v = self._evaluate(self.last, state, chunk, out)
             self._edges(forward_kernels.final_forward, vectors, edges, chunk, c, v, density[-1])
-        record = Record(edges, vectors, m_i, first, orbitals, sums, products, norms, state, room)
+        record = Record(edges, vectors, m_i, first, orbitals, sums, norms, state)
         return density, count[:, 0].clone(), count[:, 1].clone(), record
 
-    def _product(self, t: int, sums: Tensor, edges: Edges) -> Tensor:
-        """The tensor product D of the sums G and N."""
-        d = sums.new_empty(edges.n_atoms, self.s, self.kp)
-        self._couple(t, self.couplings[0], sums[:, self.s :], sums, d, edges)
-        return d
-
     def _update(
-        self, t: int, c: Tensor, d: Tensor, m_i: Tensor, edges: Edges
+        self, t: int, c: Tensor, sums: Tensor, m_i: Tensor, edges: Edges
     ) -> tuple[Tensor, Tensor]:
         """Steps 5 to 7: the next C, and the factor 1/√(mean C² + floor) of its norm."""
-        out, norm = torch.empty_like(c), c.new_empty(edges.n_atoms)
-        self._run(
-            update, (edges.n_atoms,), c, d, m_i, self.mixes[t, 2], self.mixes[t, 1],
-            edges.species, out, norm, FLOOR=1.0 if self.model.smooth else EPSILON, **self.whole,
-        )  # fmt: skip
-        return out, norm
+        d = self._product(t, sums, m_i, edges)
+        c = self._mix(c, self.mixes[t, 2], edges)
+        c = self._mix(d, self.mixes[t, 1], edges, add_to=c)
+        if not self.model.config.use_norm:
+            return c, c.new_ones(1, 1, 1)
+        floor = 1.0 if self.model.smooth else EPSILON
+        mean_square = (c * c).sum((1, 2), keepdim=True) / ((self.p + 1) * self.k)
+        factor = torch.rsqrt(mean_square + floor)
+        return c * factor, factor
 
-    def _update_back(
-        self, record: Record, t: int, grad: Tensor, grad_m: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Gradients of C before step t and of D from that of C after it; adds to that of m."""
-        kept, grad_d = torch.empty_like(grad), torch.empty_like(grad)
-        edges = record.edges
-        self._run(
-            update_back, (edges.n_atoms,), grad, record.orbitals[t + 1], record.norms[t],
-            record.products[t], record.normaliser, self.mixes[t, 2], self.mixes[t, 1],
-            edges.species, kept, grad_d, grad_m, **self.whole,
-        )  # fmt: skip
-        return kept, grad_d
+    def _product(self, t: int, sums: Tensor, m_i: Tensor, edges: Edges) -> Tensor:
+        """D/m², D the tensor product of the sums G and N."""
+        d = sums.new_empty(edges.n_atoms, self.s, self.kp)
+        self._couple(t, self.couplings[0], sums[:, self.s :], sums, d, edges)
+        return d / (m_i * m_i)
 
     def backward(self, record: Record, rho: Tensor, count: Tensor, repulsion: Tensor) -> Tensor:
         """Gradient of the edge vectors from those of ρ, n and the repulsion."""
         edges, m_i, vectors, state = record.edges, record.normaliser, record.vectors, record.state
         whole, rho = (0, edges.n_edges), rho.contiguous()
         grad, grad_state = torch.empty_like(vectors), torch.empty_like(state)
-        room = record.room if record.room.is_full else self._room(vectors, edges, keep=False)
-        stretches = list(self._stretches(edges, room))
-        left = vectors.new_empty(stretches[0][1], self.p + 1, self.kp)
+        out, slopes = self._workspace(vectors, edges, slopes=True)
+        left = vectors.new_empty(edges.n_edges, self.p + 1, self.kp)
         grad_c = torch.zeros_like(record.orbitals[-1])
-        for chunk in room.chunks():
-            v, slopes = room.recall(self._run, self.last, state, chunk)
+        for chunk in self._chunks(edges):
+            v = self._evaluate(self.last, state, chunk, out, slopes)
             self._edges(
                 backward_kernels.final_back, vectors, edges, chunk, record.orbitals[-1], v,
                 rho[-1], grad_c, grad,
@@ -213,34 +184,33 @@ class FusedNetwork:
         grad_m = torch.zeros_like(count)
         for t in reversed(range(self.steps)):
             c, sums = record.orbitals[t], record.sums[t]
-            kept, grad_d = self._update_back(record, t, grad_c, grad_m)
+            grad_c = self._norm_back(record.orbitals[t + 1], record.norms[t], grad_c)
+            grad_d = self._mix(grad_c, self.mixes[t, 1], edges, transposed=True) / (m_i * m_i)
+            kept = self._mix(grad_c, self.mixes[t, 2], edges, transposed=True)
+            d = self._product(t, sums, m_i, edges)
+            grad_m -= 2 * (grad_d * d).sum((1, 2)) * m_i[:, 0, 0]
             grad_sums = torch.empty_like(sums)
             self._couple(t, self.couplings[2], grad_d, sums[:, self.s :], grad_sums, edges)
             self._couple(t, self.couplings[1], grad_d, sums, grad_sums[:, self.s :], edges)
             mixed, mlp = self._mix(c, self.mixes[t, 0], edges), self.messages[t]
-            grad_mixed = torch.zeros_like(c)
-            for stretch in stretches:
-                for chunk in room.chunks(stretch):
-                    message, slopes = room.recall(self._run, mlp, state, chunk)
-                    self._edges(
-                        backward_kernels.message_back, vectors, edges, chunk, mixed, message,
-                        grad_sums, left, stretch[0], grad, L=self.l,
-                    )  # fmt: skip
-                    mlp.backward(self._run, message, chunk, slopes, grad_state)
-                self._pull(record, stretch, left, grad_sums, grad_mixed, harmonic=False)
+            for chunk in self._chunks(edges):
+                message = self._evaluate(mlp, state, chunk, out, slopes)
+                self._edges(
+                    backward_kernels.message_back, vectors, edges, chunk, mixed, message,
+                    grad_sums, left, grad, L=self.l,
+                )  # fmt: skip
+                mlp.backward(self._run, message, chunk, slopes, grad_state)
+            grad_mixed = self._pull(record, left, grad_sums, harmonic=False)
             grad_c = self._mix(grad_mixed, self.mixes[t, 0], edges, transposed=True, add_to=kept)
-            for stretch in stretches:
-                for chunk in room.chunks(stretch) if t else [stretch]:
-                    v, slopes = state, None
-                    if t:
-                        v, slopes = room.recall(self._run, self.inner[t - 1], state, chunk)
-                    self._edges(
-                        backward_kernels.scalar_back, vectors, edges, chunk, c, v, rho[t + 1],
-                        grad_state, left, stretch[0], grad_c, grad, T=t,
-                    )  # fmt: skip
-                    if t:
-                        self.inner[t - 1].backward(self._run, v, chunk, slopes, grad_state)
-                self._pull(record, stretch, left, grad_sums, grad_c, harmonic=True)
+            for chunk in self._chunks(edges) if t else [whole]:
+                v = self._evaluate(self.inner[t - 1], state, chunk, out, slopes) if t else out
+                self._edges(
+                    backward_kernels.scalar_back, vectors, edges, chunk, c, v, rho[t + 1],
+                    grad_state, left, grad_c, grad, T=t,
+                )  # fmt: skip
+                if t:
+                    self.inner[t - 1].backward(self._run, v, chunk, slopes, grad_state)
+            grad_c += self._pull(record, left, grad_sums, harmonic=True)
         grad_first = torch.empty_like(record.first)
         grad_x = self._mix(grad_c, self.species_mix, edges, transposed=True) / m_i
         grad_first[:, : self.s] = grad_x
@@ -253,25 +223,28 @@ class FusedNetwork:
         )  # fmt: skip
         return grad
 
-    def _edges_of(self, graph: AtomGraph) -> tuple[Tensor, Edges]:
-        config = self.model.config
-        return edges_of(graph, len(config.elements), self.model.species_mix.dtype)
+    def _norm_back(self, c: Tensor, factor: Tensor, grad: Tensor) -> Tensor:
+        """Gradient before the norm, of C after it."""
+        if not self.model.config.use_norm:
+            return grad
+        along = (grad * c).sum((1, 2), keepdim=True) / ((self.p + 1) * self.k)
+        return factor * (grad - c * along)
 
     def compile(self, graph: AtomGraph) -> None:
         """Compile all kernels that graphs like ``graph`` need, side by side; runs none of them."""
-        self._compile(*self._edges_of(graph))
+        vectors = graph.edge_vectors().to(self.model.species_mix.dtype)
+        self._compile(vectors, edges_of(graph, self.model.pair_of_edge(graph)))
 
     def _compile(self, vectors: Tensor, edges: Edges) -> None:
         mode, executor = triton.AsyncCompileMode, ThreadPoolExecutor()
         with torch.cuda.device_of(vectors), executor, mode(executor):
             self.only_compile = True
             try:
-                keep = self._keeps(vectors, edges)
-                density, count, repulsion, record = self.forward(vectors, edges, keep)
+                density, count, repulsion, record = self.forward(vectors, edges)
                 self.backward(record, density, count, repulsion)
             finally:
                 self.only_compile = False
-        self.compiled.add(keep)
+        self.is_compiled = True
 
     def _run(
         self, kernel: JITFunction, grid: tuple, *inputs: Tensor | int, **constants: object
@@ -294,40 +267,42 @@ class FusedNetwork:
         grid = (min(edges.n_atoms, chunk[1], PROGRAMS),)
         self._run(
             kernel, grid, vectors, edges.pair, edges.neighbour, edges.centre, edges.row_start,
-            self.grid, self.table, *chunk, *inputs, **constants, **self.lookup,
-            **self.shape,
+            self.grid, self.table, *chunk, *inputs, **constants, **self.lookup, **self.shape,
         )  # fmt: skip
 
-    def _pull(
-        self,
-        record: Record,
-        stretch: tuple[int, int],
-        left: Tensor,
-        grad_sums: Tensor,
-        out: Tensor,
-        harmonic: bool,
-    ) -> None:
-        """Add to ``out`` (N, S, K) what the edges of a stretch left to the atoms they end at."""
+    def _pull(self, record: Record, left: Tensor, grad_sums: Tensor, harmonic: bool) -> Tensor:
+        """Sums (N, S, K) over the edges that end at an atom, of what they left to it."""
         edges = record.edges
+        out = torch.zeros_like(record.orbitals[0])
         self._run(
             backward_kernels.neighbour_back, (min(edges.n_atoms, PROGRAMS),), record.vectors,
-            edges.centre, edges.row_start, edges.by_neighbour, left, *stretch, grad_sums, out,
+            edges.centre, edges.row_start, edges.by_neighbour, left, grad_sums, out,
             edges.n_atoms, HARMONIC=harmonic, SUMS=self.s + self.s_g, **self.shape,
         )  # fmt: skip
+        return out
 
-    def _stretches(self, edges: Edges, room: Workspace) -> Iterator[tuple[int, int]]:
-        """First edge and number of edges of each stretch."""
-        step = edges.n_edges if room.keeps else self.launch.stretch
-        for first in range(0, edges.n_edges, step):
-            yield first, min(step, edges.n_edges - first)
+    def _chunks(self, edges: Edges) -> Iterator[tuple[int, int]]:
+        """First edge and number of edges of each chunk."""
+        for first in range(0, edges.n_edges, self.launch.chunk):
+            yield first, min(self.launch.chunk, edges.n_edges - first)
 
-    def _room(self, like: Tensor, edges: Edges, keep: bool) -> Workspace:
-        return Workspace(self.mlps, like, edges.n_edges, self.launch.chunk, keep)
+    def _workspace(self, like: Tensor, edges: Edges, slopes: bool) -> tuple[Tensor, Tensor]:
+        """Room for the outputs and slopes of an MLP for one chunk."""
+        rows = min(edges.n_edges, self.launch.chunk)
+        return like.new_empty(rows * self.n_outputs), like.new_empty(rows * self.n_slopes * slopes)
 
-    def _keeps(self, like: Tensor, edges: Edges) -> bool:
-        """Whether what the edge networks give is kept for the derivative."""
-        keep = self.launch.keep
-        return fits(self.mlps, like, edges.n_edges) if keep is None else keep
+    def _evaluate(
+        self,
+        mlp: EdgeMLP,
+        state: Tensor,
+        chunk: tuple[int, int],
+        out: Tensor,
+        slopes: Tensor | None = None,
+    ) -> Tensor:
+        """Outputs (rows, R K) of an MLP for a chunk, a view of ``out``."""
+        out = out[: chunk[1] * mlp.n_outputs].view(chunk[1], mlp.n_outputs)
+        mlp.forward(self._run, state, chunk, out, slopes)
+        return out
 
     def _mix(
         self,
@@ -365,10 +340,7 @@ class _Describe(torch.autograd.Function):
     @staticmethod
     def forward(ctx, vectors, network, edges):  # noqa: ANN001, ANN205 (torch's signature)
         with torch.cuda.device_of(vectors):
-            keep = ctx.needs_input_grad[0] and network._keeps(vectors, edges)
-            density, count, repulsion, ctx.record = network.forward(
-                vectors.contiguous(), edges, keep
-            )
+            density, count, repulsion, ctx.record = network.forward(vectors.contiguous(), edges)
         ctx.network = network
         return density, count, repulsion
 

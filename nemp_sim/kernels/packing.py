@@ -13,12 +13,7 @@ from nemp_sim.model import NEMP
 from nemp_sim.tabulation import PairTable
 from nemp_sim.zbl import COULOMB
 
-HALVES = {
-    "bf16x3": torch.bfloat16,
-    "fp16x3": torch.float16,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-}
+HALVES = {"bf16x3": torch.bfloat16, "fp16x3": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)

@@ -113,10 +113,10 @@ def radial_back(
         i += tl.num_programs(0)
 
 
-@triton.jit(do_not_specialize=["first", "n_rows", "left_first"])
+@triton.jit(do_not_specialize=["first", "n_rows"])
 def message_back(
     vector_ptr, pair_ptr, neighbour_ptr, centre_ptr, row_start, grid_ptr, table_ptr, first, n_rows,
-    mixed_ptr, message_ptr, grad_sums, left_ptr, left_first, grad_ptr,
+    mixed_ptr, message_ptr, grad_sums, left_ptr, grad_ptr,
     EPSILON: tl.constexpr, P: tl.constexpr, L: tl.constexpr, K: tl.constexpr,
     STATE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -154,18 +154,16 @@ def message_back(
                 grads = grads + (grad,)
             gd = tl.zeros_like(d)
             store_vector_grad(grad_ptr, e, mask, x, y, z, d, g_lm, gd, old, L, EPSILON)
-            store_rows(
-                left_ptr + (e - left_first)[:, None] * (P + 1) * K + k, message, mask, P + 1, K
-            )
+            store_rows(left_ptr + e[:, None] * (P + 1) * K + k, message, mask, P + 1, K)
             store_rows(place, grads, mask, P + L + 2, K)
             edge += BLOCK
         i += tl.num_programs(0)
 
 
-@triton.jit(do_not_specialize=["first", "n_rows", "left_first"])
+@triton.jit(do_not_specialize=["first", "n_rows"])
 def scalar_back(
     vector_ptr, pair_ptr, neighbour_ptr, centre_ptr, row_start, grid_ptr, table_ptr, first, n_rows,
-    c_ptr, v_ptr, grad_rho, grad_state, left_ptr, left_first, grad_c, grad_ptr,
+    c_ptr, v_ptr, grad_rho, grad_state, left_ptr, grad_c, grad_ptr,
     T: tl.constexpr, EPSILON: tl.constexpr, P: tl.constexpr, K: tl.constexpr,
     STATE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -234,7 +232,7 @@ def scalar_back(
             sums = new
             gd = tl.sum(along, 1)
             store_vector_grad(grad_ptr, e, mask, x, y, z, d, g_lm, gd, old, P, EPSILON)
-            store_rows(left_ptr + (e - left_first)[:, None] * (P + 1) * K + k, left, mask, P + 1, K)
+            store_rows(left_ptr + e[:, None] * (P + 1) * K + k, left, mask, P + 1, K)
             if T > 0:
                 store_rows(place, g_1 + g_2 + g_3, mask, 3 * P + 3, K)
             edge += BLOCK
@@ -287,17 +285,13 @@ def final_back(
         i += tl.num_programs(0)
 
 
-@triton.jit(do_not_specialize=["first", "n_rows", "n_atoms"])
+@triton.jit(do_not_specialize=["n_atoms"])
 def neighbour_back(
-    vector_ptr, centre_ptr, row_start, by_neighbour, left_ptr, first, n_rows, grad_sums, out_ptr,
-    n_atoms,
+    vector_ptr, centre_ptr, row_start, by_neighbour, left_ptr, grad_sums, out_ptr, n_atoms,
     HARMONIC: tl.constexpr, EPSILON: tl.constexpr, P: tl.constexpr, SUMS: tl.constexpr,
     K: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of C_j, Σ U_l Y_lm (HARMONIC), or of C_j W⁰, Σ M_l ∂N_i,lm, over the edges to j.
-
-    Of the edges first … first + n_rows alone, whose U and M stand in ``left_ptr``.
-    """
+    """Gradient of C_j, Σ U_l Y_lm (HARMONIC), or of C_j W⁰, Σ M_l ∂N_i,lm, over the edges to j."""
     S: tl.constexpr = (P + 1) * (P + 1)
     k = tl.arange(0, K)[None, :]
     j = tl.program_id(0)
@@ -308,8 +302,7 @@ def neighbour_back(
         edge = start
         while edge < end:
             place, mask = edge_block(edge, end, BLOCK)
-            e = tl.load(by_neighbour + place, mask=mask, other=-1).to(tl.int64)
-            mask = (e >= first) & (e < first + n_rows)
+            e = tl.load(by_neighbour + place, mask=mask, other=0).to(tl.int64)
             if HARMONIC:
                 x, y, z, _ = edge_vector(vector_ptr, e, mask)
                 y_lm = harmonics(x, y, z, P, EPSILON)
@@ -318,14 +311,13 @@ def neighbour_back(
                 g_ptr = grad_sums + i * SUMS * K + k
             new = ()
             for l in tl.static_range(P + 1):
-                at = left_ptr + ((e - first)[:, None] * (P + 1) + l) * K + k
+                at = left_ptr + (e[:, None] * (P + 1) + l) * K + k
                 left = tl.load(at, mask=mask[:, None], other=0.0)
                 for m in tl.static_range(2 * l + 1):
                     if HARMONIC:
                         new = new + (sums[l * l + m] + left * y_lm[l * l + m][:, None],)
                     else:
-                        g = tl.load(g_ptr + (l * l + m) * K)
-                        new = new + (sums[l * l + m] + left * g,)
+                        new = new + (sums[l * l + m] + left * tl.load(g_ptr + (l * l + m) * K),)
             sums = new
             edge += BLOCK
         add_sums(out_ptr + j.to(tl.int64) * S * K, sums, S, K)
