@@ -135,8 +135,8 @@ class Potential:
             sha256: checksum of the file that the weights came from.
             device: torch device.
             kernel: "reference", the plain form; "fused", the GPU kernels; "auto": these where
-                they can be and are measured (float32 on an NVIDIA GPU, max_l up to 2), else the
-                plain form; ``kernel`` says why.
+                they can be (float32 on an NVIDIA GPU, max_l up to 3), else the plain form;
+                ``kernel`` says why.
             precision: of the matrix products of the kernels, one of ``kernels.choice.PRECISIONS``.
 
         Raises:
