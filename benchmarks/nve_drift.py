@@ -11,7 +11,7 @@ from ase import Atoms
 from ase.build import add_adsorbate, fcc111
 from ase.io import read
 
-from nemp_sim import NEMP
+from nemp_sim import NEMP, load_potential
 from nemp_sim.validation.dynamics import conservation, relax
 
 
@@ -32,16 +32,18 @@ def main() -> None:
     parser.add_argument("--timestep", type=float, default=0.5, help="fs")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="float64", choices=["float32", "float64"])
+    parser.add_argument("--precision", default="fp16x3", help="of the GPU kernels (float32)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
     atoms = read(args.structure) if args.structure else hydrogen_on_palladium()
-    atoms.calc = NEMP(args.potential, args.device, args.dtype)
+    potential = load_potential(args.potential, args.device, args.dtype, precision=args.precision)
+    atoms.calc = NEMP(potential)
     relax(atoms)
     result = conservation(atoms, args.temperature, args.ps, args.timestep, args.seed)
     print(
         f"{atoms.get_chemical_formula()}, {args.ps} ps NVE, {args.timestep} fs, {args.dtype}, "
-        f"mean {result.temperature_K:.0f} K\n"
+        f"{potential.kernel}, mean {result.temperature_K:.0f} K\n"
         f"drift (linear fit)   {result.drift_meV:+.6f} meV/atom, "
         f"{result.drift_meV / args.ps:+.6f} meV/atom/ps\n"
         f"largest deviation    {result.largest_deviation_meV:.6f} meV/atom\n"

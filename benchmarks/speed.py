@@ -1,7 +1,7 @@
 """Correctness, then speed of energy + forces of liquid water: plain form, compiled, fused kernels.
 
     python benchmarks/speed.py --quick                 # two sizes, the main precisions
-    python benchmarks/speed.py --compile --sizes 192 1536 12288 24000 98304 648000 1990656
+    python benchmarks/speed.py --peers --compile --sizes 192 1536 12288 24000 98304 648000 1990656
 
 Two networks: water.pt, and the reference configuration of the published code (L = P = 2, K = 16,
 T = 3, MLPs [2, 64, 2]) with random weights. For each and each form: error of energy and forces
@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
+import peers
 import torch
 import triton
 from ase import Atoms
@@ -272,10 +273,36 @@ def table_rows(name: str, options: argparse.Namespace) -> None:
                 print(f"{form:32s} {n_atoms:8d} failed: {str(error)[:160]}", flush=True)
 
 
+def peer_rows(options: argparse.Namespace) -> None:
+    """The same table for MACE, of random weights, where it is installed."""
+    cutoff, cuda = REFERENCE.cutoff_angstrom, options.device != "cpu"
+    makers = peers.each(options.device, cutoff, (1, 8), water_box(192))
+    print(f"\n{peers.versions() or 'MACE is not installed'}")
+    for name, maker in makers.items():
+        for size in options.sizes:
+            atoms = water_box(size)
+            try:
+                if cuda:
+                    torch.cuda.empty_cache()
+                    torch.cuda.reset_peak_memory_stats()
+                step = maker(atoms)
+                before = torch.cuda.memory_allocated() if cuda else 0
+                seconds = timed(step, options.repeats, cuda)
+                memory = torch.cuda.max_memory_allocated() - before if cuda else 0
+                print(
+                    f"{name:32s} {len(atoms):8d} {1e3 * seconds:9.3f} "
+                    f"{1e6 * seconds / len(atoms):8.3f} {memory / len(atoms) / 1e3:8.1f}",
+                    flush=True,
+                )
+            except Exception as error:  # as above
+                print(f"{name:32s} {len(atoms):8d} failed: {str(error)[:160]}", flush=True)
+                break
+
+
 def main() -> None:
     """Compile, check, time."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--networks", nargs="+")
+    parser.add_argument("--networks", nargs="*")
     parser.add_argument("--modes", nargs="+")
     parser.add_argument("--launches", nargs="+", help="tile:warps of the edge kernels, or default")
     parser.add_argument("--sizes", type=int, nargs="+")
@@ -283,6 +310,7 @@ def main() -> None:
     parser.add_argument("--graph-below", type=int, default=2000, help="atoms, for CUDA graphs")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--compile", action="store_true", help="time torch.compile as well")
+    parser.add_argument("--peers", action="store_true", help="MACE too, where it is installed")
     parser.add_argument("--profile", action="store_true", help="kernels of the largest size")
     parser.add_argument("--quick", action="store_true", help="defaults of a short run")
     options = parser.parse_args()
@@ -293,6 +321,8 @@ def main() -> None:
     print(f"{on}, torch {torch.__version__}, triton {triton.__version__}, {sys.version.split()[0]}")
     for name in options.networks:
         table_rows(name, options)
+    if options.peers:
+        peer_rows(options)
 
 
 if __name__ == "__main__":

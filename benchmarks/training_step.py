@@ -4,10 +4,12 @@
 
 A step is the loss of a batch, its gradient (second derivatives included) and the optimizer. Before
 it is timed, the loss of the first batch is compared with the eager one. On a CPU: eager alone.
-Prints one table: ms for each step (median) and the relative difference of the loss.
+Prints one table: ms for each step (median), the peak of memory beyond the tables of the frames,
+and the relative difference of the loss.
 """
 
 import argparse
+import gc
 import platform
 import time
 from dataclasses import replace
@@ -30,8 +32,8 @@ FORMS = {"eager": None, "CUDA graph": False, "compiled, CUDA graph": True}  # va
 
 def measure(
     job: Job, device: torch.device, compiled: bool | None, steps: int
-) -> tuple[float, float]:
-    """Loss of the first batch, and the median of the seconds of ``steps`` steps."""
+) -> tuple[float, float, float]:
+    """Loss of the first batch, the median of the seconds of ``steps`` steps, peak memory (MB)."""
     config = replace(job.training, compile=bool(compiled))
     splits = read_splits(job.heads, config.stress_weight > 0)
     model = initial_model(job.model, splits, references_of(splits, job.heads), config.seed)
@@ -39,6 +41,12 @@ def measure(
     heads, elements = model.config.heads, model.config.elements
     table = build_table(splits.train, elements, model.config.cutoff_angstrom, device, heads)
     batches = Batches(table, config.batch_size, config.seed)
+    cuda = device.type == "cuda"
+    if cuda:
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated() if cuda else 0
     trainer = Trainer(model, table, batches.size, config, Processes())
     order = list(islice(chain.from_iterable(map(batches.epoch, count())), steps + 1))
     if compiled is not None:
@@ -49,10 +57,11 @@ def measure(
     for index in order[1:]:
         start = time.perf_counter()
         trainer.step(index, config.learning_rate, config.energy_weight)
-        if device.type == "cuda":
+        if cuda:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
-    return loss, float(np.median(seconds))
+    peak = torch.cuda.max_memory_allocated() - before if cuda else 0
+    return loss, float(np.median(seconds)), peak / 1e6
 
 
 def main() -> None:
@@ -66,13 +75,14 @@ def main() -> None:
     on = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor()
     print(f"{options.config.name}, batch {job.training.batch_size}; nemp_sim "
           f"{nemp_sim.__version__}, torch {torch.__version__}, {on}\n")  # fmt: skip
-    print("| form | ms a step | loss, relative to eager |\n|---|---:|---:|")
+    print("| form | ms a step | peak (MB) | loss, relative to eager |\n|---|---:|---:|---:|")
     forms = FORMS if device.type == "cuda" else {"eager": None}
     reference = 0.0
     for form, compiled in forms.items():
-        loss, seconds = measure(job, device, compiled, options.steps)
+        loss, seconds, peak = measure(job, device, compiled, options.steps)
         reference = reference or loss
-        print(f"| {form} | {1e3 * seconds:.2f} | {loss / reference - 1:+.1e} |", flush=True)
+        row = f"| {form} | {1e3 * seconds:.2f} | {peak:.0f} | {loss / reference - 1:+.1e} |"
+        print(row, flush=True)
 
 
 if __name__ == "__main__":

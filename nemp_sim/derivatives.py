@@ -30,8 +30,8 @@ class Derivatives:
 
     atomic_energies: Tensor
     energy: Tensor
-    forces: Tensor | None
-    virial: Tensor | None
+    forces: Tensor | None = None
+    virial: Tensor | None = None
     atomic_std: Tensor | None = None
     energy_std: Tensor | None = None
     forces_std: Tensor | None = None

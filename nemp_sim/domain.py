@@ -191,7 +191,8 @@ def measure(model: NEMP, graph: AtomGraph, shortest: Tensor) -> tuple[Tensor, Te
     """
     distance = torch.linalg.vector_norm(graph.edge_vectors(), dim=1)  # (E,)
     trained = shortest.index_select(0, model.pair_of_edge(graph))
-    ratio = torch.where(trained > 0, distance / trained, torch.inf)
+    counts = (trained > 0) & (distance < model.config.cutoff_angstrom)
+    ratio = torch.where(counts, distance / trained, torch.inf)
     nearest = torch.full_like(graph.positions[:, 0], torch.inf)
     nearest = nearest.scatter_reduce(0, graph.centre, ratio, "amin")
     f_c = cutoff_function(distance / model.config.cutoff_angstrom, model.config.envelope_power)

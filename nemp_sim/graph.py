@@ -71,6 +71,23 @@ class AtomGraph:
         """Values of each structure (B, …) at its atoms, (N, …)."""
         return gather(values, self.structure, self.first_atom)
 
+    def within(self, cutoff: float) -> Self:
+        """The same atoms with the edges shorter than ``cutoff`` (Å); asks the device how many."""
+        near = self.edge_vectors().square().sum(1) < cutoff**2  # (E,); of both directions alike
+        index = near.nonzero()[:, 0]
+        count = torch.cat(
+            [near.new_zeros(1, dtype=torch.int64), near.cumsum(0)]
+        )  # before each edge
+        order = self.by_neighbour.index_select(0, near[self.by_neighbour].nonzero()[:, 0])
+        return replace(
+            self,
+            centre=self.centre.index_select(0, index),
+            neighbour=self.neighbour.index_select(0, index),
+            shifts=self.shifts.index_select(0, index),
+            row_start=count.index_select(0, self.row_start),
+            by_neighbour=count.index_select(0, order),
+        )
+
     def strained(self, strain: Tensor) -> Self:
         """Positions and cells after the symmetric strain (B, 3, 3): r → r (1 + ε)."""
         deform = torch.eye(3, dtype=strain.dtype, device=strain.device) + strain

@@ -105,6 +105,14 @@ class NeighborLists:
 
     def edges(self, atoms: Atoms, slot: int) -> EdgeList:
         """Pairs within the cutoff of the structure in place ``slot`` of the series."""
+        return self.within(atoms, self.kept(atoms, slot))
+
+    def within(self, atoms: Atoms, kept: EdgeList) -> EdgeList:
+        """The pairs of a list of ``kept`` that are within the cutoff."""
+        return _within(atoms, kept, self.cutoff) if self.skin else kept
+
+    def kept(self, atoms: Atoms, slot: int) -> EdgeList:
+        """As ``edges``, with the pairs of the skin: the same object while it is valid."""
         if self.skin == 0:
             self.n_builds += 1
             return edge_list(atoms, self.cutoff)
@@ -114,7 +122,7 @@ class NeighborLists:
             bare = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
             kept = bare, edge_list(atoms, self.cutoff + self.skin)
             self._slots[slot] = kept
-        return _within(atoms, kept[1], self.cutoff)
+        return kept[1]
 
     def _still_valid(self, atoms: Atoms, old: Atoms) -> bool:
         if len(atoms) != len(old) or (atoms.numbers != old.numbers).any():

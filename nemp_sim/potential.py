@@ -4,12 +4,14 @@ import copy
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from ase import Atoms
 from ase.data import atomic_numbers, chemical_symbols
+from torch import Tensor
 
 from nemp_sim.config import ModelConfig, require
 from nemp_sim.derivatives import Derivatives, differentiate, differentiate_members, hessian_rows
@@ -28,6 +30,7 @@ from nemp_sim.kernels.choice import choose
 from nemp_sim.memory import MemoryWarning, bytes_per_edge, free_memory, is_out_of_memory
 from nemp_sim.model import NEMP
 from nemp_sim.neighbors import EdgeList, NeighborLists, build_graph
+from nemp_sim.replay import Named, Replays
 from nemp_sim.structures import check_structure
 from nemp_sim.torch_state import in_plain_torch, refuse_forked, warn_of_rounding
 from nemp_sim.watch import Watch
@@ -134,8 +137,8 @@ class Potential:
             sha256: checksum of the file that the weights came from.
             device: torch device.
             kernel: "reference", the plain form; "fused", the GPU kernels; "auto": these where
-                they can be and are measured (float32 on an NVIDIA GPU, max_l up to 2), else the
-                plain form; ``kernel`` says why.
+                they can be (float32 on an NVIDIA GPU, max_l up to 3), else the plain form;
+                ``kernel`` says why.
             precision: of the matrix products of the kernels, one of ``kernels.choice.PRECISIONS``.
 
         Raises:
@@ -164,6 +167,11 @@ class Potential:
         self._describe, self.kernel = choose(self.model, kernel, precision)
         self.species_of_number = torch.full((len(chemical_symbols),), -1)
         self.species_of_number[list(self.config.elements)] = torch.arange(len(self.config.elements))
+        self._replays = (
+            Replays(self.cutoff_angstrom, self.species_of_number, self.device)
+            if self.is_fused
+            else None
+        )
 
     @property
     def config(self) -> ModelConfig:
@@ -253,32 +261,66 @@ class Potential:
             )
         for index, atoms in enumerate(structures):
             self._check(atoms, index, stress)
-        edges = [lists.edges(atoms, slot) for slot, atoms in enumerate(structures)]
         wanted = {"forces": forces, "stress": stress}
         if self.n_members:
             wanted["forces_std"] = uncertainty
-        chunks = self._chunks(edges, 1 + self.n_members * uncertainty, self.is_fused)
-        parts = [
-            part
-            for chunk in chunks
-            for part in self._within_memory(
-                structures,
-                edges,
-                chunk,
-                lambda _, graph: [
-                    (
-                        _to_host(self._differentiate(graph, **wanted)),
-                        [x.cpu().numpy() for x in measure(self.model, graph, self._shortest)],
-                    )
-                ],
-            )
+        edges = [lists.kept(atoms, slot) for slot, atoms in enumerate(structures)]
+        copies = 1 + self.n_members * uncertainty
+        whole = self._resident_step(wanted, structures, edges, copies, bool(lists.skin))
+        parts = [] if whole is None else [whole]
+        if whole is None:
+            edges = [lists.within(atoms, e) for atoms, e in zip(structures, edges, strict=True)]
+            for chunk in self._chunks(edges, copies, self.is_fused):
+                parts += self._within_memory(
+                    structures,
+                    edges,
+                    chunk,
+                    lambda _, graph: [{k: v.cpu() for k, v in self._step(wanted, graph).items()}],
+                )
+        of_atoms = [
+            np.concatenate([part.pop(name).numpy() for part in parts] or [np.zeros(0)])
+            for name in ("nearest", "coordination")
         ]
-        result = _join(structures, [part for part, _ in parts], **wanted)
-        of_atoms = [np.concatenate(each) for each in zip(*(m for _, m in parts), strict=True)]
-        measured = Measured(*(of_atoms or [np.zeros(0)] * 2), spreads_of(result))
+        result = _join(structures, [Derivatives(**part) for part in parts], **wanted)
+        measured = Measured(*of_atoms, spreads_of(result))
         judgement = Judgement(self.domain, structures, edges, measured)
         outside = self.watch.see(judgement, len(structures), on_extrapolation)
         return replace(result, outside=outside)
+
+    def _resident_step(
+        self,
+        wanted: dict[str, bool],
+        structures: list[Atoms],
+        edges: list[EdgeList],
+        copies: int,
+        skin: bool,
+    ) -> Named | None:
+        """Results for structures that stay on the GPU; None where they cannot."""
+        if self._replays is None or not structures or not all(map(len, structures)):
+            return None
+        work = partial(self._step, wanted)
+        if len(list(self._chunks(edges, copies, self.is_fused))) > 1:
+            return None
+        try:
+            with torch.no_grad():
+                key = tuple(wanted.values())
+                return self._replays.step(work, structures, edges, key, skin)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            self._replays.clear()
+            return None
+
+    def _step(self, wanted: dict[str, bool], graph: AtomGraph) -> dict[str, Tensor]:
+        """Derivatives that are not None, and what the domain is compared with, by name."""
+        found = {
+            k: v for k, v in vars(self._differentiate(graph, **wanted)).items() if v is not None
+        }
+        nearest, coordination = measure(self.model, graph, self._shortest)
+        return {k: v.detach() for k, v in found.items()} | {
+            "nearest": nearest,
+            "coordination": coordination,
+        }
 
     def _differentiate(self, graph: AtomGraph, **wanted: bool) -> Derivatives:
         if not self.n_members:
@@ -416,11 +458,6 @@ class Potential:
 def has_stress(atoms: Atoms) -> bool:
     """Whether a stress is defined: a periodic axis and three independent cell vectors."""
     return bool(atoms.pbc.any()) and atoms.cell.rank == 3
-
-
-def _to_host(result: Derivatives) -> Derivatives:
-    arrays = {k: None if v is None else v.detach().cpu() for k, v in vars(result).items()}
-    return Derivatives(**arrays)
 
 
 def _join(

@@ -109,31 +109,35 @@ def check_structure(atoms: Atoms, index: int) -> None:
             atoms spread over more than 10⁴ Å along an axis that is not periodic.
     """
     _check_arrays(atoms, index)
-    where = f"structure {index} ({atoms.get_chemical_formula()})"
+
+    def where() -> str:  # a formula takes longer than all the checks
+        return f"structure {index} ({atoms.get_chemical_formula()})"
+
     for name, values in (("positions", atoms.positions), ("cell", atoms.cell.array)):
         if not np.isfinite(values).all():
             row = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
             raise InputError(
-                f"{where}: {name}[{row}] is {values[row]}, but must be finite numbers in Å. "
+                f"{where()}: {name}[{row}] is {values[row]}, but must be finite numbers in Å. "
                 "Check the file or the step that produced it."
             )
         if np.abs(values).max(initial=0.0) > LARGEST_NUMBER:
             row = int(np.abs(values).max(axis=1).argmax())
             raise InputError(
-                f"{where}: {name}[{row}] is {values[row]}, but must be within "
+                f"{where()}: {name}[{row}] is {values[row]}, but must be within "
                 f"{LARGEST_NUMBER:.0e} Å. Check the file and the length unit."
             )
     vectors = atoms.cell.array[atoms.pbc]
     if len(vectors) and np.linalg.matrix_rank(vectors, tol=1e-6) < len(vectors):
         raise InputError(
-            f"{where}: pbc is {atoms.pbc.tolist()} but the cell is {atoms.cell.array.tolist()} Å: "
-            "a periodic axis needs a cell vector, and periodic cell vectors must be independent. "
+            f"{where()}: pbc is {atoms.pbc.tolist()} but the cell is {atoms.cell.array.tolist()} "
+            "Å: a periodic axis needs a cell vector, and periodic cell vectors must be "
+            "independent. "
             "Set atoms.cell, or atoms.pbc = False for a molecule."
         )
     longest = np.abs(vectors).max(initial=0.0)
     if longest > LARGEST_EXTENT:  # a neighbour search of so many bins ends the process
         raise InputError(
-            f"{where}: a periodic cell vector reaches {longest:.3g} Å, but must be within "
+            f"{where()}: a periodic cell vector reaches {longest:.3g} Å, but must be within "
             f"{LARGEST_EXTENT:.0e} Å. Check the unit, or set atoms.pbc = False along vacuum."
         )
     if len(atoms) and not atoms.pbc.all():
@@ -142,7 +146,7 @@ def check_structure(atoms: Atoms, index: int) -> None:
         if extent > LARGEST_EXTENT:
             row = int(np.abs(free - np.median(free, axis=0)).max(axis=1).argmax())
             raise InputError(
-                f"{where}: positions[{row}] is {atoms.positions[row]}, {extent:.3g} Å from other "
+                f"{where()}: positions[{row}] is {atoms.positions[row]}, {extent:.3g} Å from other "
                 f"atoms, but must be within {LARGEST_EXTENT:.0e} Å. The atom escaped: check the "
                 "trajectory, its time step and the length unit."
             )

@@ -187,12 +187,6 @@ def test_cpu_runs_the_plain_form(random_potential):
             choose(model, "fused", "tf32x3")
 
 
-def test_orders_not_measured_on_a_gpu_take_the_plain_form(random_potential, monkeypatch):
-    monkeypatch.setattr("nemp_sim.kernels.choice.obstacle", lambda *args, **options: "")
-    kernel = choose(random_potential("smooth", max_l=3, pmax_l=3).model, "auto", "fp16x3")[1]
-    assert "max_l 3 have not been measured on a GPU; kernel='fused' takes them" in kernel
-
-
 @pytest.mark.parametrize("name", ["kernel", "precision"])
 def test_unknown_kernel_or_precision(name):
     with pytest.raises(InputError, match=f"{name} is 'quick', but must be one of"):

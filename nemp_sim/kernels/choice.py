@@ -13,8 +13,7 @@ from nemp_sim.tabulation import PairTable, TabulationError
 
 KERNELS = ("auto", "reference", "fused")
 PRECISIONS = ("tf32x3", "fp16x3", "bf16x3", "ieee", "tf32", "bf16")
-MAX_L = 3  # largest max_l of the kernels
-MEASURED_L = 2  # largest max_l whose errors and times have been measured on a GPU (docs/kernels.md)
+MAX_L = 3  # largest max_l of the kernels, all measured on a GPU (docs/kernels.md)
 OLDEST = (8, 0)  # compute capability of Ampere: tensor cores for float32 sums of all precisions
 
 
@@ -51,8 +50,8 @@ def choose(model: NEMP, kernel: str, precision: str) -> tuple[Describe, str]:
 
     Args:
         model: the network.
-        kernel: "reference", "fused" or "auto": fused where that can be and has been measured, else
-            the reference.
+        kernel: "reference", "fused" or "auto": fused where that can be, else the
+            reference.
         precision: of the matrix products of the kernels, one of PRECISIONS. "fp16x3", "tf32x3"
             (three products, float32 sums) keep the accuracy of float32; "tf32" and "bf16" trade
             it for speed.
@@ -68,11 +67,6 @@ def choose(model: NEMP, kernel: str, precision: str) -> tuple[Describe, str]:
     if kernel == "reference":
         return plain, "reference"
     reason = obstacle(model, interpreter=kernel == "fused" and interpreted())
-    if not reason and kernel == "auto" and model.config.max_l > MEASURED_L:
-        reason = (
-            f"the kernels of max_l {model.config.max_l} have not been measured on a GPU; "
-            "kernel='fused' takes them"
-        )
     if not reason:
         from nemp_sim.kernels.fused import FusedNetwork  # triton is not everywhere
 

@@ -1,0 +1,166 @@
+"""Error against speed of trained networks, and of MACE beside them, measured in one run.
+
+    python benchmarks/front.py benchmarks/front/water_*.toml potentials/water.toml \
+        --files results/front potentials --mace "128x L=1=38.5" --out results/front/water
+
+For each TOML file: errors on its validation frames of <name>.pt, found in the directories of
+--files (<dir>/<name>.pt or <dir>/<name>/<name>.pt), then the time of energy and forces, neighbour
+list given, of the largest validation frame repeated to some 10⁴ atoms. On an NVIDIA GPU forces of
+the kernels are compared with float64 first. --mace NAME=ERROR adds a point of MACE: its force error
+(meV/Å) from ``mace_accuracy.py`` on the same split, its time from this run (``peers.py``).
+Writes <out>.csv and <out>.png and prints the table.
+"""
+
+import argparse
+import csv
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import peers
+import torch
+from ase import Atoms
+from speed import errors, graph_of, timed
+
+from nemp_sim import load_potential
+from nemp_sim.derivatives import differentiate
+from nemp_sim.kernels.choice import choose
+from nemp_sim.training.accuracy import error_rows, predict
+from nemp_sim.training.job import read_config, read_splits
+
+MOST_FRAMES = 500  # of the validation frames, drawn at random
+FIELDS = ("name", "shape", "edges", "energy_meV_per_atom", "force_meV_per_A", "us_per_atom", "form")
+
+
+def weights_of(name: str, places: list[Path]) -> Path | None:
+    """The file of a potential in one of the directories."""
+    tried = [at / f"{name}.pt" for place in places for at in (place, place / name)]
+    return next((path for path in tried if path.is_file()), None)
+
+
+def enlarged(atoms: Atoms, wanted: int) -> Atoms:
+    """The structure repeated along its periodic axes to some ``wanted`` atoms."""
+    axes = max(1, int(atoms.pbc.sum()))
+    n = max(1, round((wanted / len(atoms)) ** (1 / axes)))
+    return atoms.repeat([n if periodic else 1 for periodic in atoms.pbc])
+
+
+def own_point(config: Path, file: Path, options: argparse.Namespace) -> tuple[dict, Atoms]:
+    """Errors and time of one network, and the frame whose repetition was timed."""
+    job = read_config(config)
+    (head,) = job.heads
+    frames = read_splits(job.heads, with_stress=False).parts["validation"]
+    chosen = np.random.default_rng(0).permutation(len(frames))[:MOST_FRAMES]
+    potential = load_potential(file, options.device, "float32")
+    row = error_rows(predict({head: potential}, [frames[k] for k in chosen]))[0]
+    largest = max(frames, key=lambda frame: len(frame.atoms)).atoms
+    atoms, model = enlarged(largest, options.atoms), potential.model
+    describe, form = choose(model, "auto", options.precision)
+
+    def step_of(structure: Atoms):  # noqa: ANN202 (a closure)
+        graph = graph_of(model, structure, options.device)
+        return lambda: differentiate(model, graph, forces=True, stress=False, describe=describe)
+
+    double = load_potential(file, options.device, "float64", kernel="reference").model
+    exact = differentiate(
+        double, graph_of(double, largest, options.device), forces=True, stress=False
+    )
+    print(f"{job.training.name}: {form}, against float64 (meV/atom; meV/Å) "
+          f"{errors(step_of(largest), exact)}")  # fmt: skip
+    seconds = timed(step_of(atoms), options.repeats, options.device != "cpu")
+    c = model.config
+    mlp = "linear" if c.message_mlp.linear else f"{c.message_mlp.n_blocks}x{c.message_mlp.width}"
+    edges = len(graph_of(model, largest, "cpu").centre) / len(largest)
+    return {
+        "name": job.training.name,
+        "shape": f"K={c.n_channels} L={c.max_l} T={c.n_message_passing} {mlp} "
+        f"{c.cutoff_angstrom:g} Å",
+        "edges": round(edges, 1),
+        "energy_meV_per_atom": row.energy_rmse_meV_per_atom,
+        "force_meV_per_A": row.force_rmse_meV_per_A,
+        "us_per_atom": 1e6 * seconds / len(atoms),
+        "form": form,
+    }, largest
+
+
+def mace_points(atoms: Atoms, small: Atoms, options: argparse.Namespace) -> list[dict]:
+    """The points of --mace, each with the time of every form of MACE that runs."""
+    given = dict(text.rsplit("=", 1) for text in options.mace)
+    numbers, cutoff = tuple(sorted(set(atoms.numbers))), options.mace_cutoff
+    makers = peers.each(options.device, cutoff, numbers, small)
+    points = []
+    for name, maker in makers.items():
+        error = next((e for label, e in given.items() if f"MACE {label} " in f"{name} "), None)
+        if error is None:
+            continue
+        try:
+            seconds = timed(maker(atoms), options.repeats, options.device != "cpu")
+        except torch.OutOfMemoryError:
+            print(f"{name}: {len(atoms)} atoms do not fit")
+            continue
+        point = dict.fromkeys(FIELDS, "")
+        points.append(
+            point
+            | {"name": name, "force_meV_per_A": float(error), "form": name.rsplit(" ", 1)[1]}
+            | {"us_per_atom": 1e6 * seconds / len(atoms)}
+        )
+    return points
+
+
+def draw(points: list[dict], out: Path) -> None:
+    """Force error against time, both logarithmic."""
+    figure, axes = plt.subplots(figsize=(5.6, 4.0), constrained_layout=True)
+    for point in points:
+        mace = point["name"].startswith("MACE")
+        x, y = point["us_per_atom"], point["force_meV_per_A"]
+        axes.plot(x, y, "s" if mace else "o", color="C1" if mace else "C0", ms=6)
+        label = point["name"] if mace else f"{point['name']}: {point['shape']}"
+        axes.annotate(label, (x, y), xytext=(5, 3), textcoords="offset points", fontsize=6.5)
+    axes.set(xscale="log", yscale="log", xlabel="time of energy and forces (µs/atom)")
+    axes.set_ylabel("force error, RMS (meV/Å)")
+    axes.margins(0.2)
+    axes.grid(which="both", lw=0.3, alpha=0.5)
+    figure.savefig(out.with_suffix(".png"), dpi=200)
+
+
+def main() -> None:
+    """Measure all points, print and draw them."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("configs", type=Path, nargs="+")
+    parser.add_argument("--files", type=Path, nargs="+", default=[Path("results/front")])
+    parser.add_argument("--mace", nargs="*", default=[], help='such as "128x L=1=38.5"')
+    parser.add_argument("--mace-cutoff", type=float, default=5.0, help="Å")
+    parser.add_argument("--precision", default="fp16x3")
+    parser.add_argument("--atoms", type=int, default=12288)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--out", type=Path, default=Path("results/front/front"))
+    options = parser.parse_args()
+    on = torch.cuda.get_device_name() if options.device != "cpu" else "CPU"
+    print(f"{on}, torch {torch.__version__}, {peers.versions()}")
+    points, atoms = [], None
+    for config in options.configs:
+        file = weights_of(read_config(config).training.name, options.files)
+        if file is None:
+            print(f"{config.name}: no weights in {', '.join(map(str, options.files))}; left out")
+            continue
+        point, atoms = own_point(config, file, options)
+        points.append(point)
+    if options.mace and atoms is not None:
+        points += mace_points(enlarged(atoms, options.atoms), atoms, options)
+    print("\n| network | shape | edges/atom | energy (meV/atom) | force (meV/Å) | µs/atom | form |")
+    print("|---|---|---:|---:|---:|---:|---|")
+    for p in points:
+        energy = f"{p['energy_meV_per_atom']:.2f}" if p["energy_meV_per_atom"] != "" else ""
+        print(f"| {p['name']} | {p['shape']} | {p['edges']} | {energy} "
+              f"| {p['force_meV_per_A']:.1f} | {p['us_per_atom']:.3f} | {p['form']} |")  # fmt: skip
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    with options.out.with_suffix(".csv").open("w", newline="") as handle:
+        writer = csv.DictWriter(handle, FIELDS)
+        writer.writeheader()
+        writer.writerows(points)
+    draw(points, options.out)
+
+
+if __name__ == "__main__":
+    main()
