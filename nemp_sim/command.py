@@ -39,8 +39,7 @@ def workflow_app(
 
     Args:
         settings: its frozen settings, with ``directory`` and ``plan()``.
-        run: ``run(settings, show=...)``; its result has ``report``, ``directory`` and, where that
-            can be false, ``trusted``.
+        run: ``run(settings, show=...)``; its result is a ``workflow.WorkflowResult``.
         goes_on: the same command goes on after Ctrl-C.
         sections: headings of the report's sections that are printed too.
     """
@@ -68,7 +67,7 @@ def workflow_app(
             raise typer.Exit(STOPPED) from None
         if not quiet:
             print_outcome(result, sections)
-        if is_outside(result.report) or not getattr(result, "trusted", True):
+        if is_outside(result.report) or not result.trusted:
             raise typer.Exit(UNTRUSTED)
 
     main.__signature__ = inspect.Signature(

@@ -11,17 +11,15 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 
-from nemp_sim.checkpoint import load_potential
 from nemp_sim.command import workflow_app
 from nemp_sim.config import require, require_plain_name
 from nemp_sim.console import Show, logged
-from nemp_sim.domain_report import with_domain
 from nemp_sim.errors import NempError
 from nemp_sim.files import read_structure, write_structures
 from nemp_sim.locks import alone
 from nemp_sim.plots import save_figure
 from nemp_sim.relax import Engine, KeptStep, Relaxation, relax
-from nemp_sim.report import Report, concluded, write_report
+from nemp_sim.report import write_report
 from nemp_sim.statistics import combination_std
 from nemp_sim.surfaces.adsorbates import FORMS, gas_molecule
 from nemp_sim.surfaces.adsorption import Minimum, candidates, merged, outcome
@@ -29,6 +27,7 @@ from nemp_sim.surfaces.plots import energy_levels, site_map
 from nemp_sim.surfaces.report import BOUND, Energies, adsorption_report
 from nemp_sim.surfaces.slabs import FACETS, composition_shares, equation_of_state, fcc_slab
 from nemp_sim.vibrations import Vibrations, vibrations
+from nemp_sim.workflow import WorkflowResult, ended, engine_of
 
 
 @dataclass(frozen=True)
@@ -112,24 +111,23 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Result:
-    """Outcome of a run.
+class Result(WorkflowResult[Settings]):
+    """Outcome of a run, besides its settings, directory and report.
 
     Attributes:
-        settings: the settings of the run.
-        directory: where its files are.
         slab: the clean slab, relaxed.
         minima: without duplicates, with their energies.
-        trusted: whether every candidate converged and every uncertainty is accepted.
-        report: what report.json and report.md hold.
+        converged: whether the slab and the gas molecules did.
     """
 
-    settings: Settings
-    directory: Path
     slab: Atoms
     minima: tuple[tuple[Minimum, Energies], ...]
-    trusted: bool
-    report: Report
+    converged: bool
+
+    @property
+    def trusted(self) -> bool:
+        """Whether every candidate converged too, and every uncertainty is accepted."""
+        return self.converged and self.report.data["trusted"]
 
 
 @logged
@@ -148,14 +146,7 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
         EvaluationError: results that are not finite; the last complete step is kept.
     """
     started = time.perf_counter()
-    if engine is None:
-        engine = load_potential(
-            settings.potential,
-            settings.device,
-            settings.dtype,
-            settings.head,
-            on_extrapolation=settings.on_extrapolation,
-        )
+    engine = engine_of(engine, settings, settings.potential, settings.head)
     clean, notes = build_slab(settings, engine)
     names = sorted({gas for name in settings.adsorbates for gas in FORMS[name].gas})
     settings.directory.mkdir(parents=True, exist_ok=True)
@@ -178,15 +169,14 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
     gases = dict(zip(names, references.structures[1:], strict=True))
     found = tuple(zip(minima, energies(settings, engine, slab, gases, minima), strict=True))
     report = adsorption_report(_title(settings), slab, found, settings.max_std, notes)
-    trusted = references.converged and report.data["trusted"]
-    report = with_domain(report, engine, [slab, *(m.atoms for m in minima if m.state in BOUND)])
-    report = concluded(report, engine, settings, started)
+    bound = [slab, *(m.atoms for m in minima if m.state in BOUND)]
+    report = ended(report, engine, settings, started, bound)
     write_structures(settings.directory / "adsorption.extxyz", [slab, *(m.atoms for m in minima)])
     save_figure(energy_levels(found, _title(settings)), settings.directory / "adsorption.png")
     save_figure(site_map(slab, found), settings.directory / "sites.png")
     write_report(report, settings.directory)
     (settings.directory / "broken-off.extxyz").unlink(missing_ok=True)
-    return Result(settings, settings.directory, slab, found, trusted, report)
+    return Result(settings, report, slab, found, references.converged)
 
 
 def build_slab(settings: Settings, engine: Engine) -> tuple[Atoms, list[str]]:

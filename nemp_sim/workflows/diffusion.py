@@ -14,11 +14,9 @@ import numpy as np
 from ase import Atoms
 from matplotlib.figure import Figure
 
-from nemp_sim.checkpoint import load_potential
 from nemp_sim.command import workflow_app
 from nemp_sim.config import require, require_plain_name
 from nemp_sim.console import Show, logged
-from nemp_sim.domain_report import with_domain
 from nemp_sim.files import read_structure, write_structures
 from nemp_sim.locks import alone
 from nemp_sim.plots import BLUE, FONT_POINTS, VERMILLION, new_figure, save_figure
@@ -27,9 +25,10 @@ from nemp_sim.reactions.kinetics import rates
 from nemp_sim.reactions.neb import BandSettings, run_neb
 from nemp_sim.reactions.reaction import Reaction, analyse
 from nemp_sim.relax import Engine, relax
-from nemp_sim.report import Quantity, Report, concluded, write_report
+from nemp_sim.report import Quantity, Report, write_report
 from nemp_sim.surfaces.adsorbates import place
 from nemp_sim.surfaces.slabs import PD_LATTICE_ANGSTROM, fcc_slab
+from nemp_sim.workflow import WorkflowResult, ended, engine_of
 
 
 @dataclass(frozen=True)
@@ -101,22 +100,16 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Result:
-    """Outcome of a run.
+class Result(WorkflowResult[Settings]):
+    """Outcome of a run, besides its settings, directory and report.
 
     Attributes:
-        settings: the settings of the run.
-        directory: where its files are.
         found: D of the replicas.
         hops_A2_per_ps: D from the rate constants, by approximation; None for other structures.
-        report: what report.json and report.md hold.
     """
 
-    settings: Settings
-    directory: Path
     found: Diffusion
     hops_A2_per_ps: dict[str, float] | None
-    report: Report
 
 
 @logged
@@ -135,8 +128,7 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
         EvaluationError: forces that are not finite.
     """
     started = time.perf_counter()
-    policy = {"on_extrapolation": settings.on_extrapolation}
-    engine = engine or load_potential(settings.potential, settings.device, settings.dtype, **policy)
+    engine = engine_of(engine, settings, settings.potential)
     show = show or (lambda event: None)
     start, reaction = _start(settings, engine, show)
     atom = len(start) - 1 if settings.atom is None else settings.atom
@@ -163,14 +155,13 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
     if reaction is not None and reaction.rates is not None:
         hops = _hops(reaction)
     report = _report(settings, start, atom, found, hops, reaction)
-    report = with_domain(report, engine, None)
-    report = concluded(report, engine, settings, started)
+    report = ended(report, engine, settings, started, None)
     final = [_moved(start, p) for p in positions[-1]]
     write_structures(settings.directory / "final.extxyz", final)
     save_figure(msd_figure(found, hops), settings.directory / "msd.png")
     write_report(report, settings.directory)
     (settings.directory / "state.npz").unlink(missing_ok=True)
-    return Result(settings, settings.directory, found, hops, report)
+    return Result(settings, report, found, hops)
 
 
 def msd_figure(found: Diffusion, hops_A2_per_ps: dict[str, float] | None) -> Figure:

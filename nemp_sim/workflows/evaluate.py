@@ -12,11 +12,9 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 
-from nemp_sim.checkpoint import load_potential
 from nemp_sim.command import workflow_app
 from nemp_sim.config import require_plain_name
 from nemp_sim.console import Show, logged
-from nemp_sim.domain_report import with_domain
 from nemp_sim.errors import InputError
 from nemp_sim.files import read_structures, write_structures
 from nemp_sim.labelling.report import LabelCheck, check_labels, check_quantities
@@ -24,10 +22,11 @@ from nemp_sim.locks import alone
 from nemp_sim.plots import save_figure
 from nemp_sim.potential import Potential
 from nemp_sim.relax import Engine
-from nemp_sim.report import Quantity, Report, concluded, write_report
+from nemp_sim.report import Quantity, Report, write_report
 from nemp_sim.structures import bare
 from nemp_sim.training.accuracy import ErrorPair
 from nemp_sim.training.plots import parity
+from nemp_sim.workflow import WorkflowResult, ended, engine_of
 
 AT_ONCE = 64  # structures between two words on progress
 
@@ -75,24 +74,18 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Result:
-    """Outcome of a run.
+class Result(WorkflowResult[Settings]):
+    """Outcome of a run, besides its settings, directory and report.
 
     Attributes:
-        settings: the settings of the run.
-        directory: where its files are.
         structures: with nemp_energy (eV) in ``info`` and nemp_forces (eV/Å) in ``arrays``, their
             standard deviations nemp_energy_std and nemp_forces_std where the potential has them,
             and nemp_outside, what is outside its domain.
         check: errors on the frames that have labels; None without any.
-        report: what report.json and report.md hold.
     """
 
-    settings: Settings
-    directory: Path
     structures: tuple[Atoms, ...]
     check: LabelCheck | None
-    report: Report
 
 
 @logged
@@ -112,10 +105,7 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
     """
     started, show = time.perf_counter(), show or (lambda event: None)
     frames = read_structures(settings.structures, "structures")
-    if engine is None:
-        policy = {"on_extrapolation": settings.on_extrapolation}
-        place = settings.potential, settings.device, settings.dtype, settings.head
-        engine = load_potential(*place, **policy)
+    engine = engine_of(engine, settings, settings.potential, settings.head)
     found: list[Atoms] = []
     for start in range(0, len(frames), AT_ONCE):
         found += _evaluated(engine, frames[start : start + AT_ONCE])
@@ -123,14 +113,13 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
     labelled = [atoms for atoms in found if "REF_energy" in atoms.info]
     check = check_labels(labelled) if labelled else None
     report = _report(settings, found, check)
-    report = with_domain(report, engine, None)
-    report = concluded(report, engine, settings, started)
+    report = ended(report, engine, settings, started, None)
     write_structures(settings.directory / "evaluated.extxyz", found)
     if labelled:
         pairs = _pairs(labelled, _lone_atoms(engine, labelled))
         save_figure(parity({settings.structures.stem: pairs}), settings.directory / "parity.png")
     write_report(report, settings.directory)
-    return Result(settings, settings.directory, tuple(found), check, report)
+    return Result(settings, report, tuple(found), check)
 
 
 def _evaluated(engine: Engine, frames: Sequence[Atoms]) -> list[Atoms]:

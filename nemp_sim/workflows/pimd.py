@@ -17,7 +17,6 @@ from ase.units import kB
 from nemp_sim.command import workflow_app
 from nemp_sim.config import require, require_plain_name
 from nemp_sim.console import Show, logged
-from nemp_sim.domain_report import with_domain
 from nemp_sim.files import read_structure, write_structures
 from nemp_sim.ipi.client import BeadEngine
 from nemp_sim.locks import alone, clear
@@ -41,9 +40,10 @@ from nemp_sim.pathintegral.report import Findings, IsotopeChange, pimd_report, w
 from nemp_sim.pathintegral.run import load_clients, simulate
 from nemp_sim.pathintegral.structure import structure_averages
 from nemp_sim.relax import relax
-from nemp_sim.report import Report, concluded, write_report
+from nemp_sim.report import write_report
 from nemp_sim.structures import with_mass
 from nemp_sim.systems import choose_potential, read_system, systems_of
+from nemp_sim.workflow import WorkflowResult, ended
 
 BUILT_IN = systems_of("slab", "molecule", "liquid")  # crystals are cells of too few atoms
 START_FMAX = 0.1  # eV/Å, and at most so many steps: a start for dynamics, no minimum
@@ -192,20 +192,14 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Result:
-    """Outcome of a run.
+class Result(WorkflowResult[Settings]):
+    """Outcome of a run, besides its settings, directory and report.
 
     Attributes:
-        settings: the settings of the run.
-        directory: where its files are.
         findings: averages of all simulations.
-        report: what report.json and report.md hold.
     """
 
-    settings: Settings
-    directory: Path
     findings: Findings
-    report: Report
 
 
 @logged
@@ -262,10 +256,9 @@ def run(settings: Settings, engine: BeadEngine | None = None, show: Show | None 
     files = write_findings(settings.directory, start, findings)
     title = f"Path integrals: {atoms.get_chemical_formula(mode='metal')} ({settings.system})"
     report = pimd_report(title, findings, notes, files)
-    report = with_domain(report, engine, None)
-    report = concluded(report, engine, settings, started)
+    report = ended(report, engine, settings, started, None)
     write_report(report, settings.directory)
-    return Result(settings, settings.directory, findings, report)
+    return Result(settings, report, findings)
 
 
 def _momentum(

@@ -12,11 +12,9 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 
-from nemp_sim.checkpoint import load_potential
 from nemp_sim.command import workflow_app
 from nemp_sim.config import require, require_plain_name
 from nemp_sim.console import Show, logged
-from nemp_sim.domain_report import with_domain
 from nemp_sim.errors import InputError
 from nemp_sim.files import read_structure, read_structures, write_structures
 from nemp_sim.ipi.client import BeadEngine
@@ -29,9 +27,10 @@ from nemp_sim.pathintegral.run import Job, simulate_together
 from nemp_sim.plots import save_figure
 from nemp_sim.reactions.ends import check_ends
 from nemp_sim.relax import relax
-from nemp_sim.report import Quantity, Report, concluded, write_report
+from nemp_sim.report import Quantity, Report, write_report
 from nemp_sim.surfaces.adsorbates import place
 from nemp_sim.surfaces.slabs import fcc_slab
+from nemp_sim.workflow import WorkflowResult, ended, engine_of
 
 END_FMAX = 0.02  # eV/Å
 END_STEPS = 300
@@ -140,20 +139,14 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Result:
-    """Outcome of a run.
+class Result(WorkflowResult[Settings]):
+    """Outcome of a run, besides its settings, directory and report.
 
     Attributes:
-        settings: the settings of the run.
-        directory: where its files are.
         profiles: by number of beads.
-        report: what report.json and report.md hold.
     """
 
-    settings: Settings
-    directory: Path
     profiles: dict[int, Profile]
-    report: Report
 
 
 @logged
@@ -174,9 +167,7 @@ def run(settings: Settings, engine: BeadEngine | None = None, show: Show | None 
     started = time.perf_counter()
     ends = _ends(settings)
     check_ends(*ends)
-    if engine is None:
-        policy = {"on_extrapolation": settings.on_extrapolation}
-        engine = load_potential(settings.potential, settings.device, settings.dtype, **policy)
+    engine = engine_of(engine, settings, settings.potential)
     if settings.fresh:
         clear(settings.directory)
     ends = _relaxed(settings, engine, ends)
@@ -193,11 +184,10 @@ def run(settings: Settings, engine: BeadEngine | None = None, show: Show | None 
     origin = float(prepare_start(ends[0]).atoms.positions[atom] @ along)
     profiles = {b: replace(p, path_A=p.path_A - origin) for b, p in profiles.items()}
     report = _report(settings, profiles, ends[0].symbols[atom], atom)
-    report = with_domain(report, engine, None)
-    report = concluded(report, engine, settings, started)
+    report = ended(report, engine, settings, started, None)
     save_figure(free_energy_profiles(profiles), settings.directory / "profile.png")
     write_report(report, settings.directory)
-    return Result(settings, settings.directory, profiles, report)
+    return Result(settings, report, profiles)
 
 
 def _ends(settings: Settings) -> tuple[Atoms, Atoms]:
