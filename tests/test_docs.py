@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)")
 BLOCK = re.compile(r"(?:<!-- not run: ([^\n]+?) -->\n)?```python\n(.*?)```", re.DOTALL)
-OPTIONAL = {"torch_sim", "janus_core", "dask"}  # programs that the tests do not install
+OPTIONAL = {"torch_sim", "janus_core"}  # programs that the tests do not install
 
 
 def blocks():
