@@ -5,7 +5,7 @@ import json
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -24,9 +24,9 @@ CHECKED_AT_ONCE = 64  # structures of ``nemp check`` between two lines that are 
 class _Commands(typer.core.TyperGroup):
     """The workflows, imported when one of them is called, and the commands of this file."""
 
-    def __init__(self, **options: object) -> None:
+    def __init__(self, **options: Any) -> None:  # noqa: ANN401 (of typer)
         super().__init__(**options)
-        self.commands = {name: _described(name) for name in WORKFLOWS} | self.commands
+        self.commands = {name: _described(name) for name in WORKFLOWS} | dict(self.commands)
 
     def resolve_command(self, ctx: typer.Context, args: list[str]) -> tuple:
         """The command itself, which runs."""

@@ -88,7 +88,7 @@ def read_structure(path: str | Path, name: str) -> Atoms:
     Raises:
         InputError: see ``read_structures``.
     """
-    return _read(Path(path), name, -1)
+    return _read(Path(path), name, "-1:")[0]
 
 
 def read_structures(path: str | Path, name: str) -> list[Atoms]:
@@ -106,7 +106,7 @@ def read_structures(path: str | Path, name: str) -> list[Atoms]:
     return _read(Path(path), name, ":")
 
 
-def _read(path: Path, name: str, index: int | str) -> Atoms | list[Atoms]:
+def _read(path: Path, name: str, index: str) -> list[Atoms]:
     if not path.is_file():
         raise InputError(f"{name} is {str(path)!r}, but there is no such file. Check the path.")
     with path.open("rb") as handle:
@@ -121,15 +121,14 @@ def _read(path: Path, name: str, index: int | str) -> Atoms | list[Atoms]:
     import ase.io
 
     try:
-        found = ase.io.read(path, index)
+        found = list(ase.io.iread(path, index))
     except Exception as error:  # ASE's readers raise anything
         raise InputError(
             f"{name}: ASE cannot read {str(path)!r} ({type(error).__name__}: {error}). Give a "
             "structure file of a format that ASE knows (extxyz, POSCAR, cif, traj …)."
         ) from error
-    frames = [found] if isinstance(found, Atoms) else found
-    if not frames or not all(map(len, frames)):
+    if not found or not all(map(len, found)):
         raise InputError(f"{name}: {str(path)!r} holds a structure without atoms. Give another.")
-    for number, atoms in enumerate(frames):
+    for number, atoms in enumerate(found):
         check_structure(atoms, number)
     return found

@@ -228,7 +228,7 @@ def _numbers(job: Any, outcome: Outcome) -> dict[str, float]:  # noqa: ANN401 (a
 
 def _write(sweep: Sweep, outcomes: list[Outcome]) -> Report:
     """The report on all jobs and the table of their numbers."""
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "directory": str(job.directory),
             "state": outcome.state,

@@ -61,7 +61,9 @@ class Option:
         """
         if not self.several:
             return self._one(value)
-        require(isinstance(value, list), self.name, value, f"a list, each {ACCEPTED[self.kind][0]}")
+        if not isinstance(value, list):
+            require(False, self.name, value, f"a list, each {ACCEPTED[self.kind][0]}")
+            return None
         return tuple(map(self._one, value))
 
     def _one(self, value: object) -> Any:  # noqa: ANN401

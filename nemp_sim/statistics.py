@@ -18,7 +18,7 @@ def rms(values: np.ndarray) -> float:
     return float(np.sqrt((values**2).mean()))
 
 
-def combination_std(members: np.ndarray, coefficients: Sequence[float]) -> float:
+def combination_std(members: np.ndarray, coefficients: Sequence[float] | np.ndarray) -> float:
     """Standard deviation of Σ c_b E_b, eV: errors that the structures share cancel.
 
     Args:

@@ -75,12 +75,14 @@ def check_labels(frames: Sequence[Atoms]) -> LabelCheck:
             float(np.linalg.norm(a.arrays["REF_forces"], axis=1).max()) for a in frames
         ),
         error_over_std=rms(np.concatenate(errors)) / predicted if predicted else None,
-        spearman_structures=_spearman([x.max() for x in std_norms], [x.max() for x in error_norms]),
+        spearman_structures=_spearman(
+            np.array([x.max() for x in std_norms]), np.array([x.max() for x in error_norms])
+        ),
         spearman_atoms=_spearman(np.concatenate(std_norms), np.concatenate(error_norms)),
     )
 
 
-def _spearman(a: Sequence[float], b: Sequence[float]) -> float | None:
+def _spearman(a: np.ndarray, b: np.ndarray) -> float | None:
     value = rank_correlation(a, b)
     return None if np.isnan(value) else value
 

@@ -126,11 +126,11 @@ def _pairs(start: Start, cells: np.ndarray, beads: np.ndarray) -> dict[str, Pair
     names = list(dict.fromkeys(sorted(set(start.labels), key=lambda s: _mass(start, s))))
     first = names[0]
     counts = {name: np.zeros((len(beads), PAIR_BINS)) for name in names}
-    bonds = {name: [] for name in names}
+    bonds: dict[str, list[np.ndarray]] = {name: [] for name in names}
     edges = np.linspace(0.0, PAIR_REACH_ANGSTROM, PAIR_BINS + 1)
     beads = beads[:, :: max(beads.shape[1] // PAIR_BEADS, 1)]
     for f, (cell, frame) in enumerate(zip(cells, beads, strict=True)):
-        close = {name: [] for name in names}
+        close: dict[str, list[np.ndarray]] = {name: [] for name in names}
         for places in frame:
             atoms = Atoms(start.atoms.numbers, places, cell=cell, pbc=start.atoms.pbc)
             found = edge_list(atoms, PAIR_REACH_ANGSTROM)
@@ -218,5 +218,6 @@ def is_slab(start: Start) -> bool:
 
 def _map(places: np.ndarray, plane: np.ndarray, n_atoms: int) -> np.ndarray:
     fractions = (places[:, :2] @ np.linalg.inv(plane)) % 1.0
-    counts, *_ = np.histogram2d(*fractions.T, bins=MAP_BINS, range=((0, 1), (0, 1)))
+    along, across = fractions.T
+    counts, *_ = np.histogram2d(along, across, bins=MAP_BINS, range=[[0, 1], [0, 1]])
     return counts / len(places) * n_atoms * MAP_BINS**2 / abs(np.linalg.det(plane))

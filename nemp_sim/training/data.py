@@ -13,10 +13,10 @@ from ase import Atoms
 from ase.data import atomic_numbers, covalent_radii
 from ase.stress import voigt_6_to_full_3x3_stress
 
-from nemp_sim.config import DataConfig
 from nemp_sim.errors import InputError
 from nemp_sim.neighbors import edge_list
 from nemp_sim.structures import check_structure
+from nemp_sim.training.config import DataConfig
 from nemp_sim.units import BOHR_ANGSTROM, HARTREE_EV, KCAL_PER_MOL_EV
 
 
@@ -54,7 +54,7 @@ def read_xyz(path: Path) -> list[Atoms]:
     try:
         raw = path.read_bytes()
         text = (lzma.decompress(raw) if path.suffix == ".xz" else raw).decode("utf-8")
-        structures = ase.io.read(io.StringIO(text), ":", format="extxyz")
+        structures = list(ase.io.iread(io.StringIO(text), ":", format="extxyz"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file.") from None
     except Exception as error:  # ASE's reader raises many kinds for malformed text
@@ -193,7 +193,7 @@ def reference_energies(frames: Sequence[Frame], isolated: Mapping[str, float]) -
     more atoms. Where compositions do not determine them (one molecule only), they are the ones
     nearest to the known lone-atom energies.
     """
-    elements = sorted({s for f in frames for s in f.atoms.symbols}, key=atomic_numbers.get)
+    elements = sorted({s for f in frames for s in f.atoms.symbols}, key=atomic_numbers.__getitem__)
     known = {f.atoms.symbols[0]: f.energy for f in frames if len(f.atoms) == 1} | dict(isolated)
     many = [f for f in frames if len(f.atoms) > 1]
     counts = np.array([[f.atoms.symbols.count(e) / len(f.atoms) for e in elements] for f in many])

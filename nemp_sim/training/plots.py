@@ -1,6 +1,7 @@
 """Figures of a training run: predictions against references, and errors against uncertainties."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -32,7 +33,13 @@ def parity(splits: Mapping[str, Sequence[ErrorPair]]) -> Figure:
         for order, (name, pairs) in enumerate(splits.items()):
             pair = pairs[column]
             label = f"{name}: RMSE {pair.rmse_meV:.1f} {pair.unit}"
-            dots = {"s": 9, "linewidths": 0, "alpha": 0.7, "label": label, "zorder": 2 + order}
+            dots: dict[str, Any] = {
+                "s": 9,
+                "linewidths": 0,
+                "alpha": 0.7,
+                "label": label,
+                "zorder": 2 + order,
+            }
             axes.scatter(pair.reference, pair.predicted, color=colours.get(name, BLACK), **dots)
         axes.set_xlabel("reference", fontsize=FONT_POINTS)
         axes.set_ylabel("potential", fontsize=FONT_POINTS)
@@ -60,7 +67,7 @@ def reliability_diagram(splits: Mapping[str, Reliability]) -> Figure:
             rank = getattr(values, f"{kind}_spearman")
             colour = colours.get(name, BLACK)
             every = max(1, len(std) // 2000)
-            cloud = {"s": 4, "color": colour, "alpha": 0.15, "linewidths": 0}
+            cloud: dict[str, Any] = {"s": 4, "color": colour, "alpha": 0.15, "linewidths": 0}
             axes.scatter(std[::every], error[::every], **cloud)
             bins = np.array_split(np.argsort(std), min(10, max(1, len(std) // 5)))
             x, y = ([rms(v[b]) for b in bins] for v in (std, error))

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from nemp_sim.config import TrainConfig
 from nemp_sim.plots import save_figure
 from nemp_sim.potential import Potential
 from nemp_sim.report import Quantity, Report, provenance, with_vector_graphics, write_report
 from nemp_sim.training.accuracy import ErrorRow, Predictions, Reliability, error_pairs, reliability
+from nemp_sim.training.config import TrainConfig
 from nemp_sim.training.job import Splits
 from nemp_sim.training.plots import parity, reliability_diagram
 from nemp_sim.training.uncertainty import Calibration

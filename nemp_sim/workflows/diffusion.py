@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -173,7 +174,7 @@ def msd_figure(found: Diffusion, hops_A2_per_ps: dict[str, float] | None) -> Fig
     inside = lag >= found.fit_from_ps
     if hops_A2_per_ps:
         line = 4 * hops_A2_per_ps["classical"] * lag
-        style = {"color": VERMILLION, "linewidth": 1.2, "linestyle": (0, (4, 2))}
+        style: dict[str, Any] = {"color": VERMILLION, "linewidth": 1.2, "linestyle": (0, (4, 2))}
         axes.plot(lag, line, label="hops, classical TST", **style)
     axes.axvspan(lag[inside][0], lag[-1], color="black", alpha=0.05, linewidth=0)
     axes.set_xlim(0, lag[-1])
@@ -200,9 +201,9 @@ def _start(settings: Settings, engine: Engine, show: Show) -> tuple[Atoms, React
         return read_structure(settings.structure, "structure"), None
     slab = fcc_slab()
     hollows = [place(slab, "H", site) for site in ("fcc", "hcp")]
-    ends = relax(engine, hollows, 0.01, 500, show).structures
-    band = run_neb(engine, *ends, BandSettings(), show)
-    return ends[0], analyse(engine, band, [settings.temperature])
+    first, last = relax(engine, hollows, 0.01, 500, show).structures
+    band = run_neb(engine, first, last, BandSettings(), show)
+    return first, analyse(engine, band, [settings.temperature])
 
 
 def _hops(reaction: Reaction) -> dict[str, float]:

@@ -173,7 +173,9 @@ def _pairs(frames: Sequence[Atoms], lone: dict[str, float]) -> tuple[ErrorPair, 
         np.concatenate([a.arrays[key].ravel() for a in frames])
         for key in ("REF_forces", "nemp_forces")
     )
-    return ErrorPair(*energies, "meV/atom"), ErrorPair(*forces, "meV/Å")
+    wanted, predicted = energies
+    labels, found = forces
+    return ErrorPair(wanted, predicted, "meV/atom"), ErrorPair(labels, found, "meV/Å")
 
 
 def _report(settings: Settings, found: Sequence[Atoms], check: LabelCheck | None) -> Report:

@@ -296,7 +296,11 @@ def _choose(
         queued(kept[calm[c.index]], predictions[calm[c.index]], c.novelty_A, sha256)
         for c in found.chosen
     ]
-    counts = {"candidates": len(candidates), "known": len(known), "selected": len(frames)}
+    counts: dict[str, Any] = {
+        "candidates": len(candidates),
+        "known": len(known),
+        "selected": len(frames),
+    }
     counts |= {"too_certain": found.too_certain, "already_known": found.already_known}
     counts |= {"not_reached": found.not_reached, "refused": dict(refused)}
     counts["max_uncertainty_eV_per_A"] = max(scores, default=None)

@@ -137,7 +137,9 @@ class Settings:
     @property
     def directory(self) -> Path:
         """Where the results go."""
-        made = f"{self.initial.stem}-{self.final.stem}" if self.initial else "h-pd111-fcc-hcp"
+        made = "h-pd111-fcc-hcp"
+        if self.initial and self.final:
+            made = f"{self.initial.stem}-{self.final.stem}"
         return self.out / f"neb-{self.name or made}"
 
 
@@ -208,7 +210,8 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
     kept = KeptStep(show or (lambda step: None), _on_the_way(settings))
     try:
         relaxation = relax(engine, job.ends, settings.fmax, settings.steps, kept)
-        band = run_neb(engine, *relaxation.structures, settings.band(), kept, path)
+        first, last = relaxation.structures
+        band = run_neb(engine, first, last, settings.band(), kept, path)
         steps = elementary_steps(engine, band, settings.band()) if settings.split else []
     except (NempError, KeyboardInterrupt) as error:
         if kept.step:
@@ -245,7 +248,7 @@ def prepare(settings: Settings) -> Job:
     Raises:
         InputError: an unreadable file, or a number of fixed layers that does not fit.
     """
-    if settings.initial is None:
+    if settings.initial is None or settings.final is None:
         slab = fcc_slab(
             lattice_constant_angstrom=settings.lattice_constant_angstrom,
             fixed_layers=1 if settings.fixed_layers is None else settings.fixed_layers,

@@ -42,6 +42,7 @@ from nemp_sim.phonons.precision import precision_of
 from nemp_sim.phonons.report import molecule_report, phonon_report
 from nemp_sim.phonons.spectra import Spectra, spectra
 from nemp_sim.plots import save_figure
+from nemp_sim.potential import Potential
 from nemp_sim.report import Report, write_report
 from nemp_sim.systems import choose_potential, read_system, systems_of
 from nemp_sim.workflow import WorkflowResult, ended, engine_of
@@ -265,8 +266,10 @@ def _formula(atoms: Atoms) -> str:
 
 
 def _name_of(engine: StressEngine) -> str:
-    several = len(getattr(engine, "heads", ())) > 1
-    return getattr(engine, "name", type(engine).__name__) + (f" ({engine.head})" if several else "")
+    name = getattr(engine, "name", type(engine).__name__)
+    if isinstance(engine, Potential) and len(engine.heads) > 1:
+        return f"{name} ({engine.head})"
+    return name
 
 
 app = workflow_app(Settings, run)

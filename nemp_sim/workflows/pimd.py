@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -36,6 +37,7 @@ from nemp_sim.pathintegral.input import (
     prepare_start,
 )
 from nemp_sim.pathintegral.momentum import Momentum, check_momentum, momentum_distribution
+from nemp_sim.pathintegral.processes import Helper
 from nemp_sim.pathintegral.report import Findings, IsotopeChange, pimd_report, write_findings
 from nemp_sim.pathintegral.run import load_clients, simulate
 from nemp_sim.pathintegral.structure import structure_averages
@@ -218,7 +220,8 @@ def run(settings: Settings, engine: BeadEngine | None = None, show: Show | None 
         EvaluationError: forces that are not finite, or i-PI failed.
     """
     started = time.perf_counter()
-    helpers, cheap, policy = (), None, settings.on_extrapolation
+    cheap, policy = None, settings.on_extrapolation
+    helpers: tuple[Helper, ...] = ()
     if settings.cheap is not None:
         cheap, _ = load_clients(settings.cheap, settings.device[:1], settings.dtype, None, policy)
     if engine is None:
@@ -234,7 +237,7 @@ def run(settings: Settings, engine: BeadEngine | None = None, show: Show | None 
         start, dynamics = prepare_start(structure), settings.dynamics(beads)
         directory = settings.directory / label
         told = None if show is None else (lambda progress: show(label, progress))
-        clients = {"mode": settings.mode, "helpers": helpers, "cheap": cheap}
+        clients: dict[str, Any] = {"mode": settings.mode, "helpers": helpers, "cheap": cheap}
         simulate(engine, start, dynamics, directory, **clients, show=told)
         return directory, start, thermodynamics(directory, start, dynamics, skip)
 
@@ -284,7 +287,7 @@ def _isotope_change(
         return None
     names, beads = settings.isotope, max(settings.beads)
     require(1 in atoms.numbers, "isotope", names, "left out: the structure holds no hydrogen")
-    masses = isotope_masses(*(ISOTOPES[name] for name in names))
+    masses = isotope_masses(ISOTOPES[names[0]], ISOTOPES[names[1]])
     found = [first]
     for mass in masses[1:]:
         found.append(one(f"beads-{beads}-{mass:.4f}amu", with_mass(atoms, "H", mass), beads)[-1])
@@ -294,7 +297,7 @@ def _isotope_change(
         kinetic.append(result.kinetic_cv_eV[label])
     classical = -1.5 * kB * settings.temperature * np.log(masses[-1] / masses[0])
     change = isotope_free_energy(masses, kinetic)
-    return IsotopeChange(names, masses, tuple(kinetic), change, float(classical))
+    return IsotopeChange((names[0], names[1]), masses, tuple(kinetic), change, float(classical))
 
 
 def _start_structure(settings: Settings, engine: BeadEngine) -> tuple[Atoms, list[str]]:

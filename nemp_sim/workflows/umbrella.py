@@ -20,8 +20,9 @@ from nemp_sim.files import read_structure, read_structures, write_structures
 from nemp_sim.ipi.client import BeadEngine
 from nemp_sim.locks import alone, clear
 from nemp_sim.pathintegral.files import read_properties
+from nemp_sim.pathintegral.forces import Umbrella
 from nemp_sim.pathintegral.free_energy import Profile, Window, umbrella_integration
-from nemp_sim.pathintegral.input import PREFIX, Dynamics, Umbrella, check_sampling, prepare_start
+from nemp_sim.pathintegral.input import PREFIX, Dynamics, check_sampling, prepare_start
 from nemp_sim.pathintegral.plots import free_energy_profiles
 from nemp_sim.pathintegral.run import Job, simulate_together
 from nemp_sim.plots import save_figure
@@ -134,7 +135,9 @@ class Settings:
     @property
     def directory(self) -> Path:
         """Where the results go."""
-        made = f"{self.initial.stem}-{self.final.stem}" if self.initial else "h-pd111-fcc-hcp"
+        made = "h-pd111-fcc-hcp"
+        if self.initial and self.final:
+            made = f"{self.initial.stem}-{self.final.stem}"
         return self.out / f"umbrella-{self.name or made}"
 
 
@@ -191,7 +194,7 @@ def run(settings: Settings, engine: BeadEngine | None = None, show: Show | None 
 
 
 def _ends(settings: Settings) -> tuple[Atoms, Atoms]:
-    if settings.initial is None:
+    if settings.initial is None or settings.final is None:
         slab = fcc_slab()
         return place(slab, "H", "fcc"), place(slab, "H", "hcp")
     return read_structure(settings.initial, "initial"), read_structure(settings.final, "final")

@@ -7,6 +7,7 @@ co.traj --vibrating 12,13 --potential my.pt
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ase import Atoms
 
@@ -153,7 +154,10 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
         )
     (atoms,) = relaxed.structures
     show("second derivatives")
-    options = {"method": settings.method, "displacement_angstrom": settings.displacement}
+    options: dict[str, Any] = {
+        "method": settings.method,
+        "displacement_angstrom": settings.displacement,
+    }
     found = vibrations(engine, atoms, settings.vibrating, **options)
     report = _report(settings, atoms, found)
     report = ended(report, engine, settings, started, [atoms])

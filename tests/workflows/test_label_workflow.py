@@ -8,10 +8,10 @@ from ase.io import read, write
 from typer.testing import CliRunner
 
 from nemp_sim.checkpoint import save_potential
-from nemp_sim.config import DataConfig
 from nemp_sim.errors import InputError
 from nemp_sim.labelling.queue import Event, label_queue
 from nemp_sim.potential import PotentialMetadata
+from nemp_sim.training.config import DataConfig
 from nemp_sim.training.data import read_frames
 from nemp_sim.workflows.label import Settings, app, run
 from tests.engines import UncertainEMT
