@@ -47,6 +47,7 @@ class Settings:
         friction: friction of the Langevin bath, 1/ps.
         seed: seed of the random numbers.
         potential: path or name of a potential.
+        head: read-out of the potential; None: the first.
         device: "auto", "cpu", "cuda" or "cuda:1".
         dtype: "float32" or "float64"; None: that of the potential.
         on_extrapolation: outside the domain of the potential: "warn", "raise" or "ignore".
@@ -64,6 +65,7 @@ class Settings:
     friction: float = 1.0
     seed: int = 0
     potential: str = "pdh.pt"
+    head: str | None = None
     device: str = "auto"
     dtype: str | None = None
     on_extrapolation: str = "warn"
@@ -129,7 +131,7 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
         EvaluationError: forces that are not finite.
     """
     started = time.perf_counter()
-    engine = engine_of(engine, settings, settings.potential)
+    engine = engine_of(engine, settings, settings.potential, settings.head)
     show = show or (lambda event: None)
     start, reaction = _start(settings, engine, show)
     atom = len(start) - 1 if settings.atom is None else settings.atom

@@ -49,6 +49,7 @@ class Settings:
             Pd(111).
         final: file of the final state, where ``initial`` is given.
         potential: path or name of a potential.
+        head: read-out of the potential; None: the first.
         images: moving images between the ends.
         fmax: largest force on an atom at convergence, of the ends and of the band, eV/Å.
         steps: most optimiser steps, of the ends and of the band each.
@@ -76,6 +77,7 @@ class Settings:
     initial: Path | None = None
     final: Path | None = None
     potential: str = "pdh.pt"
+    head: str | None = None
     images: int = 7
     fmax: float = 0.02
     steps: int = 500
@@ -205,7 +207,7 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
     check_ends(*job.ends)
     path = earlier_band(settings) if settings.restart else None
     dtype = "float64" if settings.full else None  # second derivatives
-    engine = engine_of(engine, settings, settings.potential, dtype=dtype)
+    engine = engine_of(engine, settings, settings.potential, settings.head, dtype)
     settings.directory.mkdir(parents=True, exist_ok=True)
     kept = KeptStep(show or (lambda step: None), _on_the_way(settings))
     try:

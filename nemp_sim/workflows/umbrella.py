@@ -47,6 +47,7 @@ class Settings:
             Pd(111).
         final: file of the final state, where ``initial`` is given.
         potential: path or name of a potential.
+        head: read-out of the potential; None: the first.
         atom: index of the atom that crosses; None: the one that moves farthest.
         beads: numbers of beads, a profile each; 1 is classical.
         windows: umbrellas from ``margin`` before the initial to ``margin`` behind the final state.
@@ -70,6 +71,7 @@ class Settings:
     initial: Path | None = None
     final: Path | None = None
     potential: str = "pdh.pt"
+    head: str | None = None
     atom: int | None = None
     beads: tuple[int, ...] = (1, 8)
     windows: int = 11
@@ -170,7 +172,7 @@ def run(settings: Settings, engine: BeadEngine | None = None, show: Show | None 
     started = time.perf_counter()
     ends = _ends(settings)
     check_ends(*ends)
-    engine = engine_of(engine, settings, settings.potential)
+    engine = engine_of(engine, settings, settings.potential, settings.head)
     if settings.fresh:
         clear(settings.directory)
     ends = _relaxed(settings, engine, ends)
