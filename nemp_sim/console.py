@@ -3,6 +3,7 @@
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -65,6 +66,11 @@ def status_line(quiet: bool = False) -> Iterator[Show]:
 
 def _line(event: tuple[object, ...]) -> str:
     return ": ".join(map(str, event))
+
+
+def time_left(begun: float, done: int, total: int) -> str:
+    """The rest of ``total`` equal steps, at the pace since ``begun`` (``time.perf_counter()``)."""
+    return f"{(time.perf_counter() - begun) * (total - done) / done:.0f} s left"
 
 
 @dataclass

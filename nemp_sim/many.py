@@ -5,6 +5,7 @@ import importlib
 import json
 import logging
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nemp_sim.config import require
-from nemp_sim.console import Show, logged
+from nemp_sim.console import Show, logged, time_left
 from nemp_sim.domain_report import is_outside
 from nemp_sim.errors import InputError, NempError
 from nemp_sim.files import replacing
@@ -101,6 +102,7 @@ def run_many(sweep: Sweep, workers: Workers | None = None, show: Show | None = N
 def _run(sweep: Sweep, workers: Workers, show: Show) -> ManyResult:
     outcomes = [_earlier(sweep, job) for job in sweep.jobs]
     left = [number for number, outcome in enumerate(outcomes) if outcome.state == WAITING]
+    begun = time.perf_counter()
     show(f"{len(left)} of {len(outcomes)} jobs to run")
     report = _write(sweep, outcomes)
     with _running(sweep, left, workers) as ended:
@@ -108,7 +110,8 @@ def _run(sweep: Sweep, workers: Workers, show: Show) -> ManyResult:
             outcomes[number] = replace(outcome, numbers=_numbers(sweep.jobs[number], outcome))
             report = _write(sweep, outcomes)
             name = sweep.jobs[number].directory.name
-            show(f"{count} of {len(left)} jobs, {name}", outcome.said)
+            rest = time_left(begun, count, len(left))
+            show(f"{count} of {len(left)} jobs, {rest}: {name}", outcome.said)
     return ManyResult(sweep.directory, tuple(outcomes), report)
 
 

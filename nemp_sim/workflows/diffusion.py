@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from nemp_sim.command import workflow_app
 from nemp_sim.config import require, require_plain_name
-from nemp_sim.console import Show, logged
+from nemp_sim.console import Show, logged, time_left
 from nemp_sim.files import read_structure, write_structures
 from nemp_sim.locks import alone
 from nemp_sim.plots import BLUE, FONT_POINTS, VERMILLION, new_figure, save_figure
@@ -192,8 +192,7 @@ def _countdown(show: Show, n_steps: int) -> Callable[[int], None]:
     begun = time.perf_counter()
 
     def tell(step: int) -> None:
-        left = (time.perf_counter() - begun) * (n_steps - step) / step
-        show(f"dynamics: step {step} of {n_steps}, {left:.0f} s left")
+        show(f"dynamics: step {step} of {n_steps}, {time_left(begun, step, n_steps)}")
 
     return tell
 

@@ -14,7 +14,7 @@ from ase import Atoms
 
 from nemp_sim.command import workflow_app
 from nemp_sim.config import require_plain_name
-from nemp_sim.console import Show, logged
+from nemp_sim.console import Show, logged, time_left
 from nemp_sim.errors import InputError
 from nemp_sim.files import read_structures, write_structures
 from nemp_sim.labelling.report import LabelCheck, check_labels, check_quantities
@@ -107,9 +107,11 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
     frames = read_structures(settings.structures, "structures")
     engine = engine_of(engine, settings, settings.potential, settings.head)
     found: list[Atoms] = []
+    begun = time.perf_counter()
     for start in range(0, len(frames), AT_ONCE):
         found += _evaluated(engine, frames[start : start + AT_ONCE])
-        show(f"evaluated {len(found)} of {len(frames)} frames")
+        left = time_left(begun, len(found), len(frames))
+        show(f"evaluated {len(found)} of {len(frames)} frames, {left}")
     labelled = [atoms for atoms in found if "REF_energy" in atoms.info]
     check = check_labels(labelled) if labelled else None
     report = _report(settings, found, check)
