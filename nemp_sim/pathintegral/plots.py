@@ -93,12 +93,18 @@ def time_series(run: Thermodynamics) -> Figure:
 
 
 def pair_distances(pairs: Mapping[str, PairDistances]) -> Figure:
-    """Radial distribution of each pair: g(r), or neighbours per Å where there is no volume."""
+    """Radial distribution of each pair: g(r), or neighbours per Å where there is no volume.
+
+    Bands: ± one standard error.
+    """
     figure, axes = new_figure()
     is_rdf = all(pair.rdf is not None for pair in pairs.values())
     for colour, (name, pair) in zip(ELEMENT_COLOURS, pairs.items(), strict=False):
         values = pair.rdf if is_rdf else pair.neighbours_per_A
+        error = pair.rdf_error if is_rdf else pair.neighbours_error_per_A
         axes.plot(pair.distance_A, values, color=colour, linewidth=1.2, label=name)
+        band = values - error, values + error
+        axes.fill_between(pair.distance_A, *band, color=colour, alpha=0.25, linewidth=0)
     axes.set_xlim(0.0, next(iter(pairs.values())).distance_A[-1])
     axes.set_ylim(bottom=0.0)
     axes.set_xlabel("Distance (Å)", fontsize=FONT_POINTS)
