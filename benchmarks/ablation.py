@@ -19,7 +19,8 @@ import numpy as np
 import torch
 
 from nemp_sim.checkpoint import resolve_device
-from nemp_sim.config import DataConfig, ModelConfig, TrainConfig, require
+from nemp_sim.config import ModelConfig, require
+from nemp_sim.training.config import DataConfig, TrainConfig
 from nemp_sim.training.job import Job, read_config
 from nemp_sim.training.train import train_job
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from nemp_sim import load_potential
-from nemp_sim.config import DataConfig
+from nemp_sim.training.config import DataConfig
 from nemp_sim.training.data import Frame, read_frames
 
 DATA = "ag111_cho_rpbe_d3/c1_core_train.xyz.xz"

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from nemp_sim import load_potential
-from nemp_sim.config import DataConfig
+from nemp_sim.training.config import DataConfig
 from nemp_sim.training.data import read_frames
 
 DATA = Path(__file__).parents[1] / "potentials" / "data" / "pd_h_sites.xyz.xz"

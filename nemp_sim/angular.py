@@ -145,12 +145,18 @@ class TensorProduct(nn.Module):
     contracted with the tabulated coupling tensors of all paths in one matrix product.
     """
 
+    table: Tensor
+    path_index: Tensor
+    collect: Tensor
+
     def __init__(self, max_l: int, pmax_l: int) -> None:
         """Tabulate all paths for edge order ``max_l`` and node order ``pmax_l``."""
         super().__init__()
         self.paths = coupling_paths(max_l, pmax_l)
         n_edge, n_node = (max_l + 1) ** 2, (pmax_l + 1) ** 2
-        columns, path_of_column, order_m = [], [], []
+        columns: list[np.ndarray] = []
+        path_of_column: list[int] = []
+        order_m: list[int] = []
         for index, (l, l1, l2) in enumerate(self.paths):
             share = sum(1 for path in self.paths if path[0] == l)
             block = np.zeros((n_edge, n_node, 2 * l + 1))

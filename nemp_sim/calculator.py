@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
 
 from ase import Atoms
 from ase.calculators.calculator import (
@@ -26,7 +25,7 @@ class NEMP(Calculator):
     xx yy zz yz xz xy, tensile positive), atomic energies in eV. ``free_energy`` is the energy.
     """
 
-    implemented_properties: ClassVar[list[str]] = [
+    implemented_properties: list[str] = [
         "energy",
         "free_energy",
         "forces",

@@ -101,7 +101,11 @@ def load_potential(
     path = find_potential(name_or_path)
     checksum = _checked_sha256(path)
     model, metadata = load_model(path, None if dtype is None else resolve_dtype(dtype))
-    options = {"device": resolve_device(device), "kernel": kernel, "precision": precision}
+    options: dict[str, Any] = {
+        "device": resolve_device(device),
+        "kernel": kernel,
+        "precision": precision,
+    }
     try:
         potential = Potential(
             model, metadata, head=head, name=path.name, sha256=checksum, **options
@@ -169,7 +173,8 @@ def _checked_sha256(path: Path) -> str:
     checksum, sums = sha256_of(path), shipped_directory() / CHECKSUMS
     if path.resolve().parent != sums.parent.resolve() or not sums.is_file():
         return checksum
-    listed = dict(reversed(line.split()) for line in sums.read_text("utf-8").splitlines())
+    lines = (line.split() for line in sums.read_text("utf-8").splitlines())
+    listed = {name: digest for digest, name in lines}
     if listed.get(path.name, checksum) != checksum:
         raise PotentialFileError(
             f"{path}: the SHA-256 checksum is {checksum}, but {CHECKSUMS} beside it says "

@@ -2,9 +2,10 @@
 
 import ast
 import json
+import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -23,9 +24,9 @@ CHECKED_AT_ONCE = 64  # structures of ``nemp check`` between two lines that are 
 class _Commands(typer.core.TyperGroup):
     """The workflows, imported when one of them is called, and the commands of this file."""
 
-    def __init__(self, **options: object) -> None:
+    def __init__(self, **options: Any) -> None:  # noqa: ANN401 (of typer)
         super().__init__(**options)
-        self.commands = {name: _described(name) for name in WORKFLOWS} | self.commands
+        self.commands = {name: _described(name) for name in WORKFLOWS} | dict(self.commands)
 
     def resolve_command(self, ctx: typer.Context, args: list[str]) -> tuple:
         """The command itself, which runs."""
@@ -308,6 +309,45 @@ def ipi(  # noqa: PLR0913 (options of a command)
     client = run_client(evaluator, server, deadline_s, reconnect=reconnect)
     print(f"i-PI said EXIT: {client.n_frames} frames in {client.n_requests} requests answered")
     print(engine.watch.verdict())
+
+
+@app.command(cls=Command, rich_help_panel="Workflows")
+def many(
+    file: Annotated[
+        Path, typer.Argument(help="TOML file: workflow, [settings], [vary], [[jobs]].")
+    ],
+    workers: Annotated[int, typer.Option(help="Processes on this machine.")] = 1,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Address of a running Dask scheduler, tcp://host:8786.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the jobs, do nothing.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors alone.")] = False,
+) -> None:
+    """Run many jobs of one workflow, several at once; only those that are not done.
+
+    Exit codes: 0; 1 where a job failed or its result is not to be trusted; 2 something to correct;
+    130 after Ctrl-C: the same command goes on.
+    """
+    from nemp_sim.command import STOPPED, print_outcome
+    from nemp_sim.console import status_line, terminated_like_interrupted
+    from nemp_sim.many import Workers, run_many
+    from nemp_sim.sweep import is_done, read_sweep
+
+    sweep = read_sweep(file)
+    if dry_run:
+        for job in sweep.jobs:
+            print(f"{job.directory}: {'done' if is_done(job) else job.plan()}")
+        return
+    try:
+        with terminated_like_interrupted(), status_line(quiet) as show:
+            result = run_many(sweep, Workers(workers, scheduler), show)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        raise typer.Exit(STOPPED) from None
+    if not quiet:
+        print_outcome(result, ("Jobs",))
+    if not result.trusted:
+        raise typer.Exit(1)
 
 
 @app.command("export-lammps", cls=Command, rich_help_panel="Potentials")

@@ -39,8 +39,7 @@ def workflow_app(
 
     Args:
         settings: its frozen settings, with ``directory`` and ``plan()``.
-        run: ``run(settings, show=...)``; its result has ``report``, ``directory`` and, where that
-            can be false, ``trusted``.
+        run: ``run(settings, show=...)``; its result is a ``workflow.WorkflowResult``.
         goes_on: the same command goes on after Ctrl-C.
         sections: headings of the report's sections that are printed too.
     """
@@ -52,7 +51,7 @@ def workflow_app(
     ) -> None:
         values = {} if config is None else read_settings(config, settings)
         for option in options:
-            if context.get_parameter_source(option.name).name == "COMMANDLINE":
+            if getattr(context.get_parameter_source(option.name), "name", "") == "COMMANDLINE":
                 values[option.name] = option.from_text(given[option.name])
         chosen = settings(**values)
         if dry_run:
@@ -68,18 +67,19 @@ def workflow_app(
             raise typer.Exit(STOPPED) from None
         if not quiet:
             print_outcome(result, sections)
-        if is_outside(result.report) or not getattr(result, "trusted", True):
+        if is_outside(result.report) or not result.trusted:
             raise typer.Exit(UNTRUSTED)
 
-    main.__signature__ = inspect.Signature(
+    signature = inspect.Signature(
         [
             Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context),
             *(_parameter(option, names) for option in options),
             *(_besides(name, kind, text) for name, (kind, text) in BESIDES.items()),
         ]
     )
+    vars(main)["__signature__"] = signature
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command(cls=Command, help=_reflowed(inspect.getmodule(run).__doc__))(main)
+    app.command(cls=Command, help=_reflowed(sys.modules[run.__module__].__doc__ or ""))(main)
     return app
 
 
@@ -119,7 +119,8 @@ def _parameter(option: Option, names: Collection[str]) -> Parameter:
 def _besides(name: str, kind: type, text: str) -> Parameter:
     flag = "--" + name.replace("_", "-")
     declared = typer.Option(flag, help=text, rich_help_panel="Command")
-    default, wanted = (False, bool) if kind is bool else (None, kind | None)
+    wanted: Any = bool if kind is bool else kind | None
+    default = False if kind is bool else None
     annotation = Annotated[wanted, declared]
     return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 

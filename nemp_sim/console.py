@@ -3,13 +3,14 @@
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import wraps
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import typer
 from rich.console import Console
@@ -19,7 +20,33 @@ from nemp_sim.locks import missing_directories
 
 RUN_LOG = "run.log"
 Show = Callable[..., None]
-Outcome = TypeVar("Outcome")
+
+
+class HasDirectory(Protocol):
+    """Settings of a workflow, as those see them that need its directory alone."""
+
+    @property
+    def directory(self) -> Path:
+        """Where the results go."""
+
+
+class Reported(Protocol):
+    """Anything with a verdict: a ``report.Report``."""
+
+    @property
+    def verdict(self) -> str:
+        """The outcome in one sentence."""
+
+
+class HasReport(Protocol):
+    """Result of a workflow, as the log sees it."""
+
+    @property
+    def report(self) -> Reported:
+        """What the run found."""
+
+
+Outcome = TypeVar("Outcome", bound=HasReport)
 
 
 @contextmanager
@@ -39,6 +66,11 @@ def status_line(quiet: bool = False) -> Iterator[Show]:
 
 def _line(event: tuple[object, ...]) -> str:
     return ": ".join(map(str, event))
+
+
+def time_left(begun: float, done: int, total: int) -> str:
+    """The rest of ``total`` equal steps, at the pace since ``begun`` (``time.perf_counter()``)."""
+    return f"{(time.perf_counter() - begun) * (total - done) / done:.0f} s left"
 
 
 @dataclass
@@ -75,7 +107,7 @@ def logged(run: Callable[..., Outcome]) -> Callable[..., Outcome]:
     """
 
     @wraps(run)
-    def kept(settings: object, engine: object = None, show: Show | None = None) -> Outcome:
+    def kept(settings: HasDirectory, engine: object = None, show: Show | None = None) -> Outcome:
         directory = settings.directory
         log = RunLog(directory / RUN_LOG)
         missing = missing_directories(directory)

@@ -93,12 +93,13 @@ def differentiate_members(
         moved, inputs = _movable(graph, stress)
         atomic, features = model.forward_features(moved, describe)
         deviations = (features @ readout.members.T).double()  # (N, M)
-        spread, each = None, ()
+        spread: Tensor | None = None
+        each: tuple[Tensor, ...] = ()
         if forces_std:
             # (M, N, 3) and, for stress, (M, B, 3, 3)
             each = _member_gradients(deviations.sum(0), inputs, batched)
             spread = each[0].square().mean(0).sqrt() * readout.force_calibration
-        gradient = ()
+        gradient: tuple[Tensor, ...] = ()
         if forces or stress:
             gradient = torch.autograd.grad(atomic.sum(), inputs)
     atomic, deviations = atomic.detach(), deviations.detach()

@@ -74,10 +74,21 @@ class Finding:
 class Spread(Protocol):
     """What has standard deviations: a ``potential.Evaluation``."""
 
-    energies: tuple[np.ndarray, ...]
-    energy_std: np.ndarray | None
-    energies_std: tuple[np.ndarray, ...] | None
-    forces_std: tuple[np.ndarray, ...] | None
+    @property
+    def energies(self) -> tuple[np.ndarray, ...]:
+        """Atomic energies of B structures, eV."""
+
+    @property
+    def energy_std(self) -> np.ndarray | None:
+        """(B,) eV."""
+
+    @property
+    def energies_std(self) -> tuple[np.ndarray, ...] | None:
+        """Of the atomic energies, eV."""
+
+    @property
+    def forces_std(self) -> tuple[np.ndarray, ...] | None:
+        """(N, 3) eV/Å of each structure."""
 
 
 @dataclass(frozen=True)
@@ -300,7 +311,8 @@ class Judgement:
             )
         part = slice(*self._first[index : index + 2])
         atom = int(self._each[kind][part].argmax())
-        chosen, unit = (atom,), {"atom_std": "eV", "force_std": "eV/Å"}.get(kind, "neighbours")
+        chosen: tuple[int, ...] = (atom,)
+        unit = {"atom_std": "eV", "force_std": "eV/Å"}.get(kind, "neighbours")
         if kind == "distance":
             chosen, value, limit = self._closest(index, atom)
             unit = "Å"
@@ -331,5 +343,6 @@ class Judgement:
         )
         ratio = np.where(trained > 0, distance / np.maximum(trained, 1e-9), np.inf)
         best = int(ratio.argmin())
-        pair = tuple(sorted((atom, int(edges.neighbour[mine][best]))))
+        other = int(edges.neighbour[mine][best])
+        pair = min(atom, other), max(atom, other)
         return pair, float(distance[best]), MARGIN * float(trained[best])

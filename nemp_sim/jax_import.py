@@ -41,10 +41,11 @@ class _PlainDtype:
 class _PlainArray(np.ndarray):
     """An array that takes its contents from checked parts only."""
 
-    def __setstate__(self, state: tuple) -> None:
+    def __setstate__(self, state: Any) -> None:  # noqa: ANN401 (what a pickle holds)
         """Shape, dtype, order and bytes, in NumPy's pickle layout."""
         _, shape, dtype, fortran_order, raw = state
-        super().__setstate__((1, shape, dtype.dtype, bool(fortran_order), bytes(raw)))
+        checked: Any = (1, shape, dtype.dtype, bool(fortran_order), bytes(raw))
+        super().__setstate__(checked)
 
 
 def _empty_array(*_: object) -> _PlainArray:

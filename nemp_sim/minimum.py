@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from ase import Atoms
@@ -88,10 +88,8 @@ def relax_crystals(
         taken[index] += not done
         return done
 
-    optimizers = [
-        CellAwareBFGS(FrechetCellFilter(atoms, exp_cell_factor=1.0), logfile=None)
-        for atoms in moved
-    ]
+    filtered: list[Any] = [FrechetCellFilter(atoms, exp_cell_factor=1.0) for atoms in moved]
+    optimizers = [CellAwareBFGS(each, logfile=None) for each in filtered]
 
     def show(step: int) -> None:
         largest = max(left(index)[0] for index in range(len(moved)))

@@ -1,6 +1,7 @@
 """The residual networks of NEMP: dense layers, residual blocks, MLP."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +51,8 @@ class MLP(nn.Module):
 
     Without biases MLP(0) = 0, so an edge at the cutoff contributes nothing.
     """
+
+    blocks: Any  # nn.ModuleList of ResidualBlock: torch has no type for that
 
     activation = staticmethod(silu)
 

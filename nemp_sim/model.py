@@ -11,7 +11,7 @@ C_i the node orbitals, h_ij the edge state, n_i = Σ_j f_c(x_ij) the smooth coor
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -90,6 +90,10 @@ class ReadOut(nn.Module):
     * ``force_calibration``: factor of the standard deviations of forces.
     """
 
+    reference_energies: Tensor
+    members: Tensor
+    force_calibration: Tensor
+
     def __init__(self, config: ModelConfig) -> None:
         """Draw the weights of ``config`` from torch's global generator."""
         super().__init__()
@@ -164,6 +168,15 @@ class NEMP(nn.Module):
     of each ordered pair of elements in the training frames. A network is no guide far below what
     it has seen: there it is switched off pair by pair, and the repulsion is left.
     """
+
+    # torch has no types for lists of modules of one kind
+    readouts: Any  # nn.ModuleDict of a ReadOut for each head
+    message_mlps: Any  # nn.ModuleList of an MLP for each step
+    edge_mlps: Any  # likewise
+    inner_radius: Tensor
+    l_of: Tensor
+    node_l_of: Tensor
+    g: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
         """Draw the weights of ``config`` from torch's global generator."""

@@ -61,7 +61,9 @@ class Option:
         """
         if not self.several:
             return self._one(value)
-        require(isinstance(value, list), self.name, value, f"a list, each {ACCEPTED[self.kind][0]}")
+        if not isinstance(value, list):
+            require(False, self.name, value, f"a list, each {ACCEPTED[self.kind][0]}")
+            return None
         return tuple(map(self._one, value))
 
     def _one(self, value: object) -> Any:  # noqa: ANN401
@@ -106,13 +108,30 @@ def read_settings(path: Path, settings: type) -> dict[str, Any]:
     Raises:
         InputError: no such file, no TOML, an unknown key, or a value of another kind.
     """
+    return settings_values(read_toml(path), settings, str(path))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """What a TOML file holds.
+
+    Raises:
+        InputError: no such file, or no TOML.
+    """
     if not path.is_file():
         raise InputError(f"config is {str(path)!r}, but there is no such file. Check the path.")
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{path} is no TOML file: {error}. Lines read: images = 9") from None
-    check_keys(settings, values, str(path))
+
+
+def settings_values(values: Mapping[str, object], settings: type, where: str) -> dict[str, Any]:
+    """Values of the fields of a Settings class, from those of a TOML table.
+
+    Raises:
+        InputError: an unknown key, or a value of another kind; ``where`` says of which file.
+    """
+    check_keys(settings, values, where)
     options = {option.name: option for option in options_of(settings)}
     return {name: options[name].from_toml(value) for name, value in values.items()}
 

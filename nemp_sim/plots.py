@@ -4,6 +4,7 @@ Nothing here touches pyplot or rcParams, so figures of several threads do not me
 """
 
 from pathlib import Path
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -49,7 +50,7 @@ def save_figure(figure: Figure, path: Path) -> tuple[Path, Path]:
     written = path.with_suffix(".png"), path.with_suffix(".pdf")
     for target in written:
         form = target.suffix[1:]
-        dates = {"metadata": {"CreationDate": None}} if form == "pdf" else {}
+        dates: dict[str, Any] = {"metadata": {"CreationDate": None}} if form == "pdf" else {}
         with replacing(target) as temporary, rc_context({"pdf.fonttype": 42}):
             figure.savefig(temporary, dpi=DPI, format=form, **dates)
     return written

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from ase import Atoms
@@ -132,7 +132,8 @@ class CountedCalls:
         result = self._evaluate(list(structures), **wanted)
         self.count += 1
         for index, atoms in enumerate(structures):
-            values = {"energy": float(result.energy[index]), "forces": result.forces[index]}
+            values: dict[str, Any] = {"energy": float(result.energy[index])}
+            values["forces"] = result.forces[index]
             if stress:
                 values["stress"] = result.stress[index]
             for name, value in values.items():
@@ -162,7 +163,7 @@ def lockstep(
         steps: most steps.
         on_step: called with the number of steps, first with 0.
     """
-    moving, step = range(len(structures)), 0
+    moving, step = list(range(len(structures))), 0
     while True:
         fill([structures[i] for i in moving])
         moving = [i for i in moving if not is_done(i)]

@@ -11,6 +11,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -131,7 +132,7 @@ class Replay:
         source: the graph whose edges are in place; None where they are of one step alone.
     """
 
-    def __init__(self, work: Work, graph: AtomGraph, pool: object) -> None:
+    def __init__(self, work: Work, graph: AtomGraph, pool: Any) -> None:  # noqa: ANN401 (torch's)
         """Record ``work`` on a padded graph, which becomes the place of all later ones.
 
         Args:

@@ -116,19 +116,19 @@ def provenance(engine: object, settings: object, wall_time_s: float) -> dict[str
         settings: the frozen settings of the workflow.
         wall_time_s: duration of the run, s.
     """
-    known = isinstance(engine, Potential)
+    known = engine if isinstance(engine, Potential) else None
     return {
         "potential": {
-            "name": engine.name if known else type(engine).__name__,
-            "sha256": engine.sha256 if known else "",
-            "elements": list(engine.elements) if known else [],
-            "head": engine.head if known else "",
-            "level_of_theory": engine.level_of_theory if known else "not stated",
+            "name": known.name if known else type(engine).__name__,
+            "sha256": known.sha256 if known else "",
+            "elements": list(known.elements) if known else [],
+            "head": known.head if known else "",
+            "level_of_theory": known.level_of_theory if known else "not stated",
         },
         "versions": versions(),
-        "device": device_name(engine.device) if known else "cpu",
-        "dtype": str(engine.dtype).removeprefix("torch.") if known else "float64",
-        "kernel": engine.kernel if known else "",
+        "device": device_name(known.device) if known else "cpu",
+        "dtype": str(known.dtype).removeprefix("torch.") if known else "float64",
+        "kernel": known.kernel if known else "",
         "settings": plain(settings),
         "wall_time_s": round(wall_time_s, 3),
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -175,7 +175,7 @@ def write_report(report: Report, directory: Path) -> None:
 
 def to_json(report: Report) -> str:
     """The report as a JSON object: every quantity by its key, then data and provenance."""
-    values = {"title": report.title, "verdict": report.verdict}
+    values: dict[str, Any] = {"title": report.title, "verdict": report.verdict}
     values |= {q.key: q.value for q in report.quantities}
     values |= {f"{q.key}_error": q.error for q in report.quantities if q.error is not None}
     values |= {"notes": report.notes, "files": report.files, **report.data, **report.provenance}

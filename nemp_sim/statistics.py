@@ -28,7 +28,8 @@ class Sample:
     def __init__(self, most: int) -> None:
         """Start with none."""
         self.every = 1
-        self._most, self._seen, self._kept = most, 0, []
+        self._most, self._seen = most, 0
+        self._kept: list[np.ndarray] = []
         self._count = 0
 
     def add(self, rows: np.ndarray) -> None:
@@ -47,7 +48,7 @@ class Sample:
         return np.concatenate(self._kept)
 
 
-def combination_std(members: np.ndarray, coefficients: Sequence[float]) -> float:
+def combination_std(members: np.ndarray, coefficients: Sequence[float] | np.ndarray) -> float:
     """Standard deviation of Σ c_b E_b, eV: errors that the structures share cancel.
 
     Args:

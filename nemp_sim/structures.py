@@ -4,7 +4,6 @@ from copy import deepcopy
 
 import numpy as np
 from ase import Atoms
-from ase.constraints import FixAtoms, FixCartesian
 from ase.data import chemical_symbols
 
 from nemp_sim.errors import InputError
@@ -67,6 +66,8 @@ def require_fixed_alone(atoms: Atoms, what: str) -> None:
     Raises:
         InputError: the structure holds another constraint.
     """
+    from ase.constraints import FixAtoms, FixCartesian
+
     for constraint in atoms.constraints:
         if not isinstance(constraint, FixAtoms | FixCartesian):
             raise InputError(
@@ -78,6 +79,8 @@ def require_fixed_alone(atoms: Atoms, what: str) -> None:
 
 def fixed_coordinates(atoms: Atoms) -> np.ndarray:
     """Mask (N, 3) of the coordinates that FixAtoms and FixCartesian hold."""
+    from ase.constraints import FixAtoms, FixCartesian  # with scipy, 0.1 s of import time
+
     fixed = np.zeros((len(atoms), 3), dtype=bool)
     for constraint in atoms.constraints:
         if isinstance(constraint, FixAtoms):

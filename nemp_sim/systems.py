@@ -169,10 +169,11 @@ def choose_potential(
     """
     if potential is not None:
         return potential, head
-    own = {key: system for key, system in built_in.items() if system.potential}
+    own = {key: (s.potential, s.head) for key, s in built_in.items() if s.potential}
     if name not in own:
         raise InputError(
             f"{argument} is {name!r} and potential is not given, but only {', '.join(own)} have a "
             "shipped one. Give --potential."
         )
-    return own[name].potential, head or own[name].head
+    shipped, its_head = own[name]
+    return shipped, head or its_head

@@ -176,7 +176,7 @@ def _in_float64(model: NEMP) -> Function:
     exact = copy.deepcopy(model).cast(torch.float64)
     for module in exact.modules():
         if isinstance(module, MLP | ResidualBlock):
-            module.activation = _silu
+            module.activation = _silu  # type: ignore[assignment]  # silu also takes inplace
     with torch.no_grad():
         code = exact.pair_code()
 
@@ -200,13 +200,15 @@ def _taylor(f: Function, d: Tensor, pair: Tensor) -> tuple[Tensor, Tensor, Tenso
         one = torch.ones_like(some)
 
         def first(x: Tensor, which: Tensor = which, one: Tensor = one) -> tuple[Tensor, Tensor]:
-            return jvp(lambda y: f(y, which), (x,), (one,))
+            value, slope, *_ = jvp(lambda y: f(y, which), (x,), (one,))
+            return value, slope
 
         with warnings.catch_warnings():  # torch's forward mode uses what torch deprecates
             warnings.simplefilter("ignore", DeprecationWarning)
-            (value, slope), (_, curvature) = jvp(first, (some,), (one,))
+            (value, slope), (_, curvature), *_ = jvp(first, (some,), (one,))
         parts.append((value, slope, curvature))
-    return tuple(torch.cat(part) for part in zip(*parts, strict=True))
+    value, slope, curvature = (torch.cat(part) for part in zip(*parts, strict=True))
+    return value, slope, curvature
 
 
 def _places(start: Tensor, end: Tensor, fractions: Tensor) -> tuple[Tensor, Tensor]:

@@ -26,7 +26,7 @@ class _Request:
 class Meeting:
     """Collects the request of every job that still runs, evaluates them all, hands out."""
 
-    def __init__(self, engine: Engine, n_jobs: int) -> None:
+    def __init__(self, engine: Any, n_jobs: int) -> None:  # noqa: ANN401 (as its jobs want it)
         """Take the engine; ``n_jobs`` jobs are waited for until they leave."""
         self.engine = engine
         self._running = set(range(n_jobs))
@@ -105,7 +105,11 @@ class Share:
         return self._meeting.engine.cutoff_angstrom
 
     def evaluate(
-        self, structures: Sequence[Atoms], *, neighbors: NeighborLists | None = None, **wanted: bool
+        self,
+        structures: Sequence[Atoms],
+        *,
+        neighbors: NeighborLists | None = None,
+        **wanted: Any,  # noqa: ANN401 (as the engine wants it)
     ) -> Evaluation:
         """As the engine, together with the other jobs."""
         request = _Request(list(structures), neighbors, tuple(sorted(wanted.items())))

@@ -165,15 +165,15 @@ def partial_hessian(
     """
     require(method in METHODS, "method", method, f"one of {', '.join(METHODS)}")
     require(displacement_angstrom > 0, "displacement", displacement_angstrom, "positive (Å)")
-    can = isinstance(engine, Potential)
-    if method == "analytic" and not can:
+    exact = engine if isinstance(engine, Potential) else None
+    if method == "analytic" and exact is None:
         raise InputError(
             f"method is 'analytic', but {type(engine).__name__} has no second derivatives. Use "
             "method='differences'."
         )
     size = 3 * len(indices)
-    if can and method != "differences":
-        rows = engine.hessian(atoms, indices)
+    if exact is not None and method != "differences":
+        rows = exact.hessian(atoms, [int(i) for i in indices])
         return rows[:, :, indices].reshape(size, size).astype(float), "analytic"
     moved = []
     for i in indices:

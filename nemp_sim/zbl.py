@@ -21,6 +21,10 @@ class ZBL(nn.Module):
     (Pergamon, 1985).
     """
 
+    charge: Tensor
+    length: Tensor
+    cutoff: Tensor
+
     def __init__(self, elements: tuple[int, ...]) -> None:
         """Tabulate the constants of each ordered pair of ``elements`` (atomic numbers)."""
         super().__init__()

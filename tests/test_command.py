@@ -48,6 +48,7 @@ def test_a_script_is_the_command(name):
     assert [(n.module, n.names[0].name) for n in imports] == [(f"nemp_sim.workflows.{name}", "app")]
     found = typer.main.get_command(MODULES[name].app)
     options = {p.name for p in found.params} - {"config", "dry_run", "quiet"}
+    assert options >= {"potential", "head", "device", "dtype", "out", "name"}
     assert options == {f.name for f in fields(MODULES[name].Settings)}
 
 

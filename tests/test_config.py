@@ -6,8 +6,9 @@ from dataclasses import FrozenInstanceError, fields, replace
 import numpy as np
 import pytest
 
-from nemp_sim.config import DataConfig, MLPShape, ModelConfig, TrainConfig, to_atomic_numbers
+from nemp_sim.config import MLPShape, ModelConfig, to_atomic_numbers
 from nemp_sim.errors import InputError
+from nemp_sim.training.config import DataConfig, TrainConfig
 
 BAD_VALUES = [
     ("elements", ()),

@@ -17,9 +17,9 @@ from nemp_sim.surfaces.slabs import fcc_slab
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-LINK = re.compile(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)")
+LINK = re.compile(r"(?:\]\(|src=\")(?!https?:)([^)#\"]+)(?:#[^)]*)?[)\"]")
 BLOCK = re.compile(r"(?:<!-- not run: ([^\n]+?) -->\n)?```python\n(.*?)```", re.DOTALL)
-OPTIONAL = {"torch_sim", "janus_core", "dask"}  # programs that the tests do not install
+OPTIONAL = {"torch_sim", "janus_core"}  # programs that the tests do not install
 
 
 def blocks():

@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from ase.build import bulk
 
-from nemp_sim.checkpoint import shipped_directory
+from nemp_sim.checkpoint import load_potential, shipped_directory
+from nemp_sim.training.train import train
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 
@@ -38,6 +40,17 @@ def exporter():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_the_training_example_makes_a_potential(tmp_path):
+    """In full it takes a minute or two; one epoch says that it runs."""
+    text = (EXAMPLES[0].parent / "train.toml").read_text(encoding="utf-8")
+    text = text.replace("../potentials", str(EXAMPLES[0].parents[1] / "potentials"))
+    path = tmp_path / "train.toml"
+    path.write_text(text.replace("epochs = 40", "epochs = 1"), encoding="utf-8")
+    train(path, tmp_path / "run", device="cpu")
+    energy = load_potential(tmp_path / "run" / "first.pt").evaluate([bulk("Pd")]).energy
+    assert -5.0 < energy[0] < -1.0  # eV, over lone atoms
 
 
 def test_examples_are_short():

@@ -39,7 +39,9 @@ logger = logging.getLogger(__name__)
 class BeadEngine(Protocol):
     """What evaluates beads: a Potential, or anything with these members."""
 
-    cutoff_angstrom: float
+    @property
+    def cutoff_angstrom(self) -> float:
+        """Neighbour cutoff, Å."""
 
     def evaluate(
         self,
@@ -73,7 +75,8 @@ def committee_extras(evaluation: Evaluation, index: int, atoms: Atoms) -> dict[s
     virials = np.zeros((len(forces), 3, 3))
     if evaluation.stress_members is not None:
         members = evaluation.stress_members[index]
-        virials = [-atoms.get_volume() * voigt_6_to_full_3x3_stress(s) for s in members]
+        stresses = np.array([voigt_6_to_full_3x3_stress(s) for s in members])
+        virials = -atoms.get_volume() * stresses
     in_atomic_units = [
         reply_in_atomic_units(Reply(0.0, f, v)) for f, v in zip(forces, virials, strict=True)
     ]
@@ -226,7 +229,8 @@ class IPIClient:
             InputError: frames that do not belong to the template.
             EvaluationError: results that must not be sent.
         """
-        initialised, frames, replies = False, [], []
+        initialised, frames = False, list[Frame]()
+        replies: list[Reply] = []
         self.batch_size = 1
         try:
             while (header := wire.receive_header()) != "EXIT":

@@ -72,7 +72,7 @@ class FrameGuard:
         """
         for bead, frame in enumerate(frames):
             self._refuse_not_finite(frame, bead)
-        if len(frames) > KEPT_FRAMES // 2 and self._kept.maxlen < 2 * len(frames):
+        if len(frames) > KEPT_FRAMES // 2 and (self._kept.maxlen or 0) < 2 * len(frames):
             self._kept = deque(self._kept, maxlen=2 * len(frames))
         if not self._kept:
             for bead, frame in enumerate(frames):

@@ -61,7 +61,7 @@ class Server:
             InputError: a host that is not known, or a socket that cannot be used.
             ServerGoneError: no server until the deadline.
         """
-        if self.mode == "inet":
+        if self.mode == "inet" and self.port is not None:
             return Wire(connect_inet(self.address, self.port, deadline_s))
         kind = SharedMemoryWire if self.mode == "shm" else Wire
         return kind(connect_unix(self.path, deadline_s))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
@@ -63,7 +64,7 @@ class EdgeMLP:
         self.n_slopes = 0 if mlp.linear else (len(blocks) * layers + 1) * width
         self.tile = launch.tile
         self.weights = split(flat.detach(), "ieee" if mlp.linear else mode)
-        self.constants = {
+        self.constants: dict[str, Any] = {
             "INPUTS": self.n_inputs,
             "OUTPUTS": self.n_outputs,
             "W": width,

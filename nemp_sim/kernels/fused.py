@@ -260,7 +260,7 @@ class FusedNetwork:
         vectors: Tensor,
         edges: Edges,
         chunk: tuple[int, int],
-        *inputs: Tensor,
+        *inputs: Tensor | int,
         **constants: object,
     ) -> None:
         """Run a kernel over the atoms whose edges lie in ``chunk``."""

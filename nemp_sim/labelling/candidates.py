@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 from ase import Atoms
-from ase.io import read
+from ase.io import iread
 
 from nemp_sim.config import require
 from nemp_sim.errors import EvaluationError, InputError
@@ -109,7 +109,7 @@ def displaced(
     require(0 < rattle_A < np.inf, "rattle", rattle_A, "more than 0 (Å)")
     require(count >= 1, "count", count, "1 or more displaced structures")
     kind = read_candidates(template, config_type)[-1].config_type
-    atoms = read(template, -1)  # once more, with its constraints
+    (atoms,) = iread(template, "-1:")  # once more, with its constraints
     rng = np.random.default_rng(seed)
     made = []
     for index in range(count):
@@ -132,7 +132,8 @@ def sensible(
         candidates: as read or made.
         min_contact: smallest distance of two atoms over the sum of their covalent radii.
     """
-    kept, refused = [], Counter()
+    kept: list[Candidate] = []
+    refused: Counter[str] = Counter()
     for index, candidate in enumerate(candidates):
         if not len(candidate.atoms):
             refused["no atoms"] += 1

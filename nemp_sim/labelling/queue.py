@@ -29,7 +29,7 @@ from pathlib import Path
 
 import numpy as np
 from ase import Atoms
-from ase.io import read, write
+from ase.io import iread, write
 
 from nemp_sim.errors import InputError, NempError
 from nemp_sim.files import replacing
@@ -82,7 +82,7 @@ class Queue:
         path = self.directory / "selection.extxyz"
         if not path.is_file():
             raise InputError(f"{path}: no such file. Give a directory that label.py has filled.")
-        self.frames: list[Atoms] = read(path, ":", format="extxyz")
+        self.frames: list[Atoms] = list(iread(path, ":", format="extxyz"))
         self.hashes = [str(atoms.info.get("label_hash", "")) for atoms in self.frames]
         if not all(self.hashes):
             raise InputError(f"{path}: frames without label_hash; it was not written by label.py.")

@@ -73,7 +73,8 @@ class LabelErrors:
         norms = [np.linalg.norm(values, axis=1) for values in (std, error, label)]
         energy = atoms.info["nemp_energy"] - atoms.info["REF_energy"]
         self._energies.append(1e3 * energy / len(atoms))
-        self._largest.append(tuple(float(values.max()) for values in norms))
+        largest = [float(values.max()) for values in norms]
+        self._largest.append((largest[0], largest[1], largest[2]))
         self._squares += [(std**2).sum(), (error**2).sum()]
         self._components += error.size
         self._atoms.add(np.stack(norms[:2], axis=1))

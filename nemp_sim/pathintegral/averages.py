@@ -187,7 +187,7 @@ def _heat_capacity(
     return block_average(series).scaled(1.0, -1.5 * len(start.fixed))
 
 
-def isotope_free_energy(masses_amu: Sequence[float], kinetic_eV: Sequence[Average]) -> Average:
+def isotope_free_energy(masses_amu: np.ndarray, kinetic_eV: Sequence[Average]) -> Average:
     """Change of the free energy when the mass of an atom goes from the first to the last, eV.
 
         ∂F/∂m = −⟨K⟩/m,   ΔF = 2 ∫ ⟨K⟩/g dg  with g = m^(−1/2)

@@ -143,7 +143,7 @@ class Start:
     def species(self) -> tuple[str, ...]:
         """Labels of the atoms that move, each once, lightest first."""
         mass = {self.labels[i]: self.atoms.get_masses()[i] for i in self.free}
-        return tuple(sorted(mass, key=mass.get))
+        return tuple(sorted(mass, key=mass.__getitem__))
 
 
 def prepare_start(atoms: Atoms) -> Start:

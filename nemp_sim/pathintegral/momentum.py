@@ -192,7 +192,7 @@ class _Opened:
         shape = len(self._axes), len(displacements), points
         judged = getattr(result, "outside", ())  # engines other than ours know no domain
         marks = [bool(found) for found in judged] or [False] * len(structures)
-        is_outside = np.array(marks[points - 1 :]).reshape(shape).any(axis=2)
+        is_outside = np.asarray(np.array(marks[points - 1 :]).reshape(shape).any(axis=2))
         return energy[points - 1 :].reshape(shape) @ weight - closed, is_outside
 
     def _bead(self, k: int, moved: np.ndarray) -> Atoms:

@@ -1,6 +1,7 @@
 """Figures of path-integral runs: convergence, time series, distances, densities, spectra."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from ase.units import kB
@@ -35,12 +36,27 @@ def bead_convergence(runs: Sequence[Thermodynamics]) -> Figure:
     for colour, species in zip(ELEMENT_COLOURS, runs[-1].kinetic_cv_eV, strict=False):
         found = [run.kinetic_cv_eV[species] for run in runs]
         means, errors = ([1e3 * getattr(k, name) for k in found] for name in ("mean", "error"))
-        style = {"ms": 5, "lw": 1.2, "capsize": 3, "color": colour, "label": species}
+        style: dict[str, Any] = {
+            "ms": 5,
+            "lw": 1.2,
+            "capsize": 3,
+            "color": colour,
+            "label": species,
+        }
         axes.errorbar(beads, means, errors, fmt="o-", **style)
     classical = 1.5e3 * kB * runs[0].temperature_K
     axes.axhline(classical, color=GREY, linewidth=0.8, linestyle=DASHED, zorder=0)
-    text = {"xytext": (-4, -3), "textcoords": "offset points", "ha": "right", "va": "top"}
-    where = {"xycoords": ("axes fraction", "data"), "color": GREY, "fontsize": FONT_POINTS - 1}
+    text: dict[str, Any] = {
+        "xytext": (-4, -3),
+        "textcoords": "offset points",
+        "ha": "right",
+        "va": "top",
+    }
+    where: dict[str, Any] = {
+        "xycoords": ("axes fraction", "data"),
+        "color": GREY,
+        "fontsize": FONT_POINTS - 1,
+    }
     axes.annotate("classical", (1.0, classical), **text, **where)
     axes.set_xscale("log", base=2)
     axes.set_xticks(beads, [str(p) for p in beads])
@@ -78,12 +94,18 @@ def time_series(run: Thermodynamics) -> Figure:
 
 
 def pair_distances(pairs: Mapping[str, PairDistances]) -> Figure:
-    """Radial distribution of each pair: g(r), or neighbours per Å where there is no volume."""
+    """Radial distribution of each pair: g(r), or neighbours per Å where there is no volume.
+
+    Bands: ± one standard error.
+    """
     figure, axes = new_figure()
     is_rdf = all(pair.rdf is not None for pair in pairs.values())
     for colour, (name, pair) in zip(ELEMENT_COLOURS, pairs.items(), strict=False):
         values = pair.rdf if is_rdf else pair.neighbours_per_A
+        error = pair.rdf_error if is_rdf else pair.neighbours_error_per_A
         axes.plot(pair.distance_A, values, color=colour, linewidth=1.2, label=name)
+        band = values - error, values + error
+        axes.fill_between(pair.distance_A, *band, color=colour, alpha=0.25, linewidth=0)
     axes.set_xlim(0.0, next(iter(pairs.values())).distance_A[-1])
     axes.set_ylim(bottom=0.0)
     axes.set_xlabel("Distance (Å)", fontsize=FONT_POINTS)
@@ -154,7 +176,12 @@ def momentum_profile(found: Momentum) -> Figure:
         density, error = found.density_A[name], found.density_error_A[name]
         axes.plot(p, density, color=colour, linewidth=1.3, label=name)
         axes.fill_between(p, density - error, density + error, color=colour, alpha=0.2, lw=0)
-    style = {"color": GREY, "linewidth": 0.9, "linestyle": DASHED, "label": "classical"}
+    style: dict[str, Any] = {
+        "color": GREY,
+        "linewidth": 0.9,
+        "linestyle": DASHED,
+        "label": "classical",
+    }
     axes.plot(p, found.classical_A(), **style)
     axes.set_xlim(0.0, p[-1])
     axes.set_ylim(bottom=0.0)
@@ -173,7 +200,7 @@ def free_energy_profiles(profiles: Mapping[int, Profile]) -> Figure:
         barrier = profile.barrier_eV
         kind = "classical" if beads == 1 else f"{beads} beads"
         label = f"{kind}: {barrier.mean:.3f} ± {barrier.error:.3f} eV"
-        style = {"color": colour, "linewidth": 1.5, "label": label}
+        style: dict[str, Any] = {"color": colour, "linewidth": 1.5, "label": label}
         axes.plot(profile.path_A, profile.free_energy_eV, **style)
     axes.axhline(0.0, color=GREY, linewidth=0.8, linestyle=DASHED, zorder=0)
     top = max(p.free_energy_eV.max() for p in profiles.values())

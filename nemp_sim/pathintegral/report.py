@@ -133,14 +133,14 @@ def _energies(run: Thermodynamics) -> list[Quantity]:
     rows.append(_average("potential_eV", "Potential energy", run.potential_eV, "eV", 4))
     label = "Kinetic (of the atoms that move) and potential energy"
     rows.append(_average("energy_eV", label, run.energy_eV, "eV", 4))
-    for key, label, average, unit, digits in (
+    for key, label, mean, unit, digits in (
         ("heat_capacity_kB", "Heat capacity at constant volume", run.heat_capacity_kB, "k_B", 1),
         ("pressure_MPa", "Pressure", run.pressure_MPa, "MPa", 1),
         ("volume_A3", "Volume", run.volume_A3, "Å³", 2),
         ("density_g_per_cm3", "Density", run.density_g_per_cm3, "g/cm³", 4),
     ):
-        if average is not None:
-            rows.append(_average(key, label, average, unit, digits))
+        if mean is not None:
+            rows.append(_average(key, label, mean, unit, digits))
     return rows
 
 
@@ -189,8 +189,10 @@ def _isotope(isotope: IsotopeChange | None) -> list[Quantity]:
 
 
 def _momentum(momentum: Momentum | None) -> list[Quantity]:
-    rows = []
-    for axis in AXES if momentum else ():
+    rows: list[Quantity] = []
+    if momentum is None:
+        return rows
+    for axis in AXES:
         mean, error = momentum.kinetic_eV[axis], momentum.kinetic_error_eV[axis]
         key = f"kinetic_momentum_{momentum.species}_{axis}_meV"
         label = f"Kinetic energy of {momentum.species} along {axis} (momentum distribution)"
@@ -226,7 +228,8 @@ def _convergence(runs: Sequence[Thermodynamics], species: str) -> list[str]:
     if len(runs) < 2:
         return []
     before, last = (1e3 * run.kinetic_cv_eV[species].mean for run in runs[-2:])
-    error = 1e3 * np.hypot(*(run.kinetic_cv_eV[species].error for run in runs[-2:]))
+    errors = [run.kinetic_cv_eV[species].error for run in runs[-2:]]
+    error = 1e3 * np.hypot(errors[0], errors[1])
     return [
         f"From {runs[-2].beads} to {runs[-1].beads} beads the kinetic energy of {species} changes "
         f"by {last - before:+.1f} ± {error:.1f} meV."

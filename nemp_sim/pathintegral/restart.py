@@ -5,6 +5,7 @@ import json
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -24,7 +25,7 @@ def steps_done(directory: Path) -> int:
     return _step(restart) if restart else 0
 
 
-def fingerprint(start: Start, dynamics: Dynamics) -> dict[str, object]:
+def fingerprint(start: Start, dynamics: Dynamics) -> dict[str, Any]:
     """What must agree for a simulation to be continued: all but its length."""
     atoms = start.atoms
     arrays = [atoms.numbers, atoms.get_masses(), np.array(start.fixed)]

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ase.io import write
@@ -169,7 +170,7 @@ def simulate_together(
 
 @contextmanager
 def _running(
-    engines: Mapping[str, BeadEngine | Share],
+    engines: Mapping[str, Any],  # a BeadEngine, or the Share of a job in one
     job: Job,
     mode: str,
     helpers: Sequence[Helper] = (),

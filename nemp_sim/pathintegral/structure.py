@@ -31,13 +31,17 @@ class PairDistances:
     Attributes:
         distance_A: (R,) middle of each bin.
         neighbours_per_A: (R,) atoms of the second species at a distance from one of the first.
+        neighbours_error_per_A: (R,) standard errors of these, by blocks of frames.
         rdf: (R,) g(r); None where the structure is not periodic in three directions.
+        rdf_error: (R,) standard errors of g(r); None likewise.
         bond_A: mean of the distances below 1.25 times the sum of the covalent radii; None without.
     """
 
     distance_A: np.ndarray
     neighbours_per_A: np.ndarray
+    neighbours_error_per_A: np.ndarray
     rdf: np.ndarray | None
+    rdf_error: np.ndarray | None
     bond_A: Average | None
 
 
@@ -126,11 +130,11 @@ def _pairs(start: Start, cells: np.ndarray, beads: np.ndarray) -> dict[str, Pair
     names = list(dict.fromkeys(sorted(set(start.labels), key=lambda s: _mass(start, s))))
     first = names[0]
     counts = {name: np.zeros((len(beads), PAIR_BINS)) for name in names}
-    bonds = {name: [] for name in names}
+    bonds: dict[str, list[np.ndarray]] = {name: [] for name in names}
     edges = np.linspace(0.0, PAIR_REACH_ANGSTROM, PAIR_BINS + 1)
     beads = beads[:, :: max(beads.shape[1] // PAIR_BEADS, 1)]
     for f, (cell, frame) in enumerate(zip(cells, beads, strict=True)):
-        close = {name: [] for name in names}
+        close: dict[str, list[np.ndarray]] = {name: [] for name in names}
         for places in frame:
             atoms = Atoms(start.atoms.numbers, places, cell=cell, pbc=start.atoms.pbc)
             found = edge_list(atoms, PAIR_REACH_ANGSTROM)
@@ -148,17 +152,19 @@ def _pairs(start: Start, cells: np.ndarray, beads: np.ndarray) -> dict[str, Pair
     shells = 4.0 / 3.0 * np.pi * np.diff(edges**3)
     result = {}
     for name in names:
-        per_atom = counts[name].mean(axis=0) / n_first
+        averages = [block_average(in_bin) for in_bin in counts[name].T / n_first]
+        per_atom, error = (np.array([getattr(a, of) for a in averages]) for of in ("mean", "error"))
         n_others = (labels == name).sum() - (name == first)
         if n_others == 0:  # only its own images
             continue
-        rdf = None
+        rdf = rdf_error = None
         if start.atoms.pbc.all():
-            density = n_others / np.abs(np.linalg.det(cells)).mean()
-            rdf = per_atom / (shells * density)
+            expected = shells * n_others / np.abs(np.linalg.det(cells)).mean()
+            rdf, rdf_error = per_atom / expected, error / expected
         bond = block_average(np.array(bonds[name])) if bonds[name] else None
-        middle = 0.5 * (edges[1:] + edges[:-1])
-        result[f"{first}–{name}"] = PairDistances(middle, per_atom / np.diff(edges), rdf, bond)
+        middle, width = 0.5 * (edges[1:] + edges[:-1]), np.diff(edges)
+        neighbours = per_atom / width, error / width
+        result[f"{first}–{name}"] = PairDistances(middle, *neighbours, rdf, rdf_error, bond)
     return result
 
 
@@ -218,5 +224,6 @@ def is_slab(start: Start) -> bool:
 
 def _map(places: np.ndarray, plane: np.ndarray, n_atoms: int) -> np.ndarray:
     fractions = (places[:, :2] @ np.linalg.inv(plane)) % 1.0
-    counts, *_ = np.histogram2d(*fractions.T, bins=MAP_BINS, range=((0, 1), (0, 1)))
+    along, across = fractions.T
+    counts, *_ = np.histogram2d(along, across, bins=MAP_BINS, range=[[0, 1], [0, 1]])
     return counts / len(places) * n_atoms * MAP_BINS**2 / abs(np.linalg.det(plane))

@@ -176,10 +176,10 @@ def drawn(part: Part, figures: dict[str, tuple[Figure, str]]) -> Part:
 
 
 def _velocities(crystal: Crystal, results: dict[str, object]) -> Part:
-    results["speeds"] = speeds_of_sound(crystal.constants, crystal.found)
+    speeds = results["speeds"] = speeds_of_sound(crystal.constants, crystal.found)
     figure = plots.group_velocities(*speeds_of_modes(crystal.found), crystal.title)
     what = "speed of every mode of the mesh"
-    return drawn(velocity_part(results["speeds"]), {"velocities.png": (figure, what)})
+    return drawn(velocity_part(speeds), {"velocities.png": (figure, what)})
 
 
 def _slab(
@@ -195,9 +195,9 @@ def _slab(
     parts = []
     name = cell[chosen].get_chemical_formula() if chosen else ""
     if chosen:
-        results["modes"] = gamma_modes(constants, chosen)
+        modes = results["modes"] = gamma_modes(constants, chosen)
         what = f"{name}, all other atoms held"
-        parts.append(gamma_part(results["modes"], constants, what, "adsorbate"))
+        parts.append(gamma_part(modes, constants, what, "adsorbate"))
     if slab and len(chosen) < len(cell):
         groups = projected_on(crystal.found, groups_of_slab(cell, chosen))
         figure = plots.slab_density(crystal.found, groups, crystal.title, name)
@@ -218,11 +218,11 @@ def _volumes(
     volumes = at_volumes(*arguments, ratios, wanted.displacement, wanted.fmax, wanted.steps)
     mesh, parts = crystal.found.mesh_numbers, []
     if wanted.gruneisen:
-        found = gruneisen(volumes, mesh, crystal.found.raw.bands.qpoints)
-        results["gruneisen"] = found
-        figure = plots.gruneisen_parameters(found, crystal.title)
+        mode_parameters = gruneisen(volumes, mesh, crystal.found.raw.bands.qpoints)
+        results["gruneisen"] = mode_parameters
+        figure = plots.gruneisen_parameters(mode_parameters, crystal.title)
         figures = {"gruneisen.png": (figure, "mode parameters, and their mean")}
-        parts.append(drawn(gruneisen_part(found), figures))
+        parts.append(drawn(gruneisen_part(mode_parameters), figures))
     if wanted.qha:
         say("minimising the free energy at each temperature")
         found = quasi_harmonic(volumes, mesh, wanted.temperatures_K())

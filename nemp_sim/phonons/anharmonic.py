@@ -46,7 +46,7 @@ class VelocitySpectrum:
 
 
 def velocity_spectrum(
-    dynamics: Dynamics, n_cells: int, resolution_THz: float = RESOLUTION_THZ
+    dynamics: Dynamics, n_cells: float, resolution_THz: float = RESOLUTION_THZ
 ) -> VelocitySpectrum:
     """Density of states from the velocities.
 

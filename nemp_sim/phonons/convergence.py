@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from ase import Atoms
+from phonopy import Phonopy
 
 from nemp_sim.config import require
 from nemp_sim.phonons.force_constants import (
@@ -125,7 +126,7 @@ def sweep(
     """
     lengths = sorted({float(x) for x in lengths_angstrom})
     require(len(lengths) >= 2, "sweep_displacements", lengths, "two different lengths or more (Å)")
-    built = {}
+    built: dict[bytes, Phonopy] = {}
     for radius in sorted(radii_angstrom):
         phonon = build_phonopy(atoms, None, primitive, radius)
         built.setdefault(phonon.supercell_matrix.tobytes(), phonon)

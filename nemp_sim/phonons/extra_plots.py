@@ -1,6 +1,7 @@
 """Figures of what goes beyond bands: layers, velocities, volumes, convergence, dynamics."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -143,7 +144,7 @@ def convergence(found: Convergence, title: str = "") -> Figure:
     figure, (left, right) = _panels(1, 2, (7.0, 3.1))
     sizes = [trial for trial in found.at_reference_length() if trial.change_THz > 0]
     lengths = [trial for trial in found.at_largest_supercell() if trial.change_THz > 0]
-    style = {"marker": "o", "ms": 5, "lw": 1.2, "color": BLUE}
+    style: dict[str, Any] = {"marker": "o", "ms": 5, "lw": 1.2, "color": BLUE}
     left.plot([t.n_atoms for t in sizes], [t.change_THz for t in sizes], **style)
     right.plot([t.displacement_angstrom for t in lengths], [t.change_THz for t in lengths], **style)
     reference = found.reference
@@ -152,8 +153,8 @@ def convergence(found: Convergence, title: str = "") -> Figure:
         each.set(xscale="log", yscale="log")
         each.axhline(found.tolerance_THz, color=GREY, linewidth=0.9, linestyle=DASHES)
         _label(each, name, "Largest change (THz)")
-    ticks = [t.n_atoms for t in sizes]
-    left.set_xticks(ticks, [str(n) for n in ticks])
+    counts = [t.n_atoms for t in sizes]
+    left.set_xticks(counts, [str(n) for n in counts])
     ticks = [t.displacement_angstrom for t in lengths]
     right.set_xticks(ticks, [f"{x:g}" for x in ticks])
     for each in (left, right):

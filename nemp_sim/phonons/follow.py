@@ -156,14 +156,16 @@ def along_softest(engine: Engine, atoms: Atoms, constants: ForceConstants) -> Fo
     return Followed(
         atoms=scan[best],
         mode=mode,
-        repeats=tuple(int(n) for n in np.rint(_repeats(cell, constants.phonon))),
+        repeats=_repeats(cell, constants.phonon),
         amplitude_angstrom=float(abs(amplitudes[best])),
         gain_meV_per_atom=float(1e3 * (energies[0] - energies[best]) / len(cell)),
     )
 
 
-def _repeats(cell: Atoms, phonon: Phonopy) -> np.ndarray:
-    return np.diag(cell.cell.array @ np.linalg.inv(phonon.primitive.cell))
+def _repeats(cell: Atoms, phonon: Phonopy) -> tuple[int, int, int]:
+    shares = np.diag(cell.cell.array @ np.linalg.inv(phonon.primitive.cell))
+    first, second, third = (int(n) for n in np.rint(shares))
+    return first, second, third
 
 
 def descend(

@@ -82,7 +82,7 @@ def heights(cell: np.ndarray) -> np.ndarray:
     return 1.0 / np.linalg.norm(np.linalg.inv(cell), axis=0)
 
 
-def half_shortest_vector(cell: np.ndarray, periodic: Sequence[bool]) -> float:
+def half_shortest_vector(cell: np.ndarray, periodic: np.ndarray) -> float:
     """Half the shortest lattice vector along the periodic axes, Å; infinite without any."""
     if not any(periodic):
         return float("inf")
@@ -208,7 +208,7 @@ def _even_supercell(cell: np.ndarray, transform: np.ndarray, radius_angstrom: fl
     while True:
         matrix = n * transform
         whole = np.abs(matrix - np.rint(matrix)).max() < 1e-6
-        if whole and half_shortest_vector(matrix.T @ cell, [True] * 3) >= radius_angstrom:
+        if whole and half_shortest_vector(matrix.T @ cell, np.full(3, True)) >= radius_angstrom:
             return np.rint(matrix).astype(int)
         n += 1
 
@@ -237,7 +237,7 @@ def _checked(phonon: Phonopy) -> Phonopy:
     return phonon
 
 
-def to_ase(cell: PhonopyAtoms, pbc: Sequence[bool] | bool = True) -> Atoms:
+def to_ase(cell: PhonopyAtoms, pbc: Sequence[bool] | np.ndarray | bool = True) -> Atoms:
     """Atoms of phonopy as those of ASE."""
     return Atoms(
         cell.symbols, positions=cell.positions, cell=cell.cell, pbc=pbc, masses=cell.masses

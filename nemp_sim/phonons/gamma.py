@@ -61,7 +61,7 @@ class GammaModes:
         """Frequency and the element that moves most."""
         share = (self.eigenvectors[mode] ** 2).sum(axis=1)
         by_element = {s: share[np.array(self.symbols) == s].sum() for s in set(self.symbols)}
-        most = max(sorted(by_element), key=by_element.get)
+        most = max(sorted(by_element), key=by_element.__getitem__)
         sign = "i" if self.frequencies_THz[mode] < -ZERO_THZ else ""
         frequency = abs(self.frequencies_THz[mode])
         wavenumber = abs(self.wavenumbers_per_cm[mode])

@@ -66,7 +66,8 @@ def gruneisen(volumes: Volumes, mesh: Sequence[int], paths: Sequence[np.ndarray]
         raise InputError(
             f"volumes has the ratios {volumes.ratios.tolist()}, but {sorted(wanted)} are wanted."
         )
-    raw = PhonopyGruneisen(*(volumes.constants[i].phonon for i in indices))
+    whole, larger, smaller = (volumes.constants[i].phonon for i in indices)
+    raw = PhonopyGruneisen(whole, larger, smaller)
     with np.errstate(divide="ignore", invalid="ignore"):  # translations at Γ: 0/0
         raw.set_mesh(list(mesh), is_gamma_center=True)
         raw.set_band_structure(paths)

@@ -114,6 +114,11 @@ def velocity_part(speeds: tuple[SpeedsOfSound, ...]) -> Part:
 def gruneisen_part(found: Gruneisen) -> Part:
     """Mean Grüneisen parameters, and phonopy's file of all of them."""
     low, high = found.parameters.min(), found.parameters.max()
+
+    def write(directory: Path) -> None:
+        found.raw.write_yaml_band_structure(directory / "gruneisen.yaml")
+        found.raw.write_yaml_mesh(directory / "gruneisen_mesh.yaml")
+
     return Part(
         quantities=(
             Quantity("gruneisen_300K", "Grüneisen parameter at 300 K", found.mean(300.0)),
@@ -128,10 +133,7 @@ def gruneisen_part(found: Gruneisen) -> Part:
             "gruneisen.yaml": "Grüneisen parameters along the path",
             "gruneisen_mesh.yaml": "the same on the mesh",
         },
-        write=lambda directory: (
-            found.raw.write_yaml_band_structure(directory / "gruneisen.yaml"),
-            found.raw.write_yaml_mesh(directory / "gruneisen_mesh.yaml"),
-        ),
+        write=write,
     )
 
 

@@ -1,5 +1,7 @@
 """Figures of phonons: bands beside the density of states, and thermal properties."""
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -80,7 +82,7 @@ def _draw_dos(axes: Axes, dos: DensityOfStates) -> None:
         for index, (symbol, values) in enumerate(dos.projected.items()):
             colour = ELEMENT_COLOURS[index % len(ELEMENT_COLOURS)]
             axes.plot(values, dos.frequencies_THz, color=colour, linewidth=1.1, label=symbol)
-        place = {"loc": "center right", "bbox_to_anchor": (1.0, _widest_gap(dos))}
+        place: dict[str, Any] = {"loc": "center right", "bbox_to_anchor": (1.0, _widest_gap(dos))}
         place["bbox_transform"] = axes.get_yaxis_transform()
         axes.legend(fontsize=FONT_POINTS - 1.5, frameon=False, **place)
     axes.set_xlim(0, 1.08 * max(dos.total.max(), 1e-12))
@@ -127,7 +129,7 @@ def thermal_properties(thermal: Thermal, n_atoms: int, title: str = "") -> Figur
     )
     units = get_physical_units()
     limit = 3 * n_atoms * units.KB * units.EvTokJmol * 1e3
-    dashes = {"color": GREY, "linewidth": 0.9, "linestyle": (0, (4, 3))}
+    dashes: dict[str, Any] = {"color": GREY, "linewidth": 0.9, "linestyle": (0, (4, 3))}
     right.axhline(limit, label=f"$3nR$, $n$ = {n_atoms}", **dashes)
     right.set_ylim(bottom=0)
     right.set_ylabel("J/(K mol)", fontsize=FONT_POINTS)

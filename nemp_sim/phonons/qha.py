@@ -81,11 +81,11 @@ def volume_ratios(percent: Sequence[float] = PERCENT, n_volumes: int = N_VOLUMES
     good = len(percent) == 2 and percent[0] < 0 < percent[1] and -25 < percent[0] < percent[1] < 40
     wanted = "two numbers, below and above zero, between -25 and 40 (%)"
     require(good, "volume_range", list(percent), wanted)
-    return 1 + np.linspace(*percent, n_volumes) / 100
+    return 1 + np.linspace(percent[0], percent[1], n_volumes) / 100
 
 
 def quasi_harmonic(
-    volumes: Volumes, mesh: Sequence[int], temperatures_K: Sequence[float]
+    volumes: Volumes, mesh: Sequence[int], temperatures_K: Sequence[float] | np.ndarray
 ) -> QuasiHarmonic:
     """Minimise the free energy over the volume at each temperature.
 

@@ -122,7 +122,7 @@ class Raw:
 def spectra(
     constants: ForceConstants,
     mesh: Sequence[int] | None = None,
-    temperatures_K: Sequence[float] = tuple(range(0, 1001, 10)),
+    temperatures_K: Sequence[float] | np.ndarray = tuple(range(0, 1001, 10)),
 ) -> Spectra:
     """Bands, densities of states, thermal properties and imaginary modes.
 
@@ -136,7 +136,8 @@ def spectra(
         InputError: a mesh or a temperature that cannot be.
     """
     phonon, periodic = constants.phonon, constants.periodic
-    numbers = mesh_numbers(phonon.primitive.cell, periodic) if mesh is None else tuple(mesh)
+    chosen = mesh_numbers(phonon.primitive.cell, periodic)
+    numbers: Sequence[int] = chosen if mesh is None else mesh
     good = len(numbers) == 3 and all(int(n) == n and n >= 1 for n in numbers)
     require(good, "mesh", mesh, "three whole numbers, 1 or more")
     kelvin = np.asarray(temperatures_K, dtype=float)
@@ -156,7 +157,7 @@ def spectra(
         dos=density_of_states(full),
         thermal=_thermal(raw_thermal, reduced),
         imaginary=imaginary,
-        mesh_numbers=tuple(int(n) for n in numbers),
+        mesh_numbers=(int(numbers[0]), int(numbers[1]), int(numbers[2])),
         gamma_acoustic_THz=float(at_gamma.max()),
         max_THz=float(reduced.frequencies.max()),
         raw=Raw(raw_bands, reduced, raw_thermal),
@@ -164,15 +165,16 @@ def spectra(
 
 
 def mesh_numbers(
-    cell: np.ndarray, periodic: Sequence[bool], length_angstrom: float = MESH_LENGTH_ANGSTROM
+    cell: np.ndarray, periodic: np.ndarray, length_angstrom: float = MESH_LENGTH_ANGSTROM
 ) -> tuple[int, int, int]:
     """Mesh n_i = l · |b_i| for the length l and reciprocal vectors b_i without 2π; 1 in vacuum."""
     reciprocal = np.linalg.norm(np.linalg.inv(cell), axis=0)
     numbers = np.maximum(1, np.rint(length_angstrom * reciprocal)).astype(int)
-    return tuple(int(n) for n in np.where(periodic, numbers, 1))
+    first, second, third = (int(n) for n in np.where(periodic, numbers, 1))
+    return first, second, third
 
 
-def band_structure(phonon: Phonopy, periodic: Sequence[bool]) -> tuple[BandStructure, Bands]:
+def band_structure(phonon: Phonopy, periodic: np.ndarray) -> tuple[BandStructure, Bands]:
     """Bands along the path of seekpath for bulk, of ASE's two- or one-dimensional cell for slabs.
 
     Paths of seekpath: Y. Hinuma et al., Comp. Mat. Sci. 128, 140 (2017),

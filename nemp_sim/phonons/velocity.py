@@ -54,7 +54,7 @@ def speeds_of_sound(constants: ForceConstants, found: Spectra) -> tuple[SpeedsOf
                 continue
             point = fitting[0]
             result = constants.phonon.run_qpoints(
-                [NEAR_GAMMA * np.asarray(end)], with_group_velocities=True
+                [(NEAR_GAMMA * np.asarray(end)).tolist()], with_group_velocities=True
             )
             acoustic = np.linalg.norm(result.group_velocities[0][:3], axis=1) * KM_PER_S
             acoustic[result.frequencies[0][:3] <= 0] = np.nan

@@ -48,7 +48,7 @@ def at_volumes(
     engine: Engine,
     atoms: Atoms,
     base: ForceConstants,
-    ratios: Sequence[float],
+    ratios: Sequence[float] | np.ndarray,
     displacement_angstrom: float = DISPLACEMENT_ANGSTROM,
     fmax_eV_per_A: float = 1e-3,
     steps: int = 500,

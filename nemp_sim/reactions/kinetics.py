@@ -18,6 +18,7 @@ Sources: G. H. Vineyard, J. Phys. Chem. Solids 3, 121 (1957); E. Wigner, Z. Phys
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -30,6 +31,7 @@ from nemp_sim.errors import InputError
 from nemp_sim.vibrations import Vibrations
 
 WIGNER_ABOVE = 1.5  # times the crossover temperature: Wigner's κ is then within some per cent
+GEOMETRIES: dict[int, Any] = {3: "monatomic", 5: "linear", 6: "nonlinear"}  # by what is left out
 APPROXIMATIONS = ("classical", "quantum", "wigner", "eckart")
 
 
@@ -106,7 +108,7 @@ def classical_free_energy_eV(energies_eV: np.ndarray, temperature_K: float) -> f
 
 def harmonic_free_energy_eV(energies_eV: np.ndarray, temperature_K: float) -> float:  # noqa: N802
     """Free energy of quantum harmonic modes with their zero-point energy, eV, by ASE."""
-    thermo = HarmonicThermo(np.asarray(energies_eV, dtype=float))
+    thermo = HarmonicThermo([float(energy) for energy in energies_eV])
     return float(thermo.get_helmholtz_energy(temperature_K, verbose=False))
 
 
@@ -131,10 +133,9 @@ def ideal_gas_free_energy_eV(  # noqa: N802 (a unit in a name)
     """
     require(modes.rigid == "molecule", "modes.rigid", modes.rigid, "'molecule': a free one")
     require(modes.n_imaginary == 0, "modes.n_imaginary", modes.n_imaginary, "0: a minimum")
-    geometry = {3: "monatomic", 5: "linear", 6: "nonlinear"}[modes.n_projected]
     thermo = IdealGasThermo(
-        modes.real_energies_eV,
-        geometry,
+        modes.real_energies_eV.tolist(),
+        GEOMETRIES[modes.n_projected],
         atoms=modes.atoms,
         symmetrynumber=symmetry_number,
         spin=spin,
@@ -223,8 +224,8 @@ def rates(
     initial: Vibrations,
     saddle: Vibrations,
     final: Vibrations,
-    energies_eV: Sequence[float],
-    temperatures_K: Sequence[float],
+    energies_eV: Sequence[float] | np.ndarray,
+    temperatures_K: Sequence[float] | np.ndarray,
 ) -> Rates:
     """Rate constants from the initial to the final state.
 

@@ -274,7 +274,8 @@ def _descend(
 
 
 def _step(neb: BatchedNEB, images: tuple[Atoms, ...]) -> Step:
-    barrier = neb.energies.max() - neb.energies[0]
+    energies = np.asarray(neb.energies)
+    barrier = energies.max() - energies[0]
     stage = "climbing" if neb.climb else "band"
     return Step(stage, neb.geometries - 1, neb.fmax, float(barrier), images)
 

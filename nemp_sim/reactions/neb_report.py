@@ -175,7 +175,9 @@ def _quantities(
     )
 
 
-def write_images(path: Path, images: tuple[Atoms, ...], path_A: Sequence[float] = ()) -> None:
+def write_images(
+    path: Path, images: tuple[Atoms, ...], path_A: Sequence[float] | np.ndarray = ()
+) -> None:
     """Write all images with their numbers, energies and forces as extended XYZ."""
     written = []
     for index, image in enumerate(images):

@@ -1,5 +1,7 @@
 """Figures of reactions: energy along a band, Arrhenius plot, and the isotope effect."""
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -35,18 +37,28 @@ def neb_profile(
     figure, axes = new_figure()
     path, energy = result.path_length_A, result.energies_eV - result.energies_eV[0]
     top = result.saddle_index
-    dashes = {"color": GREY, "linewidth": 0.8, "linestyle": (0, (4, 3)), "zorder": 1}
+    dashes: dict[str, Any] = {
+        "color": GREY,
+        "linewidth": 0.8,
+        "linestyle": (0, (4, 3)),
+        "zorder": 1,
+    }
     axes.plot([path[0], path[top]], [0, 0], **dashes)
     axes.plot(result.spline_path_A, result.spline_energies_eV, color=BLUE, linewidth=1.6, zorder=2)
     images = np.arange(len(path)) != top
-    dots = {"s": 30, "edgecolors": "white", "linewidths": 0.8}
+    dots: dict[str, Any] = {"s": 30, "edgecolors": "white", "linewidths": 0.8}
     axes.scatter(path[images], energy[images], color=BLUE, zorder=3, **dots)
     axes.scatter(path[top], energy[top], color=VERMILLION, zorder=4, **dots | {"s": 42})
     low, high = result.spline_energies_eV.min(), result.spline_energies_eV.max()
     if std_eV is not None:
         wide = np.interp(result.spline_path_A, path, std_eV)
         edges = result.spline_energies_eV - wide, result.spline_energies_eV + wide
-        band = {"color": BLUE, "alpha": 0.15, "linewidth": 0, "label": "± 1 standard deviation"}
+        band: dict[str, Any] = {
+            "color": BLUE,
+            "alpha": 0.15,
+            "linewidth": 0,
+            "label": "± 1 standard deviation",
+        }
         axes.fill_between(result.spline_path_A, *edges, **band)
         axes.legend(fontsize=FONT_POINTS - 1.5, frameon=False, loc="lower center")
         low, high = edges[0].min(), edges[1].max()
@@ -103,8 +115,8 @@ def arrhenius_figure(light: Rates, heavy: Rates | None, title: str) -> Figure:
     """
     figure = Figure(figsize=(4.6, 5.6) if heavy else (4.6, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
-    ratios = {"height_ratios": [2, 1]} if heavy else {}
-    rows = figure.subplots(2 if heavy else 1, 1, sharex=True, squeeze=False, **ratios)[:, 0]
+    ratios = [2, 1] if heavy else [1]
+    rows = figure.subplots(len(ratios), 1, sharex=True, squeeze=False, height_ratios=ratios)[:, 0]
     for axes in rows:
         style_axes(axes)
     x = 1000 / light.temperature_K
@@ -114,8 +126,8 @@ def arrhenius_figure(light: Rates, heavy: Rates | None, title: str) -> Figure:
         for name, (label, colour) in LINES.items():
             y, shown = found.rate_per_s[name], _quoted(found, name)
             line = STYLE | {"color": colour, "linestyle": dashes}
-            label = label if found is light else None
-            rows[0].plot(x[shown], y[shown], label=label, **line)
+            named = {"label": label} if found is light else {}
+            rows[0].plot(x[shown], y[shown], **named, **line)
     rows[0].set_yscale("log")
     rows[0].set_ylabel("Rate constant (1/s)", fontsize=FONT_POINTS)
     rows[0].set_title(title, fontsize=FONT_POINTS)

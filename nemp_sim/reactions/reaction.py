@@ -95,7 +95,8 @@ def analyse(
     ends = relax(engine, (band.images[0], band.images[-1]), TIGHT_FMAX, 500, on_step)
     refined = refine_saddle(engine, band.images[band.saddle_index], TIGHT_FMAX)
     states = (ends.structures[0], refined.atoms, ends.structures[1])
-    modes = tuple(vibrations(engine, atoms, vibrating) for atoms in states)
+    first, top, last = (vibrations(engine, atoms, vibrating) for atoms in states)
+    modes = first, top, last
     everywhere = modes[1] if vibrating is None else vibrations(engine, refined.atoms)
     proof = prove(engine, everywhere, ends.structures)
     evaluated = engine.evaluate(list(states))
@@ -104,14 +105,16 @@ def analyse(
     std = None
     if members is not None:
         differences = ([-1, 1, 0], [0, 1, -1], [-1, 0, 1])
-        std = tuple(combination_std(members, weights) for weights in differences)
+        forth, back, whole = (combination_std(members, weights) for weights in differences)
+        std = forth, back, whole
     problems = _problems(ends.converged, refined, modes, proof, energies)
     light = heavy = None
     if not problems:
-        light = rates(*modes, energies, temperatures_K)
+        light = rates(first, top, last, energies, temperatures_K)
         swapped = deuterated(states[0], modes[0].indices)
         if swapped is not None:
-            heavy = rates(*(m.with_masses(swapped) for m in modes), energies, temperatures_K)
+            first, top, last = (m.with_masses(swapped) for m in modes)
+            heavy = rates(first, top, last, energies, temperatures_K)
     found = Reaction(states, modes, refined, proof, energies, std, light, heavy, tuple(problems))
     if problems:
         return found

@@ -1,6 +1,7 @@
 """The part of a report that says how a saddle was proved and what its rates are."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from ase.units import kB
@@ -129,9 +130,9 @@ def instanton_table(paths: Sequence[Instanton]) -> str:
     return "\n".join(lines)
 
 
-def data(found: Reaction) -> dict:
+def data(found: Reaction) -> dict[str, Any]:
     """Plain values for report.json."""
-    values = {
+    values: dict[str, Any] = {
         "proof": {
             "n_imaginary": found.proof.n_imaginary,
             "reached": found.proof.reached,

@@ -36,7 +36,7 @@ def elementary_steps(engine: Engine, band: NEBResult, settings: BandSettings) ->
     if len(stops) < 3:
         return []
     pairs = list(zip(stops, stops[1:], strict=False))
-    jobs = [lambda e, pair=pair: run_neb(e, *pair, settings) for pair in pairs]
+    jobs = [lambda e, pair=pair: run_neb(e, pair[0], pair[1], settings) for pair in pairs]
     return run_together(engine, jobs)
 
 

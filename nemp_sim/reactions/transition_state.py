@@ -159,8 +159,8 @@ def prove(
     back, forth = paths
     return Proof(
         n_imaginary=n_imaginary,
-        reached=tuple(reached),
-        minima=minima,
+        reached=(reached[0], reached[1]),
+        minima=(minima[0], minima[1]),
         distances_A=distances,
         path_A=np.concatenate([-back[::-1, 0], [0.0], forth[:, 0]]),
         path_energies_eV=np.concatenate([back[::-1, 1], [0.0], forth[:, 1]]),

@@ -108,20 +108,20 @@ def place(
         require(site in kinds, "site", site, f"one of {', '.join(kinds)} on this slab")
         site = next(s for s in every if s.kind == site)
     if isinstance(guest, str):
-        guest = adsorbate(guest)
+        body = adsorbate(guest)
     else:
-        guest = guest.copy()
-        guest.positions -= guest.positions[0]
-    guest.rotate(azimuth_degree, "z")
+        body = guest.copy()
+        body.positions -= body.positions[0]
+    body.rotate(azimuth_degree, "z")
     point = site.position.copy()
     if height_angstrom is not None:
         tops = [s.position[2] for s in all_sites(slab) if s.kind == "top"]
         point[2] = tops[0] + height_angstrom
     elif not site.below:
-        point[2] = _touching_height(slab, guest, point)
-    guest.positions += point
+        point[2] = _touching_height(slab, body, point)
+    body.positions += point
     covered = slab.copy()
-    covered.extend(Atoms(guest.numbers, guest.positions))
+    covered.extend(Atoms(body.numbers, body.positions))
     return covered
 
 

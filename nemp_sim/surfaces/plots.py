@@ -1,5 +1,7 @@
 """Figures of adsorption: energies by site, and where the minima lie on the surface."""
 
+from typing import Any
+
 import numpy as np
 from ase import Atoms
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -31,7 +33,12 @@ def energy_levels(found: Found, title: str) -> Figure:
             y = energy.adsorption_eV
             axes.plot([column - 0.34, column], [y, y], color=colour, linewidth=2.0)
             if energy.std_eV is not None:
-                bar = {"yerr": energy.std_eV, "color": GREY, "capsize": 2, "linewidth": 0.8}
+                bar: dict[str, Any] = {
+                    "yerr": energy.std_eV,
+                    "color": GREY,
+                    "capsize": 2,
+                    "linewidth": 0.8,
+                }
                 axes.errorbar(place, y, zorder=1, **bar)
             axes.annotate(
                 _label(minimum, energy),

@@ -16,7 +16,7 @@ from nemp_sim.surfaces.slabs import layers_from_below
 
 # By facet and kind: (u, v, w), u and v along the surface cell of ASE from an atom of the top layer,
 # w upwards in layer spacings.
-_PLACES = {
+_PLACES: dict[str, dict[str, Sequence[tuple[float, float, float]]]] = {
     "111": {
         "top": [(0, 0, 0)],
         "bridge": [(1 / 2, 0, 0), (0, 1 / 2, 0), (1 / 2, 1 / 2, 0)],
@@ -133,8 +133,7 @@ def distinct_sites(slab: Atoms, kinds: Sequence[str] | None = None) -> list[Site
         left = [site for site in sites if site.kind == kind]
         while left:
             images = moved_by(operations, slab, left[0].position)
-            alike = [_distance(slab, images, s.position) for s in left]
-            alike = [distance < SAME_SITE_ANGSTROM for distance in alike]
+            alike = [_distance(slab, images, s.position) < SAME_SITE_ANGSTROM for s in left]
             first = left[0]
             found.append(Site(kind, first.position, first.metals, sum(alike)))
             left = [site for site, same in zip(left, alike, strict=True) if not same]

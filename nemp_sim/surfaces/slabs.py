@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -79,15 +80,15 @@ def composition_shares(composition: Composition) -> dict[str, float]:
     wanted = "a formula such as 'Pd3Ag' or shares such as {'Pd': 0.75, 'Ag': 0.25}"
     if isinstance(composition, str):
         try:
-            composition = Formula(composition).count()
+            shares: Mapping[str, float] = Formula(composition).count()
         except ValueError:
-            composition = {composition: 1.0}
-    good = bool(composition) and all(
-        symbol in atomic_numbers and share > 0 for symbol, share in composition.items()
-    )
-    require(good, "composition", composition, wanted)
-    total = sum(composition.values())
-    return {symbol: share / total for symbol, share in composition.items()}
+            shares = {composition: 1.0}
+    else:
+        shares = composition
+    good = bool(shares) and all(s in atomic_numbers and share > 0 for s, share in shares.items())
+    require(good, "composition", dict(shares), wanted)
+    total = sum(shares.values())
+    return {symbol: share / total for symbol, share in shares.items()}
 
 
 def dealt_symbols(shares: Mapping[str, float], n_atoms: int, seed: int) -> list[str]:
@@ -154,9 +155,10 @@ def equation_of_state(engine: Engine, composition: Composition = "Pd", seed: int
 
 def _usual_lattice_constant(symbol: str) -> float:
     """Of ASE's table for fcc metals; of touching covalent spheres for others, Å."""
-    state = reference_states[atomic_numbers[symbol]] or {}
+    listed: Any = reference_states[atomic_numbers[symbol]]
+    state: Mapping[str, Any] = listed or {}
     if state.get("symmetry") == "fcc":
-        return state["a"]
+        return float(state["a"])
     return 2 * np.sqrt(2) * float(covalent_radii[atomic_numbers[symbol]])
 
 

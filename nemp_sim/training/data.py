@@ -14,10 +14,10 @@ from ase import Atoms
 from ase.data import atomic_numbers, covalent_radii
 from ase.stress import voigt_6_to_full_3x3_stress
 
-from nemp_sim.config import DataConfig
 from nemp_sim.errors import InputError
 from nemp_sim.neighbors import edge_list
 from nemp_sim.structures import GAP_ANGSTROM, check_structure, in_vacuum, vacuum_gaps
+from nemp_sim.training.config import DataConfig
 from nemp_sim.units import BOHR_ANGSTROM, HARTREE_EV, KCAL_PER_MOL_EV
 
 LARGEST_STRESS = 1.0  # eV/Å³, 160 GPa
@@ -26,9 +26,17 @@ LARGEST_STRESS = 1.0  # eV/Å³, 160 GPa
 class Keys(Protocol):
     """Names of the labels in a file: ``DataConfig``, or anything with these."""
 
-    energy_key: str
-    forces_key: str
-    stress_key: str
+    @property
+    def energy_key(self) -> str:
+        """Of the energy."""
+
+    @property
+    def forces_key(self) -> str:
+        """Of the forces."""
+
+    @property
+    def stress_key(self) -> str:
+        """Of the stress."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +73,7 @@ def read_xyz(path: Path) -> list[Atoms]:
     try:
         raw = path.read_bytes()
         text = (lzma.decompress(raw) if path.suffix == ".xz" else raw).decode("utf-8")
-        structures = ase.io.read(io.StringIO(text), ":", format="extxyz")
+        structures = list(ase.io.iread(io.StringIO(text), ":", format="extxyz"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file.") from None
     except Exception as error:  # ASE's reader raises many kinds for malformed text
@@ -215,7 +223,7 @@ def reference_energies(frames: Sequence[Frame], isolated: Mapping[str, float]) -
     more atoms, and over crystals of one atom in the cell. Where compositions do not determine them
     (one molecule only), they are the ones nearest to the known lone-atom energies.
     """
-    elements = sorted({s for f in frames for s in f.atoms.symbols}, key=atomic_numbers.get)
+    elements = sorted({s for f in frames for s in f.atoms.symbols}, key=atomic_numbers.__getitem__)
     lone_frames = [f for f in frames if in_vacuum(f.atoms, most=1)]
     known = {f.atoms.symbols[0]: f.energy for f in lone_frames} | dict(isolated)
     many = [f for f in frames if not in_vacuum(f.atoms, most=1)]

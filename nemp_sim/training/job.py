@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from nemp_sim.config import DataConfig, ModelConfig, TrainConfig, check_keys, require, to_head_names
+from nemp_sim.config import ModelConfig, check_keys, require, to_head_names
 from nemp_sim.errors import InputError
 from nemp_sim.structures import in_vacuum
+from nemp_sim.training.config import DataConfig, TrainConfig
 from nemp_sim.training.data import Frame, frame_key, read_frames, split_groups
 
 
@@ -100,7 +101,7 @@ def read_config(path: Path) -> Job:
 
 def _with_absolute_paths(data: DataConfig, here: Path) -> DataConfig:
     """Paths relative to ``here``, environment variables expanded."""
-    paths = {}
+    paths: dict[str, Any] = {}
     for name in ("train", "validation", "test"):
         expanded = [os.path.expandvars(p) for p in getattr(data, name)]
         for p in expanded:

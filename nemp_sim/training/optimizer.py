@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from nemp_sim.config import TrainConfig
+from nemp_sim.training.config import TrainConfig
 
 ADAM_BETAS = (0.9, 0.999)
 ADAM_EPSILON = 1e-8

@@ -1,11 +1,13 @@
-"""Figures of a training run: predictions against references, and errors against uncertainties."""
+"""Figures of a training run: its course, predictions and references, errors and uncertainties."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogFormatter, NullFormatter
 
 from nemp_sim.plots import BLACK, BLUE, FONT_POINTS, GREY, VERMILLION, style_axes
 from nemp_sim.statistics import rms
@@ -32,11 +34,47 @@ def parity(splits: Mapping[str, Sequence[ErrorPair]]) -> Figure:
         for order, (name, pairs) in enumerate(splits.items()):
             pair = pairs[column]
             label = f"{name}: RMSE {pair.rmse_meV:.1f} {pair.unit}"
-            dots = {"s": 9, "linewidths": 0, "alpha": 0.7, "label": label, "zorder": 2 + order}
+            dots: dict[str, Any] = {
+                "s": 9,
+                "linewidths": 0,
+                "alpha": 0.7,
+                "label": label,
+                "zorder": 2 + order,
+            }
             axes.scatter(pair.reference, pair.predicted, color=colours.get(name, BLACK), **dots)
-        axes.set_xlabel("reference", fontsize=FONT_POINTS)
-        axes.set_ylabel("potential", fontsize=FONT_POINTS)
+        axes.set_xlabel("Reference", fontsize=FONT_POINTS)
+        axes.set_ylabel("Potential", fontsize=FONT_POINTS)
         axes.legend(fontsize=FONT_POINTS - 1.5, frameon=False, loc="upper left")
+    return figure
+
+
+def learning_curves(log: Path) -> Figure:
+    """Errors of energies and forces at each validation of a run, from its log.csv.
+
+    The training errors are running means over the batches before; the validation errors are those
+    of the averaged weights.
+    """
+    rows = np.atleast_1d(np.genfromtxt(log, delimiter=",", names=True))
+    figure = Figure(figsize=(8.0, 3.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = {"energy_rmse_eV_per_atom": "Energy RMSE (meV/atom)"}
+    panels["force_rmse_eV_per_A"] = "Force RMSE (meV/Å)"
+    for column, (key, title) in enumerate(panels.items()):
+        axes = figure.add_subplot(1, 2, column + 1)
+        style_axes(axes)
+        for split, colour in (("train", GREY), ("validation", BLUE)):
+            values = 1e3 * rows[f"{split}_{key}"]
+            shown = np.isfinite(values) & (values > 0)
+            if shown.any():
+                curve = rows["epoch"][shown], values[shown]
+                axes.plot(*curve, "o-", color=colour, ms=3, linewidth=1.2, label=split)
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(LogFormatter())
+        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.0, 0.5)))
+        axes.set_xlabel("Epoch", fontsize=FONT_POINTS)
+        axes.set_ylabel(title, fontsize=FONT_POINTS)
+        if axes.lines:
+            axes.legend(fontsize=FONT_POINTS - 1.5, frameon=False)
     return figure
 
 
@@ -60,7 +98,7 @@ def reliability_diagram(splits: Mapping[str, Reliability]) -> Figure:
             rank = getattr(values, f"{kind}_spearman")
             colour = colours.get(name, BLACK)
             every = max(1, len(std) // 2000)
-            cloud = {"s": 4, "color": colour, "alpha": 0.15, "linewidths": 0}
+            cloud: dict[str, Any] = {"s": 4, "color": colour, "alpha": 0.15, "linewidths": 0}
             axes.scatter(std[::every], error[::every], **cloud)
             bins = np.array_split(np.argsort(std), min(10, max(1, len(std) // 5)))
             x, y = ([rms(v[b]) for b in bins] for v in (std, error))
@@ -74,7 +112,7 @@ def reliability_diagram(splits: Mapping[str, Reliability]) -> Figure:
         axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(lowest, high))
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_minor_formatter(NullFormatter())
-        axes.set_xlabel("predicted standard deviation", fontsize=FONT_POINTS)
-        axes.set_ylabel("true error", fontsize=FONT_POINTS)
+        axes.set_xlabel("Predicted standard deviation", fontsize=FONT_POINTS)
+        axes.set_ylabel("True error", fontsize=FONT_POINTS)
         axes.legend(fontsize=FONT_POINTS - 1.5, frameon=False, loc="upper left")
     return figure

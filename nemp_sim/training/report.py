@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from nemp_sim.config import TrainConfig
 from nemp_sim.plots import save_figure
 from nemp_sim.potential import Potential
 from nemp_sim.report import Quantity, Report, provenance, with_vector_graphics, write_report
 from nemp_sim.training.accuracy import ErrorRow, Predictions, Reliability, error_pairs, reliability
+from nemp_sim.training.config import TrainConfig
 from nemp_sim.training.job import Splits
-from nemp_sim.training.plots import parity, reliability_diagram
+from nemp_sim.training.plots import learning_curves, parity, reliability_diagram
 from nemp_sim.training.uncertainty import Calibration
 
 ERROR_COLUMNS = (
@@ -57,12 +57,14 @@ class Result:
 
 
 def write_training_report(result: Result, config: TrainConfig) -> None:
-    """report.json, report.md, parity.png and, with uncertainties, reliability.png."""
+    """report.json, report.md, learning.png, parity.png and, with uncertainties, reliability.png."""
     files = {
         f"{config.name}.pt": "the potential",
         "log.csv": "one row for each validation",
+        "learning.png": "errors at each validation",
         "parity.png": "predicted against reference energies and forces",
     }
+    save_figure(learning_curves(result.directory / "log.csv"), result.directory / "learning.png")
     pairs = {name: error_pairs(values) for name, values in result.predictions.items()}
     save_figure(parity(pairs), result.directory / "parity.png")
     judged = {name: reliability(values) for name, values in result.predictions.items()}

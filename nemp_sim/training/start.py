@@ -10,11 +10,12 @@ import torch
 from ase.data import covalent_radii
 
 from nemp_sim.checkpoint import find_potential, load_model, new_model
-from nemp_sim.config import DataConfig, ModelConfig, TrainConfig
+from nemp_sim.config import ModelConfig
 from nemp_sim.errors import InputError
 from nemp_sim.model import NEMP, ReadOut
 from nemp_sim.neighbors import edge_list
 from nemp_sim.potential import Potential, PotentialMetadata
+from nemp_sim.training.config import DataConfig, TrainConfig
 from nemp_sim.training.data import Frame, References, reference_energies, unit_findings
 from nemp_sim.training.job import Splits
 
@@ -159,7 +160,7 @@ def _align(model: NEMP, head: str, frames: Sequence[Frame], references: Referenc
     symbols, readout = model.config.symbols, model.readouts[head]
     many = [f for f in frames if len(f.atoms) > 1]
     potential = Potential(copy.deepcopy(model), head=head)
-    plain = {"forces": False, "on_extrapolation": "ignore"}
+    plain: dict[str, Any] = {"forces": False, "on_extrapolation": "ignore"}
     energy = potential.evaluate([f.atoms for f in many], **plain).energy
     counts = np.array([[f.atoms.symbols.count(e) / len(f.atoms) for e in symbols] for f in many])
     sizes = np.array([len(f.atoms) for f in many])

@@ -15,13 +15,14 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 import nemp_sim
 from nemp_sim.checkpoint import find_potential, resolve_device, resolve_dtype, save_potential
-from nemp_sim.config import TrainConfig, require
+from nemp_sim.config import require
 from nemp_sim.files import sha256_of
 from nemp_sim.locks import alone_in
 from nemp_sim.model import NEMP
 from nemp_sim.potential import Potential, PotentialMetadata
 from nemp_sim.report import device_name
 from nemp_sim.training.accuracy import error_rows, predict
+from nemp_sim.training.config import TrainConfig
 from nemp_sim.training.data import Frame, References
 from nemp_sim.training.job import Job, Splits, read_config, read_splits
 from nemp_sim.training.processes import Processes, joined_processes
@@ -115,7 +116,7 @@ def train_job(
 
 def _fingerprint(job: Job) -> str:
     """Settings, data checksums and versions on which the course of a run depends."""
-    no_paths = {"train": [], "validation": [], "test": []}
+    no_paths: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
     content = {
         "model": job.model,
         "heads": {head: asdict(data) | no_paths for head, data in job.heads.items()},

@@ -11,9 +11,9 @@ from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import vector_to_parameters
 
-from nemp_sim.config import TrainConfig
 from nemp_sim.derivatives import differentiate
 from nemp_sim.model import NEMP
+from nemp_sim.training.config import TrainConfig
 from nemp_sim.training.optimizer import Optimizer
 from nemp_sim.training.processes import Processes
 from nemp_sim.training.tables import BatchSize, FrameTable

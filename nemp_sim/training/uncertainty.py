@@ -44,7 +44,7 @@ class Sensitivity:
     force_error: np.ndarray
 
 
-def sensitivity(model: NEMP, table: FrameTable, index: Sequence[int]) -> Sensitivity:
+def sensitivity(model: NEMP, table: FrameTable, index: Sequence[int] | np.ndarray) -> Sensitivity:
     """Sensitivities of the frames ``index`` of a network of one head."""
     parts, batch, atoms = [], [], 0
     counts = table.n_atoms.tolist()
@@ -126,7 +126,9 @@ def fit_members(
     """
     rng = np.random.default_rng(seed)
     train = _choose(tables[0], head, rng)
-    held = _choose(tables[1], head, rng) if tables[1] is not None else []
+    held = np.empty(0, dtype=int)
+    if tables[1] is not None:
+        held = _choose(tables[1], head, rng)
     if not len(train):
         return None
     known = sensitivity(model, tables[0], train)

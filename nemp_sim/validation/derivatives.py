@@ -4,6 +4,7 @@ f'(x) = (f(x−2h) − 8 f(x−h) + 8 f(x+h) − f(x+2h)) / 12h + O(h⁴).
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -31,7 +32,7 @@ def force_errors(
             for k in STENCIL:
                 moved.append(atoms.copy())
                 moved[-1].positions[atom, axis] += k * step_A
-    quiet = {"on_extrapolation": "ignore"}
+    quiet: dict[str, Any] = {"on_extrapolation": "ignore"}
     energy = potential.evaluate(moved, forces=False, **quiet).energy.reshape(-1, 3, len(STENCIL))
     forces = potential.evaluate([atoms], **quiet).forces[0][list(indices)]
     return forces + energy @ WEIGHTS / step_A
@@ -53,7 +54,7 @@ def stress_errors(potential: Potential, atoms: Atoms, step: float) -> np.ndarray
             strained.append(atoms.copy())
             deformed = atoms.cell.array @ (np.eye(3) + (strain + strain.T) / 2)
             strained[-1].set_cell(deformed, scale_atoms=True)
-    quiet = {"on_extrapolation": "ignore"}
+    quiet: dict[str, Any] = {"on_extrapolation": "ignore"}
     energy = potential.evaluate(strained, forces=False, **quiet).energy.reshape(6, len(STENCIL))
     stress = potential.evaluate([atoms], stress=True, **quiet).stress[0]
     return stress - energy @ WEIGHTS / step / atoms.get_volume()

@@ -31,6 +31,7 @@ from nemp_sim.validation.check import Check
 from nemp_sim.validation.derivatives import force_errors, stress_errors
 from nemp_sim.validation.dynamics import conservation, relax
 from nemp_sim.validation.invariance import (
+    Difference,
     batched,
     fragments,
     permuted,
@@ -124,7 +125,7 @@ def validate(potential: Potential, structures: Sequence[Atoms] | None = None) ->
 
 
 def _rounding(  # noqa: PLR0913 (a line of the table)
-    name: str, subject: str, limits: Limits, structures: Sequence[Atoms], found: object
+    name: str, subject: str, limits: Limits, structures: Sequence[Atoms], found: Difference
 ) -> Check:
     """A line on results that should be equal."""
     energy = limits.rounding_eV_per_atom * max(1, *(len(atoms) for atoms in structures))
@@ -148,7 +149,8 @@ def invariance_checks(potential: Potential, atoms: Atoms, limits: Limits) -> Ite
     if atoms.pbc.any():
         jumps = rng.integers(-3, 4, (n, 3))
         found["lattice shift"] = shifted_by_lattice(potential, atoms, jumps)
-        repeats = tuple(2 if axis else 1 for axis in atoms.pbc)
+        x, y, z = (2 if axis else 1 for axis in atoms.pbc)
+        repeats = x, y, z
         found["extensivity"] = repeated(potential, atoms, repeats)
         grown = atoms * repeats
     else:
@@ -183,7 +185,11 @@ def derivative_checks(potential: Potential, atoms: Atoms, limits: Limits) -> Ite
 def cutoff_checks(potential: Potential, atoms: Atoms, limits: Limits) -> Iterator[Check]:
     """An atom that leaves another one, and two copies of a structure beyond the cutoff."""
     for pair in combinations_with_replacement(potential.elements, 2):
-        force = departing_force(potential, lambda d, pair=pair: Atoms(pair, [[0] * 3, [0, 0, d]]))
+
+        def two_atoms(d: float, pair: tuple[str, str] = pair) -> Atoms:
+            return Atoms(pair, [[0] * 3, [0, 0, d]])
+
+        force = departing_force(potential, two_atoms)
         limit = spike_limit(force)
         yield Check(
             *(

@@ -7,22 +7,21 @@ Without options: H on Pd(111) with pdh.pt. Another job: nemp adsorption --metal 
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ase import Atoms
 
-from nemp_sim.checkpoint import load_potential
 from nemp_sim.command import workflow_app
 from nemp_sim.config import require, require_plain_name
 from nemp_sim.console import Show, logged
-from nemp_sim.domain_report import with_domain
 from nemp_sim.errors import NempError
 from nemp_sim.files import read_structure, write_structures
 from nemp_sim.locks import alone
 from nemp_sim.plots import save_figure
 from nemp_sim.potential import Potential
 from nemp_sim.relax import Engine, KeptStep, Relaxation, relax
-from nemp_sim.report import Report, concluded, write_report
+from nemp_sim.report import write_report
 from nemp_sim.statistics import combination_std
 from nemp_sim.surfaces.adsorbates import FORMS, gas_molecule
 from nemp_sim.surfaces.adsorption import Minimum, candidates, merged, outcome
@@ -30,6 +29,7 @@ from nemp_sim.surfaces.plots import energy_levels, site_map
 from nemp_sim.surfaces.report import BOUND, Energies, adsorption_report
 from nemp_sim.surfaces.slabs import FACETS, composition_shares, equation_of_state, fcc_slab
 from nemp_sim.vibrations import Vibrations, vibrations
+from nemp_sim.workflow import WorkflowResult, ended, engine_of
 
 
 @dataclass(frozen=True)
@@ -113,24 +113,23 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Result:
-    """Outcome of a run.
+class Result(WorkflowResult[Settings]):
+    """Outcome of a run, besides its settings, directory and report.
 
     Attributes:
-        settings: the settings of the run.
-        directory: where its files are.
         slab: the clean slab, relaxed.
         minima: without duplicates, with their energies.
-        trusted: whether every candidate converged and every uncertainty is accepted.
-        report: what report.json and report.md hold.
+        converged: whether the slab and the gas molecules did.
     """
 
-    settings: Settings
-    directory: Path
     slab: Atoms
     minima: tuple[tuple[Minimum, Energies], ...]
-    trusted: bool
-    report: Report
+    converged: bool
+
+    @property
+    def trusted(self) -> bool:
+        """Whether every candidate converged too, and every uncertainty is accepted."""
+        return self.converged and self.report.data["trusted"]
 
 
 @logged
@@ -149,14 +148,7 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
         EvaluationError: results that are not finite; the last complete step is kept.
     """
     started = time.perf_counter()
-    if engine is None:
-        engine = load_potential(
-            settings.potential,
-            settings.device,
-            settings.dtype,
-            settings.head,
-            on_extrapolation=settings.on_extrapolation,
-        )
+    engine = engine_of(engine, settings, settings.potential, settings.head)
     clean, notes = build_slab(settings, engine)
     names = sorted({gas for name in settings.adsorbates for gas in FORMS[name].gas})
     settings.directory.mkdir(parents=True, exist_ok=True)
@@ -179,15 +171,14 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
     gases = dict(zip(names, references.structures[1:], strict=True))
     found = tuple(zip(minima, energies(settings, engine, slab, gases, minima), strict=True))
     report = adsorption_report(_title(settings), slab, found, settings.max_std, notes)
-    trusted = references.converged and report.data["trusted"]
-    report = with_domain(report, engine, [slab, *(m.atoms for m in minima if m.state in BOUND)])
-    report = concluded(report, engine, settings, started)
+    bound = [slab, *(m.atoms for m in minima if m.state in BOUND)]
+    report = ended(report, engine, settings, started, bound)
     write_structures(settings.directory / "adsorption.extxyz", [slab, *(m.atoms for m in minima)])
     save_figure(energy_levels(found, _title(settings)), settings.directory / "adsorption.png")
     save_figure(site_map(slab, found), settings.directory / "sites.png")
     write_report(report, settings.directory)
     (settings.directory / "broken-off.extxyz").unlink(missing_ok=True)
-    return Result(settings, settings.directory, slab, found, trusted, report)
+    return Result(settings, report, slab, found, references.converged)
 
 
 def build_slab(settings: Settings, engine: Engine) -> tuple[Atoms, list[str]]:
@@ -225,8 +216,9 @@ def energies(
 ) -> list[Energies]:
     """Adsorption energy, uncertainty, zero-point correction and domain of each minimum."""
     names = list(gases)
-    judged = isinstance(engine, Potential)
-    wanted = {"uncertainty": engine.n_members > 0, "on_extrapolation": "ignore"} if judged else {}
+    wanted: dict[str, Any] = {}
+    if isinstance(engine, Potential):
+        wanted = {"uncertainty": engine.n_members > 0, "on_extrapolation": "ignore"}
     evaluated = engine.evaluate([slab, *gases.values(), *(m.atoms for m in minima)], **wanted)
     members = getattr(evaluated, "energy_members", None)
     gas_modes = {}
@@ -245,7 +237,7 @@ def energies(
         if modes is not None:
             of_gas = sum(n * gas_modes[g].zero_point_energy_eV for g, n in gas.items())
             correction = modes.zero_point_energy_eV - of_gas
-        outside = evaluated.outside[1 + len(names) + number] if judged else None
+        outside = evaluated.outside[1 + len(names) + number] if wanted else None
         found.append(Energies(float(weights @ evaluated.energy), std, correction, modes, outside))
     return found
 

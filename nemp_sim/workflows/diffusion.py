@@ -9,16 +9,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ase import Atoms
 from matplotlib.figure import Figure
 
-from nemp_sim.checkpoint import load_potential
 from nemp_sim.command import workflow_app
 from nemp_sim.config import require, require_plain_name
-from nemp_sim.console import Show, logged
-from nemp_sim.domain_report import with_domain
+from nemp_sim.console import Show, logged, time_left
 from nemp_sim.files import read_structure, write_structures
 from nemp_sim.locks import alone
 from nemp_sim.plots import BLUE, FONT_POINTS, VERMILLION, new_figure, save_figure
@@ -27,9 +26,10 @@ from nemp_sim.reactions.kinetics import rates
 from nemp_sim.reactions.neb import BandSettings, run_neb
 from nemp_sim.reactions.reaction import Reaction, analyse
 from nemp_sim.relax import Engine, relax
-from nemp_sim.report import Quantity, Report, concluded, write_report
+from nemp_sim.report import Quantity, Report, write_report
 from nemp_sim.surfaces.adsorbates import place
 from nemp_sim.surfaces.slabs import PD_LATTICE_ANGSTROM, fcc_slab
+from nemp_sim.workflow import WorkflowResult, ended, engine_of
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Settings:
         friction: friction of the Langevin bath, 1/ps.
         seed: seed of the random numbers.
         potential: path or name of a potential.
+        head: read-out of the potential; None: the first.
         device: "auto", "cpu", "cuda" or "cuda:1".
         dtype: "float32" or "float64"; None: that of the potential.
         on_extrapolation: outside the domain of the potential: "warn", "raise" or "ignore".
@@ -64,6 +65,7 @@ class Settings:
     friction: float = 1.0
     seed: int = 0
     potential: str = "pdh.pt"
+    head: str | None = None
     device: str = "auto"
     dtype: str | None = None
     on_extrapolation: str = "warn"
@@ -101,22 +103,16 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Result:
-    """Outcome of a run.
+class Result(WorkflowResult[Settings]):
+    """Outcome of a run, besides its settings, directory and report.
 
     Attributes:
-        settings: the settings of the run.
-        directory: where its files are.
         found: D of the replicas.
         hops_A2_per_ps: D from the rate constants, by approximation; None for other structures.
-        report: what report.json and report.md hold.
     """
 
-    settings: Settings
-    directory: Path
     found: Diffusion
     hops_A2_per_ps: dict[str, float] | None
-    report: Report
 
 
 @logged
@@ -135,8 +131,7 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
         EvaluationError: forces that are not finite.
     """
     started = time.perf_counter()
-    policy = {"on_extrapolation": settings.on_extrapolation}
-    engine = engine or load_potential(settings.potential, settings.device, settings.dtype, **policy)
+    engine = engine_of(engine, settings, settings.potential, settings.head)
     show = show or (lambda event: None)
     start, reaction = _start(settings, engine, show)
     atom = len(start) - 1 if settings.atom is None else settings.atom
@@ -163,14 +158,13 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
     if reaction is not None and reaction.rates is not None:
         hops = _hops(reaction)
     report = _report(settings, start, atom, found, hops, reaction)
-    report = with_domain(report, engine, None)
-    report = concluded(report, engine, settings, started)
+    report = ended(report, engine, settings, started, None)
     final = [_moved(start, p) for p in positions[-1]]
     write_structures(settings.directory / "final.extxyz", final)
     save_figure(msd_figure(found, hops), settings.directory / "msd.png")
     write_report(report, settings.directory)
     (settings.directory / "state.npz").unlink(missing_ok=True)
-    return Result(settings, settings.directory, found, hops, report)
+    return Result(settings, report, found, hops)
 
 
 def msd_figure(found: Diffusion, hops_A2_per_ps: dict[str, float] | None) -> Figure:
@@ -182,7 +176,7 @@ def msd_figure(found: Diffusion, hops_A2_per_ps: dict[str, float] | None) -> Fig
     inside = lag >= found.fit_from_ps
     if hops_A2_per_ps:
         line = 4 * hops_A2_per_ps["classical"] * lag
-        style = {"color": VERMILLION, "linewidth": 1.2, "linestyle": (0, (4, 2))}
+        style: dict[str, Any] = {"color": VERMILLION, "linewidth": 1.2, "linestyle": (0, (4, 2))}
         axes.plot(lag, line, label="hops, classical TST", **style)
     axes.axvspan(lag[inside][0], lag[-1], color="black", alpha=0.05, linewidth=0)
     axes.set_xlim(0, lag[-1])
@@ -198,8 +192,7 @@ def _countdown(show: Show, n_steps: int) -> Callable[[int], None]:
     begun = time.perf_counter()
 
     def tell(step: int) -> None:
-        left = (time.perf_counter() - begun) * (n_steps - step) / step
-        show(f"dynamics: step {step} of {n_steps}, {left:.0f} s left")
+        show(f"dynamics: step {step} of {n_steps}, {time_left(begun, step, n_steps)}")
 
     return tell
 
@@ -209,9 +202,9 @@ def _start(settings: Settings, engine: Engine, show: Show) -> tuple[Atoms, React
         return read_structure(settings.structure, "structure"), None
     slab = fcc_slab()
     hollows = [place(slab, "H", site) for site in ("fcc", "hcp")]
-    ends = relax(engine, hollows, 0.01, 500, show).structures
-    band = run_neb(engine, *ends, BandSettings(), show)
-    return ends[0], analyse(engine, band, [settings.temperature])
+    first, last = relax(engine, hollows, 0.01, 500, show).structures
+    band = run_neb(engine, first, last, BandSettings(), show)
+    return first, analyse(engine, band, [settings.temperature])
 
 
 def _hops(reaction: Reaction) -> dict[str, float]:

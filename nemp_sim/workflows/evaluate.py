@@ -15,11 +15,9 @@ from types import SimpleNamespace
 import numpy as np
 from ase import Atoms
 
-from nemp_sim.checkpoint import load_potential
 from nemp_sim.command import workflow_app
 from nemp_sim.config import require_plain_name
-from nemp_sim.console import Show, logged
-from nemp_sim.domain_report import with_domain
+from nemp_sim.console import Show, logged, time_left
 from nemp_sim.errors import InputError
 from nemp_sim.files import each_structure, writing_structures
 from nemp_sim.labelling.report import LabelCheck, LabelErrors, check_quantities
@@ -27,12 +25,13 @@ from nemp_sim.locks import alone
 from nemp_sim.plots import save_figure
 from nemp_sim.potential import Potential
 from nemp_sim.relax import Engine
-from nemp_sim.report import Quantity, Report, concluded, write_report
+from nemp_sim.report import Quantity, Report, write_report
 from nemp_sim.statistics import Sample
 from nemp_sim.structures import bare
 from nemp_sim.training.accuracy import ErrorPair
 from nemp_sim.training.data import labels_of
 from nemp_sim.training.plots import parity
+from nemp_sim.workflow import WorkflowResult, ended, engine_of
 
 AT_ONCE = 64  # structures in memory, and between two words on progress
 MOST_POINTS = 20_000  # of a panel of the figure
@@ -82,22 +81,14 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Result:
-    """Outcome of a run.
+class Result(WorkflowResult[Settings]):
+    """Outcome of a run, besides its settings, directory and report.
 
     Attributes:
-        settings: the settings of the run.
-        directory: where its files are; evaluated.extxyz holds the frames with nemp_energy (eV) and
-            nemp_forces (eV/Å), their standard deviations nemp_energy_std and nemp_forces_std where
-            the potential has them, and nemp_outside, what is outside its domain.
         check: errors on the frames that have labels; None without any.
-        report: what report.json and report.md hold.
     """
 
-    settings: Settings
-    directory: Path
     check: LabelCheck | None
-    report: Report
 
 
 @logged
@@ -117,11 +108,9 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
     """
     started, show = time.perf_counter(), show or (lambda event: None)
     total = sum(1 for _ in _frames(settings))
-    if engine is None:
-        policy = {"on_extrapolation": settings.on_extrapolation}
-        place = settings.potential, settings.device, settings.dtype, settings.head
-        engine = load_potential(*place, **policy)
+    engine = engine_of(engine, settings, settings.potential, settings.head)
     errors, points, done = LabelErrors(), Points(engine), 0
+    begun = time.perf_counter()
     with writing_structures(settings.directory / "evaluated.extxyz") as write:
         for frames in _batches(_frames(settings)):
             found = _evaluated(engine, frames)
@@ -131,16 +120,15 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
                     errors.add(atoms)
                     points.add(atoms)
             done += len(found)
-            show(f"evaluated {done} of {total} frames")
+            show(f"evaluated {done} of {total} frames, {time_left(begun, done, total)}")
     check = errors.check()
     report = _report(settings, done, check)
-    report = with_domain(report, engine, None)
-    report = concluded(report, engine, settings, started)
+    report = ended(report, engine, settings, started, None)
     if check is not None:
         figure = parity({settings.structures.stem: points.pairs()})
         save_figure(figure, settings.directory / "parity.png")
     write_report(report, settings.directory)
-    return Result(settings, settings.directory, check, report)
+    return Result(settings, report, check)
 
 
 def _frames(settings: Settings) -> Iterator[Atoms]:
@@ -190,7 +178,8 @@ class Points:
 
     def __init__(self, engine: Engine) -> None:
         """None yet; energies count from the lone atoms of the engine."""
-        self._engine, self._lone = engine, {}
+        self._engine = engine
+        self._lone: dict[str, float] = {}
         self._energies, self._forces = Sample(MOST_POINTS), Sample(MOST_POINTS)
 
     def add(self, atoms: Atoms) -> None:
@@ -207,9 +196,10 @@ class Points:
 
     def pairs(self) -> tuple[ErrorPair, ErrorPair]:
         """Energies and force components; of long files a regular sample."""
+        energies, forces = self._energies.rows().T, self._forces.rows().T
         return (
-            ErrorPair(*self._energies.rows().T, "meV/atom"),
-            ErrorPair(*self._forces.rows().T, "meV/Å"),
+            ErrorPair(energies[0], energies[1], "meV/atom"),
+            ErrorPair(forces[0], forces[1], "meV/Å"),
         )
 
 

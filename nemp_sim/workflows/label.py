@@ -34,8 +34,9 @@ from nemp_sim.labelling.labels import find_calculator
 from nemp_sim.labelling.queue import Queue, label_queue, locked, write_queue
 from nemp_sim.labelling.report import LabelCheck, check_labels, label_report
 from nemp_sim.labelling.selection import KnownEnvironments, select
-from nemp_sim.report import Report, plain, provenance, versions, with_run_files, write_report
+from nemp_sim.report import plain, provenance, versions, with_run_files, write_report
 from nemp_sim.training.data import read_xyz
+from nemp_sim.workflow import WorkflowResult
 
 
 @dataclass(frozen=True)
@@ -146,26 +147,20 @@ NO_PART_OF_THE_CHOICE = (
 
 
 @dataclass(frozen=True)
-class Result:
-    """Outcome of a run.
+class Result(WorkflowResult[Settings]):
+    """Outcome of a run, besides its settings, directory and report.
 
     Attributes:
-        settings: the settings of the run.
-        directory: where its files are.
         labelled: structures with labels.
         failed: structures whose calculation failed.
         left: structures without either.
         check: errors of the predictions on the new labels; None without labels.
-        report: what report.json and report.md hold.
     """
 
-    settings: Settings
-    directory: Path
     labelled: tuple[Atoms, ...]
     failed: int
     left: int
     check: LabelCheck | None
-    report: Report
 
     @property
     def trusted(self) -> bool:
@@ -229,9 +224,9 @@ def _choose_once(settings: Settings, engine: UncertainEngine | None, show: Show)
 
 
 def _load(settings: Settings) -> UncertainEngine:
-    chosen = {"head": settings.head} if settings.head else {}
-    chosen["on_extrapolation"] = "ignore"  # what is outside is what is looked for
-    return load_potential(settings.potential, settings.device, settings.dtype, **chosen)
+    """The potential; what lies outside its domain is what is looked for."""
+    place = settings.device, settings.dtype, settings.head
+    return load_potential(settings.potential, *place, on_extrapolation="ignore")
 
 
 def _is_chosen(settings: Settings, engine: UncertainEngine | None) -> bool:
@@ -301,7 +296,11 @@ def _choose(
         queued(kept[calm[c.index]], predictions[calm[c.index]], c.novelty_A, sha256)
         for c in found.chosen
     ]
-    counts = {"candidates": len(candidates), "known": len(known), "selected": len(frames)}
+    counts: dict[str, Any] = {
+        "candidates": len(candidates),
+        "known": len(known),
+        "selected": len(frames),
+    }
     counts |= {"too_certain": found.too_certain, "already_known": found.already_known}
     counts |= {"not_reached": found.not_reached, "refused": dict(refused)}
     counts["max_uncertainty_eV_per_A"] = max(scores, default=None)
@@ -330,7 +329,7 @@ def _finish(
     source["date"] = datetime.now().astimezone().isoformat(timespec="seconds")
     report = replace(report, provenance=source, files=with_run_files(report.files))
     write_report(report, settings.directory)
-    return Result(settings, settings.directory, labelled, len(failures), left, check, report)
+    return Result(settings, report, labelled, len(failures), left, check)
 
 
 app = workflow_app(Settings, run, goes_on=True)

@@ -11,11 +11,9 @@ from pathlib import Path
 from ase import Atoms
 from matplotlib.figure import Figure
 
-from nemp_sim.checkpoint import load_potential
 from nemp_sim.command import workflow_app
 from nemp_sim.config import require, require_plain_name
 from nemp_sim.console import Show, logged
-from nemp_sim.domain_report import with_domain
 from nemp_sim.errors import InputError, NempError
 from nemp_sim.files import read_structure, read_structures
 from nemp_sim.locks import alone
@@ -39,6 +37,7 @@ from nemp_sim.report import Quantity, Report, concluded, write_report
 from nemp_sim.surfaces.adsorbates import place
 from nemp_sim.surfaces.slabs import PD_LATTICE_ANGSTROM, fcc_slab, freeze_lowest_layers
 from nemp_sim.views import two_views
+from nemp_sim.workflow import WorkflowResult, ended, engine_of
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,7 @@ class Settings:
             Pd(111).
         final: file of the final state, where ``initial`` is given.
         potential: path or name of a potential.
+        head: read-out of the potential; None: the first.
         images: moving images between the ends.
         fmax: largest force on an atom at convergence, of the ends and of the band, eV/Å.
         steps: most optimiser steps, of the ends and of the band each.
@@ -77,6 +77,7 @@ class Settings:
     initial: Path | None = None
     final: Path | None = None
     potential: str = "pdh.pt"
+    head: str | None = None
     images: int = 7
     fmax: float = 0.02
     steps: int = 500
@@ -140,7 +141,9 @@ class Settings:
     @property
     def directory(self) -> Path:
         """Where the results go."""
-        made = f"{self.initial.stem}-{self.final.stem}" if self.initial else "h-pd111-fcc-hcp"
+        made = "h-pd111-fcc-hcp"
+        if self.initial and self.final:
+            made = f"{self.initial.stem}-{self.final.stem}"
         return self.out / f"neb-{self.name or made}"
 
 
@@ -162,25 +165,19 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Result:
-    """Outcome of a run.
+class Result(WorkflowResult[Settings]):
+    """Outcome of a run, besides its settings, directory and report.
 
     Attributes:
-        settings: the settings of the run.
-        directory: where its files are.
         relaxation: the two ends, relaxed together.
         band: the band between them.
         converged: whether ends and band both are.
-        report: what report.json and report.md hold.
         reaction: saddle, proof, modes and rates, where asked for and the band converged.
     """
 
-    settings: Settings
-    directory: Path
     relaxation: Relaxation
     band: NEBResult
     converged: bool
-    report: Report
     reaction: Reaction | None = None
 
     @property
@@ -212,14 +209,14 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
     job = matched(prepare(settings), settings.match)
     check_ends(*job.ends)
     path = earlier_band(settings) if settings.restart else None
-    dtype = settings.dtype or ("float64" if settings.full else None)  # second derivatives
-    policy = {"on_extrapolation": settings.on_extrapolation}
-    engine = engine or load_potential(settings.potential, settings.device, dtype, **policy)
+    dtype = "float64" if settings.full else None  # second derivatives
+    engine = engine_of(engine, settings, settings.potential, settings.head, dtype)
     settings.directory.mkdir(parents=True, exist_ok=True)
     kept = KeptStep(show or (lambda step: None), _on_the_way(settings))
     try:
         relaxation = relax(engine, job.ends, settings.fmax, settings.steps, kept)
-        band = run_neb(engine, *relaxation.structures, settings.band(), kept, path)
+        first, last = relaxation.structures
+        band = run_neb(engine, first, last, settings.band(), kept, path)
         steps = elementary_steps(engine, band, settings.band()) if settings.split else []
     except (NempError, KeyboardInterrupt) as error:
         if kept.step:
@@ -240,15 +237,14 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
         reaction = analyse(engine, band, *wanted)
         report = with_reaction(report, reaction, settings.max_std)
         write_reaction(settings.directory, reaction, job.title)
-    report = with_domain(report, engine, band.images)
-    report = concluded(report, engine, settings, started)
+    report = ended(report, engine, settings, started, band.images)
     drawn = replace(band, converged=relaxation.converged and band.converged)
     spread = energy_spread(engine, band.images)
     save_figure(neb_profile(drawn, job.names, spread), settings.directory / "neb.png")
     save_figure(_geometry(job, band, reaction), settings.directory / "geometry.png")
     write_report(report, settings.directory)
     _on_the_way(settings).unlink(missing_ok=True)
-    return Result(settings, settings.directory, relaxation, band, converged, report, reaction)
+    return Result(settings, report, relaxation, band, converged, reaction)
 
 
 def prepare(settings: Settings) -> Job:
@@ -257,7 +253,7 @@ def prepare(settings: Settings) -> Job:
     Raises:
         InputError: an unreadable file, or a number of fixed layers that does not fit.
     """
-    if settings.initial is None:
+    if settings.initial is None or settings.final is None:
         slab = fcc_slab(
             lattice_constant_angstrom=settings.lattice_constant_angstrom,
             fixed_layers=1 if settings.fixed_layers is None else settings.fixed_layers,

@@ -14,11 +14,9 @@ import numpy as np
 from ase import Atoms
 from ase.io import write
 
-from nemp_sim.checkpoint import load_potential
 from nemp_sim.command import workflow_app
 from nemp_sim.config import require, require_plain_name
 from nemp_sim.console import Show, logged
-from nemp_sim.domain_report import with_domain
 from nemp_sim.errors import InputError
 from nemp_sim.locks import alone
 from nemp_sim.minimum import SMAX_GPA, StressEngine
@@ -44,8 +42,10 @@ from nemp_sim.phonons.precision import precision_of
 from nemp_sim.phonons.report import molecule_report, phonon_report
 from nemp_sim.phonons.spectra import Spectra, spectra
 from nemp_sim.plots import save_figure
-from nemp_sim.report import Report, concluded, write_report
+from nemp_sim.potential import Potential
+from nemp_sim.report import Report, write_report
 from nemp_sim.systems import choose_potential, read_system, systems_of
+from nemp_sim.workflow import WorkflowResult, ended, engine_of
 
 Say = Callable[[str], None]
 BUILT_IN = systems_of("crystal", "slab", "molecule")
@@ -131,25 +131,19 @@ class Settings(Wanted):
 
 
 @dataclass(frozen=True)
-class Result:
-    """Outcome of a run.
+class Result(WorkflowResult[Settings]):
+    """Outcome of a run, besides its settings, directory and report.
 
     Attributes:
-        settings: the settings of the run.
-        directory: where its files are.
         atoms: the structure at its minimum.
         constants: force constants.
         spectra: what follows from them; None for molecules.
-        report: what report.json and report.md hold.
         extras: results of the further analyses by name: see ``phonons.analyses.analyse``.
     """
 
-    settings: Settings
-    directory: Path
     atoms: Atoms
     constants: ForceConstants
     spectra: Spectra | None
-    report: Report
     extras: dict[str, object] = field(default_factory=dict)
 
 
@@ -174,10 +168,7 @@ def run(settings: Settings, engine: StressEngine | None = None, show: Show | Non
     if settings.isotopes is not None:
         start = with_isotopes(start, settings.isotopes)
     built = BUILT_IN.get(settings.structure)
-    if engine is None:
-        name, head = settings.potential_and_head()
-        policy = {"on_extrapolation": settings.on_extrapolation}
-        engine = load_potential(name, settings.device, settings.dtype, head, **policy)
+    engine = engine_of(engine, settings, *settings.potential_and_head())
     say("relaxing")
     wanted = built.relax if built and settings.relax == "auto" else settings.relax
     limits = Limits(wanted, settings.fmax, settings.smax, settings.steps)
@@ -195,15 +186,14 @@ def run(settings: Settings, engine: StressEngine | None = None, show: Show | Non
     points = [[0.0, 0.0, 0.0]] if found is None else np.concatenate(found.raw.bands.qpoints)
     parts.append(precision_of(engine, atoms, constants, settings.displacement, np.array(points)))
     report = with_parts(report, parts)
-    report = with_domain(report, engine, [atoms])
-    report = concluded(report, engine, settings, started)
+    report = ended(report, engine, settings, started, [atoms])
     say("writing files")
     with publishing(settings.directory) as directory:
         write(directory / "structure.extxyz", atoms, format="extxyz")
         for part in parts:
             part.write(directory)
         write_report(report, directory)
-    return Result(settings, settings.directory, atoms, constants, found, report, extras)
+    return Result(settings, report, atoms, constants, found, extras)
 
 
 def _constants(settings: Settings, engine: StressEngine, atoms: Atoms) -> ForceConstants:
@@ -276,8 +266,10 @@ def _formula(atoms: Atoms) -> str:
 
 
 def _name_of(engine: StressEngine) -> str:
-    several = len(getattr(engine, "heads", ())) > 1
-    return getattr(engine, "name", type(engine).__name__) + (f" ({engine.head})" if several else "")
+    name = getattr(engine, "name", type(engine).__name__)
+    if isinstance(engine, Potential) and len(engine.heads) > 1:
+        return f"{name} ({engine.head})"
+    return name
 
 
 app = workflow_app(Settings, run)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -17,7 +18,6 @@ from ase.units import kB
 from nemp_sim.command import workflow_app
 from nemp_sim.config import require, require_plain_name
 from nemp_sim.console import Show, logged
-from nemp_sim.domain_report import with_domain
 from nemp_sim.files import read_structure, write_structures
 from nemp_sim.ipi.client import BeadEngine
 from nemp_sim.locks import alone, clear
@@ -37,13 +37,15 @@ from nemp_sim.pathintegral.input import (
     prepare_start,
 )
 from nemp_sim.pathintegral.momentum import Momentum, check_momentum, momentum_distribution
+from nemp_sim.pathintegral.processes import Helper
 from nemp_sim.pathintegral.report import Findings, IsotopeChange, pimd_report, write_findings
 from nemp_sim.pathintegral.run import load_clients, simulate
 from nemp_sim.pathintegral.structure import Structure, structure_averages
 from nemp_sim.relax import relax
-from nemp_sim.report import Report, concluded, write_report
+from nemp_sim.report import write_report
 from nemp_sim.structures import with_mass
 from nemp_sim.systems import choose_potential, read_system, systems_of
+from nemp_sim.workflow import WorkflowResult, ended
 
 BUILT_IN = systems_of("slab", "molecule", "liquid")  # crystals are cells of too few atoms
 START_FMAX = 0.1  # eV/Å, and at most so many steps: a start for dynamics, no minimum
@@ -199,20 +201,14 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Result:
-    """Outcome of a run.
+class Result(WorkflowResult[Settings]):
+    """Outcome of a run, besides its settings, directory and report.
 
     Attributes:
-        settings: the settings of the run.
-        directory: where its files are.
         findings: averages of all simulations.
-        report: what report.json and report.md hold.
     """
 
-    settings: Settings
-    directory: Path
     findings: Findings
-    report: Report
 
 
 @logged
@@ -231,7 +227,8 @@ def run(settings: Settings, engine: BeadEngine | None = None, show: Show | None 
         EvaluationError: forces that are not finite, or i-PI failed.
     """
     started = time.perf_counter()
-    helpers, cheap, policy = (), None, settings.on_extrapolation
+    cheap, policy = None, settings.on_extrapolation
+    helpers: tuple[Helper, ...] = ()
     if settings.cheap is not None:
         cheap, _ = load_clients(settings.cheap, settings.device[:1], settings.dtype, None, policy)
     if engine is None:
@@ -246,7 +243,7 @@ def run(settings: Settings, engine: BeadEngine | None = None, show: Show | None 
     def moved(label: str, start: Start, dynamics: Dynamics) -> Path:
         directory = settings.directory / label
         told = None if show is None else (lambda progress: show(label, progress))
-        clients = {"mode": settings.mode, "helpers": helpers, "cheap": cheap}
+        clients: dict[str, Any] = {"mode": settings.mode, "helpers": helpers, "cheap": cheap}
         simulate(engine, start, dynamics, directory, **clients, show=told)
         return directory
 
@@ -276,10 +273,9 @@ def run(settings: Settings, engine: BeadEngine | None = None, show: Show | None 
     files = write_findings(settings.directory, start, findings)
     title = f"Path integrals: {atoms.get_chemical_formula(mode='metal')} ({settings.system})"
     report = pimd_report(title, findings, notes, files)
-    report = with_domain(report, engine, None)
-    report = concluded(report, engine, settings, started)
+    report = ended(report, engine, settings, started, None)
     write_report(report, settings.directory)
-    return Result(settings, settings.directory, findings, report)
+    return Result(settings, report, findings)
 
 
 def _spectrum(
@@ -293,7 +289,8 @@ def _spectrum(
     atoms = start.atoms.copy()
     atoms.positions = structure.last_beads.mean(axis=0)
     onwards = replace(start, atoms=atoms, ring=structure.last_beads)
-    own = {"ensemble": "trpmd", "thermostat": "pile_l", "gle_file": None, "heat_capacity": False}
+    own: dict[str, Any] = {"heat_capacity": False, "gle_file": None}
+    own |= {"ensemble": "trpmd", "thermostat": "pile_l"}
     free = replace(dynamics, steps=steps, **own)
     label = f"beads-{dynamics.beads}-trpmd-from-{dynamics.steps}"
     return centroid_dynamics(moved(label, onwards, free), onwards, free)
@@ -322,7 +319,7 @@ def _isotope_change(
         return None
     names, beads = settings.isotope, max(settings.beads)
     require(1 in atoms.numbers, "isotope", names, "left out: the structure holds no hydrogen")
-    masses = isotope_masses(*(ISOTOPES[name] for name in names))
+    masses = isotope_masses(ISOTOPES[names[0]], ISOTOPES[names[1]])
     found = [first]
     for mass in masses[1:]:
         found.append(one(f"beads-{beads}-{mass:.4f}amu", with_mass(atoms, "H", mass), beads)[-1])
@@ -332,7 +329,7 @@ def _isotope_change(
         kinetic.append(result.kinetic_cv_eV[label])
     classical = -1.5 * kB * settings.temperature * np.log(masses[-1] / masses[0])
     change = isotope_free_energy(masses, kinetic)
-    return IsotopeChange(names, masses, tuple(kinetic), change, float(classical))
+    return IsotopeChange((names[0], names[1]), masses, tuple(kinetic), change, float(classical))
 
 
 def _start_structure(settings: Settings, engine: BeadEngine) -> tuple[Atoms, list[str]]:

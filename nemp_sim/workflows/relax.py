@@ -12,20 +12,19 @@ import numpy as np
 from ase import Atoms
 from matplotlib.figure import Figure
 
-from nemp_sim.checkpoint import load_potential
 from nemp_sim.command import workflow_app
 from nemp_sim.config import require, require_plain_name
 from nemp_sim.console import Show, logged
-from nemp_sim.domain_report import with_domain
 from nemp_sim.errors import InputError, NempError
 from nemp_sim.files import read_structures, write_structures
 from nemp_sim.locks import alone
 from nemp_sim.minimum import SMAX_GPA, StressEngine, relax_crystals
 from nemp_sim.plots import BLUE, FONT_POINTS, GREY, new_figure, save_figure
 from nemp_sim.relax import OPTIMIZERS, KeptStep, Step, largest_force, relax
-from nemp_sim.report import Quantity, Report, concluded, write_report
+from nemp_sim.report import Quantity, Report, write_report
 from nemp_sim.surfaces.slabs import freeze_lowest_layers
 from nemp_sim.systems import SYSTEMS, choose_potential, read_system
+from nemp_sim.workflow import WorkflowResult, ended, engine_of
 
 
 @dataclass(frozen=True)
@@ -99,22 +98,21 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Result:
-    """Outcome of a run.
+class Result(WorkflowResult[Settings]):
+    """Outcome of a run, besides its settings, directory and report.
 
     Attributes:
-        settings: the settings of the run.
-        directory: where its files are.
         structures: relaxed, with energy and forces attached, in the order given.
-        trusted: whether all of them converged.
-        report: what report.json and report.md hold.
+        converged: whether all of them did.
     """
 
-    settings: Settings
-    directory: Path
     structures: tuple[Atoms, ...]
-    trusted: bool
-    report: Report
+    converged: bool
+
+    @property
+    def trusted(self) -> bool:
+        """Whether all converged."""
+        return self.converged
 
 
 @logged
@@ -134,10 +132,7 @@ def run(settings: Settings, engine: StressEngine | None = None, show: Show | Non
     """
     started = time.perf_counter()
     start = prepare(settings)
-    if engine is None:
-        name, head = settings.potential_and_head()
-        policy = {"on_extrapolation": settings.on_extrapolation}
-        engine = load_potential(name, settings.device, settings.dtype, head, **policy)
+    engine = engine_of(engine, settings, *settings.potential_and_head())
     forces: list[list[float]] = []
 
     def keep(step: Step) -> None:
@@ -155,13 +150,12 @@ def run(settings: Settings, engine: StressEngine | None = None, show: Show | Non
             write_structures(unfinished, kept.step.images)
         raise
     report = _report(settings, start, relaxed, converged, len(forces) - 1)
-    report = with_domain(report, engine, relaxed)
-    report = concluded(report, engine, settings, started)
+    report = ended(report, engine, settings, started, relaxed)
     write_structures(settings.directory / "relaxed.extxyz", relaxed)
     save_figure(forces_figure(np.array(forces), settings.fmax), settings.directory / "forces.png")
     write_report(report, settings.directory)
     unfinished.unlink(missing_ok=True)
-    return Result(settings, settings.directory, relaxed, all(converged), report)
+    return Result(settings, report, relaxed, all(converged))
 
 
 def prepare(settings: Settings) -> list[Atoms]:

@@ -13,31 +13,31 @@ import numpy as np
 from ase import Atoms
 from ase.units import kB
 
-from nemp_sim.checkpoint import load_potential
 from nemp_sim.command import workflow_app
 from nemp_sim.config import require, require_plain_name
 from nemp_sim.console import Show, logged
-from nemp_sim.domain_report import with_domain
 from nemp_sim.errors import InputError
 from nemp_sim.files import read_structure, read_structures, write_structures
 from nemp_sim.ipi.client import BeadEngine
 from nemp_sim.locks import alone, clear
 from nemp_sim.pathintegral.files import read_properties
+from nemp_sim.pathintegral.forces import Umbrella
 from nemp_sim.pathintegral.free_energy import (
     Profile,
     Window,
     tst_rate,
     umbrella_integration,
 )
-from nemp_sim.pathintegral.input import PREFIX, Dynamics, Umbrella, check_sampling, prepare_start
+from nemp_sim.pathintegral.input import PREFIX, Dynamics, check_sampling, prepare_start
 from nemp_sim.pathintegral.plots import free_energy_profiles
 from nemp_sim.pathintegral.run import Job, simulate_together
 from nemp_sim.plots import save_figure
 from nemp_sim.reactions.ends import check_ends
 from nemp_sim.relax import relax
-from nemp_sim.report import Quantity, Report, concluded, write_report
+from nemp_sim.report import Quantity, Report, write_report
 from nemp_sim.surfaces.adsorbates import place
 from nemp_sim.surfaces.slabs import fcc_slab
+from nemp_sim.workflow import WorkflowResult, ended, engine_of
 
 END_FMAX = 0.02  # eV/Å
 END_STEPS = 300
@@ -53,6 +53,7 @@ class Settings:
             Pd(111).
         final: file of the final state, where ``initial`` is given.
         potential: path or name of a potential.
+        head: read-out of the potential; None: the first.
         atom: index of the atom that crosses; None: the one that moves farthest.
         beads: numbers of beads, a profile each; 1 is classical.
         windows: umbrellas from ``margin`` before the initial to ``margin`` behind the final state.
@@ -76,6 +77,7 @@ class Settings:
     initial: Path | None = None
     final: Path | None = None
     potential: str = "pdh.pt"
+    head: str | None = None
     atom: int | None = None
     beads: tuple[int, ...] = (1, 8)
     windows: int = 11
@@ -141,25 +143,21 @@ class Settings:
     @property
     def directory(self) -> Path:
         """Where the results go."""
-        made = f"{self.initial.stem}-{self.final.stem}" if self.initial else "h-pd111-fcc-hcp"
+        made = "h-pd111-fcc-hcp"
+        if self.initial and self.final:
+            made = f"{self.initial.stem}-{self.final.stem}"
         return self.out / f"umbrella-{self.name or made}"
 
 
 @dataclass(frozen=True)
-class Result:
-    """Outcome of a run.
+class Result(WorkflowResult[Settings]):
+    """Outcome of a run, besides its settings, directory and report.
 
     Attributes:
-        settings: the settings of the run.
-        directory: where its files are.
         profiles: by number of beads.
-        report: what report.json and report.md hold.
     """
 
-    settings: Settings
-    directory: Path
     profiles: dict[int, Profile]
-    report: Report
 
 
 @logged
@@ -180,9 +178,7 @@ def run(settings: Settings, engine: BeadEngine | None = None, show: Show | None 
     started = time.perf_counter()
     ends = _ends(settings)
     check_ends(*ends)
-    if engine is None:
-        policy = {"on_extrapolation": settings.on_extrapolation}
-        engine = load_potential(settings.potential, settings.device, settings.dtype, **policy)
+    engine = engine_of(engine, settings, settings.potential, settings.head)
     if settings.fresh:
         clear(settings.directory)
     ends = _relaxed(settings, engine, ends)
@@ -199,15 +195,14 @@ def run(settings: Settings, engine: BeadEngine | None = None, show: Show | None 
     origin = float(prepare_start(ends[0]).atoms.positions[atom] @ along)
     profiles = {b: _from(origin, p) for b, p in profiles.items()}
     report = _report(settings, profiles, ends[0], atom)
-    report = with_domain(report, engine, None)
-    report = concluded(report, engine, settings, started)
+    report = ended(report, engine, settings, started, None)
     save_figure(free_energy_profiles(profiles), settings.directory / "profile.png")
     write_report(report, settings.directory)
-    return Result(settings, settings.directory, profiles, report)
+    return Result(settings, report, profiles)
 
 
 def _ends(settings: Settings) -> tuple[Atoms, Atoms]:
-    if settings.initial is None:
+    if settings.initial is None or settings.final is None:
         slab = fcc_slab()
         return place(slab, "H", "fcc"), place(slab, "H", "hcp")
     return read_structure(settings.initial, "initial"), read_structure(settings.final, "final")

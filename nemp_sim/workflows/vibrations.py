@@ -7,14 +7,13 @@ co.traj --vibrating 12,13 --potential my.pt
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ase import Atoms
 
-from nemp_sim.checkpoint import load_potential
 from nemp_sim.command import workflow_app
 from nemp_sim.config import require, require_plain_name
 from nemp_sim.console import Show, logged
-from nemp_sim.domain_report import with_domain
 from nemp_sim.errors import InputError
 from nemp_sim.files import write_structures
 from nemp_sim.locks import alone
@@ -24,9 +23,10 @@ from nemp_sim.phonons.isotopes import with_isotopes
 from nemp_sim.plots import SUBSCRIPTS, save_figure
 from nemp_sim.reactions.kinetics import harmonic_free_energy_eV
 from nemp_sim.relax import Engine, relax
-from nemp_sim.report import Quantity, Report, concluded, write_report
+from nemp_sim.report import Quantity, Report, write_report
 from nemp_sim.systems import choose_potential, read_system, systems_of
 from nemp_sim.vibrations import METHODS, Vibrations, check_chosen, vibrations
+from nemp_sim.workflow import WorkflowResult, ended, engine_of
 
 BUILT_IN = systems_of("slab", "molecule")
 
@@ -111,20 +111,14 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Result:
-    """Outcome of a run.
+class Result(WorkflowResult[Settings]):
+    """Outcome of a run, besides its settings, directory and report.
 
     Attributes:
-        settings: the settings of the run.
-        directory: where its files are.
         found: the modes.
-        report: what report.json and report.md hold.
     """
 
-    settings: Settings
-    directory: Path
     found: Vibrations
-    report: Report
 
     @property
     def trusted(self) -> bool:
@@ -150,10 +144,7 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
     started, show = time.perf_counter(), show or (lambda event: None)
     atoms = prepare(settings)
     check_chosen(atoms, settings.vibrating)
-    if engine is None:
-        name, head = settings.potential_and_head()
-        policy = {"on_extrapolation": settings.on_extrapolation}
-        engine = load_potential(name, settings.device, settings.dtype, head, **policy)
+    engine = engine_of(engine, settings, *settings.potential_and_head())
     relaxed = relax(engine, [atoms], settings.fmax, settings.steps * settings.relax, show)
     if not relaxed.converged:
         raise InputError(
@@ -163,17 +154,19 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
         )
     (atoms,) = relaxed.structures
     show("second derivatives")
-    options = {"method": settings.method, "displacement_angstrom": settings.displacement}
+    options: dict[str, Any] = {
+        "method": settings.method,
+        "displacement_angstrom": settings.displacement,
+    }
     found = vibrations(engine, atoms, settings.vibrating, **options)
     report = _report(settings, atoms, found)
-    report = with_domain(report, engine, [atoms])
-    report = concluded(report, engine, settings, started)
+    report = ended(report, engine, settings, started, [atoms])
     write_structures(settings.directory / "structure.extxyz", atoms)
     write_modes(found, settings.directory / "modes.extxyz")
     label = atoms.get_chemical_formula(mode="metal").translate(SUBSCRIPTS)
     save_figure(modes_of_molecule(found.wavenumbers_cm1, label), settings.directory / "modes.png")
     write_report(report, settings.directory)
-    return Result(settings, settings.directory, found, report)
+    return Result(settings, report, found)
 
 
 def prepare(settings: Settings) -> Atoms:

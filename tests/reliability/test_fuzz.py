@@ -18,13 +18,14 @@ from hypothesis import HealthCheck, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from nemp_sim.checkpoint import load_potential, save_potential  # noqa: E402
-from nemp_sim.config import ModelConfig, TrainConfig  # noqa: E402
+from nemp_sim.config import ModelConfig  # noqa: E402
 from nemp_sim.errors import NempError, PotentialFileError  # noqa: E402
 from nemp_sim.files import read_structures  # noqa: E402
 from nemp_sim.ipi.client import BeadEvaluator, IPIClient  # noqa: E402
 from nemp_sim.ipi.wire import HEADERS, Wire  # noqa: E402
 from nemp_sim.neighbors import edge_list  # noqa: E402
 from nemp_sim.potential import PotentialMetadata  # noqa: E402
+from nemp_sim.training.config import TrainConfig  # noqa: E402
 from nemp_sim.training.job import read_config  # noqa: E402
 
 # NEMP_FUZZ=2000 pytest tests/reliability/test_fuzz.py: so many examples, others at each run

@@ -13,8 +13,8 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.units import Bohr, Hartree, kcal, mol
 
-from nemp_sim.config import DataConfig
 from nemp_sim.errors import InputError
+from nemp_sim.training.config import DataConfig
 from nemp_sim.training.data import (
     Frame,
     read_frames,

@@ -6,7 +6,7 @@ import torch
 from scipy.linalg import svd
 from torch import nn
 
-from nemp_sim.config import TrainConfig
+from nemp_sim.training.config import TrainConfig
 from nemp_sim.training.optimizer import MATRIX_RATE, NEWTON_SCHULZ, NEWTON_SCHULZ_STEPS, Optimizer
 
 SHAPES = [(5,), (16, 24), (40, 9), (2, 3, 12, 12), (64, 1), (7, 9)]

@@ -6,7 +6,7 @@ from matplotlib.image import imread
 
 from nemp_sim.plots import save_figure
 from nemp_sim.training.accuracy import ErrorPair, Reliability
-from nemp_sim.training.plots import parity, reliability_diagram
+from nemp_sim.training.plots import learning_curves, parity, reliability_diagram
 
 
 def judged(rng, n_atoms, n_frames, std=1.0):
@@ -27,7 +27,7 @@ def test_reliability_diagram_is_drawn(rng, tmp_path, n_atoms, n_frames, std):
     figure = reliability_diagram(splits)
     assert is_a_picture(figure, tmp_path / "reliability.png")
     for axes in figure.axes:
-        assert axes.get_xlabel() == "predicted standard deviation"
+        assert axes.get_xlabel() == "Predicted standard deviation"
         assert [t.get_text().split(":")[0] for t in axes.get_legend().get_texts()] == list(splits)
         assert axes.get_xscale() == axes.get_yscale() == "log"
 
@@ -40,6 +40,20 @@ def test_bins_of_the_diagram_hold_root_mean_squares(rng):
     assert len(x) == 10
     assert x[0] == pytest.approx(1e3 * np.sqrt(np.mean(values.force_std[order] ** 2)))
     assert y[0] == pytest.approx(1e3 * np.sqrt(np.mean(values.force_error[order] ** 2)))
+
+
+def test_learning_curves_hold_the_log(tmp_path):
+    """Also of a run with one validation, and of one without validation frames."""
+    names = [f"{s}_{k}" for s in ("train", "validation") for k in ("energy_rmse_eV_per_atom",)]
+    names += ["train_force_rmse_eV_per_A", "validation_force_rmse_eV_per_A"]
+    log = tmp_path / "log.csv"
+    log.write_text(f"epoch,{','.join(names)}\n5,0.2,0.1,0.6,0.5\n10,0.1,0.05,0.3,0.25\n")
+    figure = learning_curves(log)
+    assert is_a_picture(figure, tmp_path / "learning.png")
+    lines = figure.axes[1].get_lines()
+    np.testing.assert_allclose(lines[1].get_xydata(), [[5, 500], [10, 250]])
+    log.write_text(f"epoch,{','.join(names)}\n5,0.2,0.0,0.6,\n")
+    assert [len(axes.get_lines()) for axes in learning_curves(log).axes] == [1, 1]
 
 
 def test_parity_is_drawn(rng, tmp_path):

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import ase.io
 import pytest
 
-from nemp_sim.config import TrainConfig
+from nemp_sim.training.config import TrainConfig
 from nemp_sim.training.processes import Processes
 from nemp_sim.training.run import Run
 from nemp_sim.training.train import train

@@ -9,9 +9,9 @@ import torch
 from ase.units import Hartree
 
 from nemp_sim.checkpoint import load_potential
-from nemp_sim.config import TrainConfig
 from nemp_sim.errors import InputError
 from nemp_sim.training.accuracy import error_rows, predict
+from nemp_sim.training.config import TrainConfig
 from nemp_sim.training.job import read_config, read_splits
 from nemp_sim.training.run import Run
 from nemp_sim.training.train import train

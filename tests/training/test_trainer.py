@@ -8,8 +8,8 @@ import torch
 from ase.build import bulk
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from nemp_sim.config import TrainConfig
 from nemp_sim.potential import Potential
+from nemp_sim.training.config import TrainConfig
 from nemp_sim.training.processes import Processes
 from nemp_sim.training.tables import Batches, build_table
 from nemp_sim.training.trainer import Trainer, compiled, table_errors

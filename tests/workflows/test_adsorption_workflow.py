@@ -12,7 +12,7 @@ from ase.vibrations import Vibrations
 from matplotlib.image import imread
 from typer.testing import CliRunner
 
-from nemp_sim import load_potential
+from nemp_sim import load_potential, workflow
 from nemp_sim.errors import EvaluationError
 from nemp_sim.surfaces.adsorbates import place
 from nemp_sim.surfaces.adsorption import Candidate, outcome
@@ -115,7 +115,7 @@ def test_what_is_not_bound_has_no_energy_and_is_not_judged(emt, tmp_path, monkey
 
     monkeypatch.setattr(adsorption, "outcome", outcome)
     monkeypatch.setattr(
-        adsorption, "with_domain", lambda report, engine, final: judged.extend(final) or report
+        workflow, "with_domain", lambda report, engine, final: judged.extend(final) or report
     )
     settings = Settings(sites=("fcc", "top"), subsurface=False, lattice_constant=3.95, out=tmp_path)
     result = run(settings, emt)

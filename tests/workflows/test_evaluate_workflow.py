@@ -49,7 +49,8 @@ def test_errors_against_labels_are_those_that_were_made(own, frames, emt, tmp_pa
     write(tmp_path / "frames.extxyz", frames)
     said = []
     result = run(Settings(tmp_path / "frames.extxyz", out=tmp_path), Off(emt), said.append)
-    assert said == ["evaluated 5 of 5 frames"] and result.directory.name == "evaluate-frames"
+    assert said == ["evaluated 5 of 5 frames, 0 s left"]
+    assert result.directory.name == "evaluate-frames"
     assert {p.name for p in result.directory.iterdir()} == set(result.report.files)
     values = json.loads((result.directory / "report.json").read_text(encoding="utf-8"))
     assert (values["n_frames"], values["n_labelled"]) == (5, 4)

@@ -8,10 +8,10 @@ from ase.io import read, write
 from typer.testing import CliRunner
 
 from nemp_sim.checkpoint import save_potential
-from nemp_sim.config import DataConfig
 from nemp_sim.errors import InputError
 from nemp_sim.labelling.queue import Event, label_queue
 from nemp_sim.potential import PotentialMetadata
+from nemp_sim.training.config import DataConfig
 from nemp_sim.training.data import read_frames
 from nemp_sim.workflows.label import Settings, app, run
 from tests.engines import UncertainEMT
@@ -133,8 +133,8 @@ def test_another_choice_in_the_same_place_is_refused(settings):
         run(settings(), other)
 
 
-@pytest.mark.parametrize(("head", "given"), [(None, {}), ("pbe", {"head": "pbe"})])
-def test_potential_and_head_are_those_of_the_settings(head, given, settings, monkeypatch):
+@pytest.mark.parametrize("head", [None, "pbe"])
+def test_potential_and_head_are_those_of_the_settings(head, settings, monkeypatch):
     asked = []
 
     def load(*place, **more):
@@ -144,7 +144,7 @@ def test_potential_and_head_are_those_of_the_settings(head, given, settings, mon
     monkeypatch.setattr("nemp_sim.workflows.label.load_potential", load)
     run(settings(potential="my.pt", head=head, dtype="float32"))
     quiet = {"on_extrapolation": "ignore"}  # what is outside is what is looked for
-    assert asked == [(("my.pt", "auto", "float32"), given | quiet)]
+    assert asked == [(("my.pt", "auto", "float32", head), quiet)]
 
 
 def test_large_forces_and_contacts_are_refused(settings):
