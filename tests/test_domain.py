@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from dataclasses import replace
 
 import ase.io
 import numpy as np
@@ -13,7 +14,7 @@ from ase.units import Bohr
 from typer.testing import CliRunner
 
 from nemp_sim import NEMP, load_potential
-from nemp_sim.checkpoint import save_potential
+from nemp_sim.checkpoint import find_potential, load_model, save_potential
 from nemp_sim.cli import app
 from nemp_sim.domain import FARTHEST, ISOLATED, MARGIN, RECORD_FACTOR, RMSE_FACTOR, Domain
 from nemp_sim.domain_report import with_domain
@@ -59,29 +60,40 @@ def test_a_file_that_records_no_domain_is_told_of_when_it_is_loaded(random_poten
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load_potential(path, "cpu", on_extrapolation="ignore")
-        load_potential("water.pt", "cpu")  # shortest distances alone
+        load_potential("water.pt", "cpu")
 
 
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        ("pdh", "shortest distances, coordination, accepted uncertainties recorded"),
-        ("methanol", "(the check is partial, not recorded: coordination)"),
-    ],
-)
-def test_info_and_verdicts_say_what_is_not_recorded(name, said):
-    shown = " ".join(CliRunner().invoke(app, ["info", name]).output.split())
-    assert said in shown and ("not recorded" in shown) == (name == "methanol")
-    if name == "methanol":
-        potential = load_potential("methanol.pt", "cpu")
-        for stretch, verdict in ((1.0, "inside"), (3.0, "OUTSIDE")):
-            atoms = molecule("CH3OH")
-            atoms.positions *= stretch
-            potential.watch.reset()
-            potential.evaluate([atoms], on_extrapolation="ignore")
-            report = with_domain(Report("t", "v", ()), potential, [atoms])
-            assert said in potential.watch.verdict() and verdict in potential.watch.verdict()
-            assert said in " ".join(report.notes)
+def without_coordination(name, directory):
+    """A shipped potential without its record: the shortest distances are then the network's own."""
+    model, known = load_model(find_potential(name))
+    heads = {
+        head: {k: v for k, v in of_head.items() if k != "domain"}
+        for head, of_head in known.heads.items()
+    }
+    save_potential(model, replace(known, heads=heads), directory / name)
+    return directory / name
+
+
+def test_info_says_what_is_recorded():
+    shown = " ".join(CliRunner().invoke(app, ["info", "pdh"]).output.split())
+    assert "shortest distances, coordination, accepted uncertainties recorded" in shown
+    assert "not recorded" not in shown
+
+
+def test_info_and_verdicts_say_what_is_not_recorded(tmp_path):
+    path = without_coordination("methanol.pt", tmp_path)
+    said = "(the check is partial, not recorded: coordination)"
+    shown = " ".join(CliRunner().invoke(app, ["info", str(path)]).output.split())
+    assert said in shown
+    potential = load_potential(path, "cpu")
+    for stretch, verdict in ((1.0, "inside"), (3.0, "OUTSIDE")):
+        atoms = molecule("CH3OH")
+        atoms.positions *= stretch
+        potential.watch.reset()
+        potential.evaluate([atoms], on_extrapolation="ignore")
+        report = with_domain(Report("t", "v", ()), potential, [atoms])
+        assert said in potential.watch.verdict() and verdict in potential.watch.verdict()
+        assert said in " ".join(report.notes)
 
 
 # --- what is outside
@@ -109,10 +121,10 @@ def test_pairs_that_are_not_recorded_are_not_judged(random_potential):
 
 
 @pytest.mark.parametrize("name", ["water", "methanol", "Ag", "AgPd", "ice-Ih"])
-def test_lengths_in_bohr_are_found_without_a_record_of_coordination(name):
+def test_lengths_in_bohr_are_found_without_a_record_of_coordination(name, tmp_path):
     """Files of before the record know the shortest distances alone."""
     file, head = choose_potential(name, None, None)
-    potential = load_potential(file, "cpu", head=head)
+    potential = load_potential(without_coordination(file, tmp_path), "cpu", head=head)
     assert potential.domain.not_recorded == ("coordination",)
     atoms = read_system(name)
     assert "isolation" not in {f.kind for f in findings(potential, atoms)}
@@ -125,9 +137,9 @@ def test_lengths_in_bohr_are_found_without_a_record_of_coordination(name):
         potential.evaluate([wrong], on_extrapolation="raise")
 
 
-def test_isolation_is_the_nearest_neighbour_in_shortest_distances():
-    """In water.pt; lone atoms and dimers whose atoms are near enough are not judged."""
-    potential = load_potential("water.pt", "cpu")
+def test_isolation_is_the_nearest_neighbour_in_shortest_distances(tmp_path):
+    """Lone atoms and dimers whose atoms are near enough are not judged."""
+    potential = load_potential(without_coordination("water.pt", tmp_path), "cpu")
     shortest = potential.domain.shortest_A[0, 1]
     atoms = Atoms("OH2", [[0, 0, 0], [1.4, 0, 0], [0, 9, 0]])
     found = [f for f in findings(potential, atoms) if f.kind == "isolation"]

@@ -80,7 +80,7 @@ def test_an_instanton_above_the_crossover_is_missing_and_the_rates_stay(band):
     (said,) = (note for note in sentences(found) if note.startswith("NO INSTANTON at 5000 K"))
     limit = 0.97 * found.rates.crossover_K
     assert f"up to {limit:.0f} K" in said and data(found)["no_instanton_K"] == (5000.0,)
-    result = Result(Settings(), None, None, None, True, None, found)
+    result = Result(Settings(), None, None, None, True, found)
     assert not result.trusted and replace(result, reaction=replace(found, too_hot_K=())).trusted
 
 
