@@ -34,24 +34,14 @@ def cutoff_eV(atoms: Atoms) -> int:  # noqa: N802 (a unit in a name)
 
 
 def calculator(atoms: Atoms) -> object:
-    """GPAW for one structure; the box is made periodic, as plane waves want it.
-
-    Raises:
-        ValueError: a structure without a box.
-    """
-    if atoms.cell.rank < 3:
-        raise ValueError("plane waves need a cell; put the structure into a box with 6 Å of vacuum")
+    """GPAW for one structure, made periodic as plane waves want it; ValueError without a box."""
     from gpaw import GPAW
 
     return GPAW(**_settings(atoms), hund=len(atoms) == 1)
 
 
 def calculator_on_gpu(atoms: Atoms) -> object:
-    """As ``calculator``, on the GPU; lone atoms, which are spin-polarised, need the other one.
-
-    Raises:
-        ValueError: a structure without a box, or a lone atom.
-    """
+    """As ``calculator``, on the GPU; ValueError for lone atoms, which are spin-polarised."""
     if len(atoms) == 1:
         raise ValueError("a lone atom is spin-polarised; label it with gpaw_pd.py:calculator")
     from gpaw.new.ase_interface import GPAW

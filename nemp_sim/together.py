@@ -83,12 +83,13 @@ class _JoinedLists(NeighborLists):
     """The neighbour lists that each job keeps, as those of one long series."""
 
     def __init__(self, requests: Sequence[_Request]) -> None:
-        super().__init__(requests[0].neighbors.cutoff)
+        kept = [r.neighbors for r in requests]
+        super().__init__(kept[0].cutoff, max(lists.skin for lists in kept))
         self._places = [(r.neighbors, k) for r in requests for k in range(len(r.structures))]
 
-    def edges(self, atoms: Atoms, slot: int) -> EdgeList:
+    def kept(self, atoms: Atoms, slot: int) -> EdgeList:
         lists, place = self._places[slot]
-        return lists.edges(atoms, place)
+        return lists.kept(atoms, place)
 
 
 class Share:
