@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -342,6 +343,15 @@ def test_missing_gpu_is_an_error(path):
 @pytest.mark.gpu
 def test_auto_takes_the_gpu(path):
     assert load_potential(path).device.type == "cuda"
+
+
+@pytest.mark.parametrize(
+    "file", sorted(checkpoint.shipped_directory().glob("*.pt")), ids=lambda f: f.stem
+)
+def test_shipped_files_name_no_directory_of_the_machine_that_made_them(file):
+    _, known = load_model(file)
+    said = json.dumps([known.heads, known.training, known.errors])
+    assert not re.findall(r'"(?:/|[A-Z]:|~)[^"]*"', said)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "double", 64, torch.bfloat16])

@@ -242,7 +242,7 @@ def _history(
         "frames": {name: len(frames) for name, frames in splits.parts.items()},
         "frames_left_out": splits.left_out,
         "held_out": {h: f"by {d.group_by}, seed {d.split_seed}" for h, d in job.heads.items()},
-        "settings": asdict(job.training),
+        "settings": asdict(job.training) | {"start_from": Path(job.training.start_from).name},
         "start_sha256": _start_checksum(job.training),
         "uncertainties": {head: asdict(c) for head, c in calibrations.items()},
         "epochs": run.epoch,

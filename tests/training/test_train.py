@@ -163,7 +163,9 @@ def test_training_goes_on_from_a_potential(folder, straight):
     assert after.force_rmse_meV_per_A < before.force_rmse_meV_per_A
     moved = (weights_of(result) - weights_of(straight)).abs()
     assert 0 < moved.max() < 0.5  # the same weights, a little moved; new ones differ by about 1
-    assert result.potential.metadata.training["start_sha256"] == straight.potential.sha256
+    history = result.potential.metadata.training
+    assert history["start_sha256"] == straight.potential.sha256
+    assert history["settings"]["start_from"] == "tiny.pt"  # no directory of the trainer's machine
     same = (r.potential.readout.reference_energies for r in (result, straight))
     assert torch.equal(*same)
 
