@@ -261,6 +261,7 @@ class Potential:
             )
         for index, atoms in enumerate(structures):
             self._check(atoms, index, stress)
+        self._check_torch()
         wanted = {"forces": forces, "stress": stress}
         if self.n_members:
             wanted["forces_std"] = uncertainty
@@ -329,6 +330,10 @@ class Potential:
             self.model, graph, describe=self._describe, batched=not self.is_fused, **wanted
         )
 
+    def _check_torch(self) -> None:
+        refuse_forked(self.device)
+        warn_of_rounding(self.model.species_mix)
+
     def _check(self, atoms: Atoms, index: int, stress: bool) -> None:
         check_structure(atoms, index)
         unknown = sorted(set(atoms.symbols) - set(self.elements), key=atomic_numbers.get)
@@ -382,6 +387,7 @@ class Potential:
             InputError, UnknownElementError, EvaluationError: as ``evaluate``.
         """
         self._check(atoms, 0, stress=False)
+        self._check_torch()
         edges = NeighborLists(self.cutoff_angstrom).edges(atoms, 0)
         wanted = [(int(i), axis) for i in indices for axis in range(3)]
 
@@ -416,8 +422,6 @@ class Potential:
     ) -> Iterator[Part]:
         """Results of ``work`` on the structures ``chunk``; halves it where memory runs out."""
         graph = None
-        refuse_forked(self.device)
-        warn_of_rounding(self.model.species_mix)
         try:
             graph = build_graph(
                 [structures[b] for b in chunk],

@@ -27,8 +27,9 @@ def bare(atoms: Atoms) -> Atoms:
 
 def in_vacuum(atoms: Atoms, most: int = FEW_ATOMS) -> bool:
     """Whether it is a lone atom or a dimer (``most``: 1, a lone atom) without close images."""
-    box = atoms.cell.lengths()[atoms.pbc].min(initial=np.inf)
-    return len(atoms) <= most and bool(box > BOX_ANGSTROM)
+    if len(atoms) > most:  # first: every evaluation asks for every structure
+        return False
+    return bool(atoms.cell.lengths()[atoms.pbc].min(initial=np.inf) > BOX_ANGSTROM)
 
 
 def vacuum_gaps(atoms: Atoms) -> np.ndarray:

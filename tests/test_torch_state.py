@@ -11,6 +11,7 @@ import torch
 from nemp_sim.checkpoint import load_potential, save_potential
 from nemp_sim.errors import EvaluationError
 from nemp_sim.potential import PotentialMetadata
+from nemp_sim.replay import Replays
 from nemp_sim.torch_state import PrecisionWarning
 
 
@@ -69,6 +70,13 @@ def test_rounded_products_are_told(random_potential, methanol):
     try:
         with pytest.warns(PrecisionWarning, match="'medium' in this process"):
             random_potential("smooth", dtype=torch.float32).evaluate([methanol])
+        with pytest.warns(PrecisionWarning, match="'medium' in this process"):
+            potential = random_potential("smooth", dtype=torch.float32)
+            place = potential.cutoff_angstrom, potential.species_of_number, potential.device
+            potential._replays = Replays(*place)  # structures that stay on a GPU
+            potential.evaluate([methanol])
+        with pytest.warns(PrecisionWarning, match="'medium' in this process"):
+            random_potential("smooth", dtype=torch.float32).hessian(methanol, [0])
         random_potential("smooth").evaluate([methanol])
     finally:
         torch.set_float32_matmul_precision("highest")
