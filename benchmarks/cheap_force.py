@@ -11,22 +11,20 @@ counted in beads, the drift of the conserved quantity, and the averages, which m
 
 import argparse
 import tempfile
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from ase import Atoms
+from pimd_speed import Timed
 
 from nemp_sim.checkpoint import load_potential
 from nemp_sim.errors import NempError
-from nemp_sim.neighbors import NeighborLists
 from nemp_sim.pathintegral.averages import Thermodynamics, thermodynamics
 from nemp_sim.pathintegral.forces import CheapForce
 from nemp_sim.pathintegral.input import Dynamics, Start, prepare_start
 from nemp_sim.pathintegral.run import simulate
 from nemp_sim.pathintegral.structure import structure_averages
-from nemp_sim.potential import Evaluation, Potential
+from nemp_sim.potential import Potential
 from nemp_sim.relax import relax
 from nemp_sim.report import device_name
 from nemp_sim.systems import read_system, systems_of
@@ -35,30 +33,9 @@ TOLERANCE_ANGSTROM = 2e-4  # of positions after eight steps; i-PI writes 1e-5 Å
 SKIP = 0.3  # of each run, left out of the averages
 
 
-class Timed:
-    """An engine that notes when its calls begin and end, and how many structures they hold."""
-
-    def __init__(self, potential: Potential) -> None:
-        """Take the potential."""
-        self.potential, self.cutoff_angstrom = potential, potential.cutoff_angstrom
-        self.calls: list[tuple[float, float, int]] = []
-
-    def evaluate(
-        self,
-        structures: list[Atoms],
-        forces: bool = True,
-        stress: bool = False,
-        neighbors: NeighborLists | None = None,
-    ) -> Evaluation:
-        """As the potential; results are on the host when it returns."""
-        begin = time.perf_counter()
-        result = self.potential.evaluate(structures, forces, stress, neighbors)
-        self.calls.append((begin, time.perf_counter(), len(structures)))
-        return result
-
-    def spent(self) -> tuple[float, int]:
-        """Seconds in all calls, and structures."""
-        return sum(end - begin for begin, end, _ in self.calls), sum(n for *_, n in self.calls)
+def spent(engine: Timed) -> tuple[float, int]:
+    """Seconds in all calls of an engine, and structures."""
+    return sum(end - begin for begin, end, _ in engine.calls), sum(n for *_, n in engine.calls)
 
 
 @dataclass(frozen=True)
@@ -140,7 +117,7 @@ def row(
     every = full.calls + cheap.calls
     done = (plan.steps - short.steps) * scheme.timestep_fs
     clock = 1e3 * (max(end for _, end, _ in every) - min(begin for begin, *_ in every)) / done
-    (seconds, beads), (other_seconds, other_beads) = full.spent(), cheap.spent()
+    (seconds, beads), (other_seconds, other_beads) = spent(full), spent(cheap)
     parts = [1e3 * value / done for value in (seconds, other_seconds)]
     counts = [value / done for value in (beads, other_beads)]
     line = f"{scheme.name:34s}{clock:11.1f}{parts[0]:9.1f}{parts[1]:9.1f}"

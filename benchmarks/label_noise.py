@@ -19,28 +19,25 @@ from ase import Atoms
 
 from nemp_sim import load_potential
 from nemp_sim.labelling.queue import structure_hash
+from nemp_sim.training.data import read_xyz
 
 BEFORE = "7fae08c"
 ROOT = Path(__file__).resolve().parents[1]
 SETS = {"held out": ("pd_h_pw350", "pd_h_chosen"), "sites": ("pd_h_sites",)}
 
 
-def frames(name: str, commit: str | None) -> list[Atoms]:
-    """Frames of a data file, in the tree or at a commit."""
-    path = f"potentials/data/{name}.xyz.xz"
-    if commit is None:
-        packed = (ROOT / path).read_bytes()
-    else:
-        shown = ["git", "-C", str(ROOT), "show", f"{commit}:{path}"]
-        packed = subprocess.run(shown, check=True, capture_output=True).stdout
+def before(name: str) -> list[Atoms]:
+    """Frames of a data file at the commit BEFORE."""
+    shown = ["git", "-C", str(ROOT), "show", f"{BEFORE}:potentials/data/{name}.xyz.xz"]
+    packed = subprocess.run(shown, check=True, capture_output=True).stdout
     return ase.io.read(io.StringIO(lzma.decompress(packed).decode()), ":", format="extxyz")
 
 
 def twins(names: tuple[str, ...]) -> list[tuple[Atoms, Atoms]]:
     """Frames with an old label and a tight one."""
-    tight = {structure_hash(a): a for n in names for a in frames(n, None)}
-    tight = {k: a for k, a in tight.items() if "density_convergence" in a.info}
-    old = [a for n in names for a in frames(n, BEFORE)]
+    now = [a for n in names for a in read_xyz(ROOT / f"potentials/data/{n}.xyz.xz")]
+    tight = {structure_hash(a): a for a in now if "density_convergence" in a.info}
+    old = [a for n in names for a in before(n)]
     return [(a, tight[h]) for a in old if (h := structure_hash(a)) in tight]
 
 
