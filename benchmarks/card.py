@@ -75,6 +75,12 @@ def main() -> None:
         print("\n| uncertainties | Spearman, forces | true/predicted | energies | true/predicted |")
         print("|---|---:|---:|---:|---:|")
         print("\n".join(uncertain))
+    for head, fit in first.metadata.training.get("uncertainties", {}).items():
+        if fit.get("crossed_spearman") is not None:
+            print(
+                f"\n{head}, forces, either half of the validation frames fitted to the other: "
+                f"Spearman {fit['crossed_spearman']:.2f}, true/predicted {fit['crossed_ratio']:.2f}"
+            )
 
 
 if __name__ == "__main__":

@@ -54,6 +54,7 @@ CRYSTALS = {"pdh": ("Pd", "PdH"), "pdco": ("Pd", "PdH"), "agpd": ("Ag", "Pd")}
 TRAINING_K = {"pdh": 900, "pdco": 900, "agcho": 500, "methanol": 500, "agpd": 1500}
 TRAINING_K |= {"water": 330, "water-small": 330}
 CLOSEST, FARTHEST = 0.55, 1.6  # distances of neighbours over the sum of covalent radii
+LOOK_EVERY = 10  # steps of the dynamics between looks at the distances; forces are seen at each
 
 
 def parse_options() -> argparse.Namespace:
@@ -185,11 +186,12 @@ def dynamics_checks(atoms: Atoms, temperature_K: float, ps: float, dt_fs: float)
     force, closest, farthest, temperatures = 0.0, np.inf, 0.0, []
     reason = ""
     try:
-        for _ in run.irun(round(1000 * ps / dt_fs)):
+        for step, _ in enumerate(run.irun(round(1000 * ps / dt_fs))):
             force = max(force, float(np.linalg.norm(atoms.get_forces(), axis=1).max()))
-            ratios = neighbour_ratios(atoms)
-            closest, farthest = min(closest, ratios.min()), max(farthest, ratios.max())
             temperatures.append(atoms.get_temperature())
+            if step % LOOK_EVERY == 0:
+                ratios = neighbour_ratios(atoms)
+                closest, farthest = min(closest, ratios.min()), max(farthest, ratios.max())
     except Exception as error:  # whatever the calculator says of a structure that blew up
         reason = f": {error}"[:60]
     done = len(temperatures) * dt_fs / 1000

@@ -77,7 +77,11 @@ def write_training_report(result: Result, config: TrainConfig) -> None:
         Report(
             title=f"Training of {config.name}",
             verdict=_verdict(result, config),
-            quantities=(*_error_quantities(result), *_reliability_quantities(judged)),
+            quantities=(
+                *_error_quantities(result),
+                *_reliability_quantities(judged),
+                *_crossed_quantities(result.calibrations),
+            ),
             notes=_notes(result),
             files=with_vector_graphics(files),
             provenance=provenance(result.potential, config, result.seconds),
@@ -113,6 +117,17 @@ def _error_quantities(result: Result) -> list[Quantity]:
                     name = f"{split}_{row.head}_{row.config_type}_{key}"
                     quantities.append(Quantity(name, f"{place}: {label}", value, unit, 2))
     return quantities
+
+
+def _crossed_quantities(calibrations: Mapping[str, Calibration]) -> list[Quantity]:
+    """What the uncertainties of forces are worth where they were not fitted."""
+    labels = {"crossed_spearman": "rank correlation", "crossed_ratio": "true over predicted error"}
+    return [
+        Quantity(f"{head}_{key}", f"{head}, each half fitted to the other: {label}", value, "", 2)
+        for head, fit in calibrations.items()
+        for key, label in labels.items()
+        if (value := getattr(fit, key)) is not None
+    ]
 
 
 def _reliability_quantities(judged: dict[str, Reliability]) -> list[Quantity]:

@@ -7,6 +7,10 @@ Bigi, S. Chong, M. Ceriotti, F. Grasselli, Mach. Learn.: Sci. Technol. 5, 045018
 deviations drawn from it become ``ReadOut.members``; they carry the uncertainty to every derived
 quantity (M. Kellner, M. Ceriotti, Mach. Learn.: Sci. Technol. 5, 035006 (2024)). ς² and the overall
 scale are those of the largest likelihood of held-out energies and forces.
+
+The posterior knows where the training had labels, not where the network errs. So the draw is the
+prior of a second step, ``fit_to_errors``: the deviations of largest posterior probability given the
+held-out errors. Directions that no held-out frame shows stay as drawn.
 """
 
 from collections.abc import Sequence
@@ -17,12 +21,15 @@ import torch
 from torch import Tensor
 
 from nemp_sim.model import NEMP
+from nemp_sim.statistics import rank_correlation
 from nemp_sim.training.tables import FrameTable
 
 RIDGES = tuple(10.0**k for k in range(-9, 0))  # ς² over the mean diagonal of AᵀA
 MAX_ATOMS = 6000  # of the frames whose forces enter
 BATCH_ATOMS = 400
 VARIANCE_FLOOR = 1e-4
+MIN_FRAMES = 8  # held-out frames from which the deviations are fitted to their errors
+FIT_STEPS = 300  # of L-BFGS
 
 
 @dataclass(frozen=True)
@@ -95,12 +102,17 @@ class Calibration:
         force_calibration: factor of the standard deviations of forces.
         n_frames: frames of the likelihood.
         held_out: whether these were held out of the training.
+        crossed_spearman: rank correlation of predicted and true force errors on either half of
+            these frames, fitted to the other half; None where too few were held out.
+        crossed_ratio: root mean square of true over predicted force errors, likewise.
     """
 
     ridge: float
     force_calibration: float
     n_frames: int
     held_out: bool
+    crossed_spearman: float | None = None
+    crossed_ratio: float | None = None
 
 
 def fit_members(
@@ -142,11 +154,97 @@ def fit_members(
         if best is None or energy_loss + force_loss < best[0]:
             best = energy_loss + force_loss, ridge, energy * factor, force / energy
     _, ridge, factor, ratio = best
-    readout = next(iter(model.readouts.values()))
     deviations = draw_deviations(factor, n_members, rng)
+    crossed: tuple[float, float] | tuple[None, None] = None, None
+    if len(held) >= MIN_FRAMES:
+        crossed = _crossed(deviations, factor, ratio, unknown)
+        deviations, ratio = fit_to_errors(deviations, factor, ratio, unknown)
+    readout = next(iter(model.readouts.values()))
     readout.members = torch.from_numpy(deviations).to(readout.members)
     readout.force_calibration = readout.force_calibration.new_tensor(ratio)
-    return Calibration(ridge, float(ratio), len(unknown.energy), bool(len(held)))
+    return Calibration(ridge, float(ratio), len(unknown.energy), bool(len(held)), *crossed)
+
+
+def fit_to_errors(
+    deviations: np.ndarray, factor: np.ndarray, ratio: float, held: Sensitivity
+) -> tuple[np.ndarray, float]:
+    """Deviations of largest posterior probability given held-out errors, and the factor of forces.
+
+    Minimises −log L + Σ_m |z_m − z_m⁰|² over the whitened deviations z = B⁻¹ δw and over the factor
+    of the forces. L: Gaussians of the errors of the energies, and of the forces with one variance
+    for the three components of an atom; z⁰: the draw. The prior counts twice (|…|² in place of
+    |…|²/2), for errors of neighbouring atoms are not independent.
+
+    Args:
+        deviations: (M, W) the draw, adding up to zero.
+        factor: B (W, W), BBᵀ the covariance of the draw.
+        ratio: standard deviations of forces over those that the deviations show.
+        held: frames that were not trained on.
+    """
+    n_atoms = int(held.n_atoms.sum())
+    start = torch.from_numpy(np.linalg.solve(factor, deviations.T))  # (W, M)
+    forces, energies = (torch.from_numpy(a @ factor) for a in (held.forces, held.energy))
+    force_error = torch.from_numpy(held.force_error).reshape(-1, 3).square().mean(1)  # (N,)
+    energy_error = torch.from_numpy(held.energy_error).square()
+    z = start.clone(memory_format=torch.contiguous_format).requires_grad_()
+    log_ratio = torch.tensor(ratio, dtype=torch.float64).log().requires_grad_()
+
+    def variances() -> tuple[Tensor, Tensor]:
+        centred = z - z.mean(1, keepdim=True)
+        of_force = (forces @ centred).square().mean(1).reshape(-1, 3).mean(1)
+        return of_force * (2 * log_ratio).exp(), (energies @ centred).square().mean(1)
+
+    floors = [VARIANCE_FLOOR * v.detach().mean() + 1e-300 for v in variances()]
+    optimizer = torch.optim.LBFGS(
+        [z, log_ratio], max_iter=FIT_STEPS, history_size=20, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = (z - start).square().sum()
+        for variance, error, floor, labels in zip(
+            variances(), (force_error, energy_error), floors, (3, 1), strict=True
+        ):
+            loss = (
+                loss + 0.5 * labels * ((variance + floor).log() + error / (variance + floor)).sum()
+            )
+        loss = loss / n_atoms
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        optimizer.step(closure)
+    fitted = (z - z.mean(1, keepdim=True)).detach().numpy()
+    return (factor @ fitted).T, float(log_ratio.detach().exp())
+
+
+def _crossed(
+    deviations: np.ndarray, factor: np.ndarray, ratio: float, held: Sensitivity
+) -> tuple[float, float]:
+    """Rank correlation and true over predicted error of forces, each half fitted to the other."""
+    frame = np.arange(len(held.energy))
+    spread, error = [], []
+    for side in (0, 1):
+        other, mine = (_frames_of(held, frame % 2 == k) for k in (1 - side, side))
+        fitted, factor_of_forces = fit_to_errors(deviations, factor, ratio, other)
+        std = factor_of_forces * np.sqrt(np.square(mine.forces @ fitted.T).mean(1))
+        spread.append(np.linalg.norm(std.reshape(-1, 3), axis=1))
+        error.append(np.linalg.norm(mine.force_error.reshape(-1, 3), axis=1))
+    predicted, true = np.concatenate(spread), np.concatenate(error)
+    rms = np.sqrt(np.mean(true**2) / np.mean(predicted**2))
+    return rank_correlation(predicted, true), float(rms)
+
+
+def _frames_of(values: Sensitivity, chosen: np.ndarray) -> Sensitivity:
+    """The frames where ``chosen`` (F,) is true."""
+    rows = np.repeat(chosen, 3 * values.n_atoms.astype(int))
+    return Sensitivity(
+        energy=values.energy[chosen],
+        energy_error=values.energy_error[chosen],
+        n_atoms=values.n_atoms[chosen],
+        forces=values.forces[rows],
+        force_error=values.force_error[rows],
+    )
 
 
 def _choose(table: FrameTable, head: int, rng: np.random.Generator) -> np.ndarray:

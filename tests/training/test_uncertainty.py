@@ -10,15 +10,19 @@ from scipy.spatial.transform import Rotation
 from nemp_sim.checkpoint import load_potential, save_potential
 from nemp_sim.errors import InputError
 from nemp_sim.potential import Potential, PotentialMetadata
+from nemp_sim.statistics import rank_correlation
 from nemp_sim.training.accuracy import predict, reliability
 from nemp_sim.training.data import Frame
 from nemp_sim.training.tables import build_table
 from nemp_sim.training.uncertainty import (
     BATCH_ATOMS,
     MAX_ATOMS,
+    Sensitivity,
     _choose,
+    _crossed,
     draw_deviations,
     fit_members,
+    fit_to_errors,
     sensitivity,
 )
 from tests.conftest import MAKERS, make_methanol
@@ -383,3 +387,56 @@ def test_rotated_training_gives_spreads_of_the_same_length(fitted):
     got = potential.evaluate(batch, uncertainty=True).forces_std
     for a, b in zip(got, want, strict=True):
         np.testing.assert_allclose(np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1), atol=1e-9)
+
+
+# --- deviations fitted to held-out errors
+
+
+def held_out(rng, n_frames, seen, covariance):
+    """Sensitivities of a last layer of width 6 and errors drawn from N(0, A C Aᵀ).
+
+    The forces on an atom depend on one direction in ``seen`` each; no frame shows the others.
+    """
+    width, atoms = len(covariance), 4
+    forces = np.zeros((n_frames * atoms * 3, width))
+    direction = np.repeat(rng.choice(seen, n_frames * atoms), 3)
+    forces[np.arange(len(forces)), direction] = rng.choice([-1, 1], len(forces))
+    energy = rng.normal(size=(n_frames, width)) * np.isin(np.arange(width), seen)
+    weights = rng.multivariate_normal(np.zeros(width), covariance, size=len(forces) + n_frames)
+    errors = np.einsum("nw,nw->n", np.concatenate([forces, energy]), weights)
+    counts = np.full(n_frames, atoms)
+    values = Sensitivity(energy, errors[len(forces) :], counts, forces, errors[: len(forces)])
+    return values, direction[::3]
+
+
+def test_deviations_learn_where_the_network_errs(rng):
+    """Errors of direction k have the standard deviation 2ᵏ; the draw holds all for alike."""
+    true_std = 2.0 ** np.arange(6)
+    seen, unseen = [0, 1, 2, 3], [4, 5]
+    values, _ = held_out(rng, 400, seen, np.diag(true_std**2))
+    factor = np.eye(6)
+    draw = draw_deviations(factor, 64, rng)
+    fitted, ratio = fit_to_errors(draw, factor, 1.0, values)
+    got = np.sqrt(np.square(fitted).mean(0))
+    np.testing.assert_allclose((got * ratio)[seen], true_std[seen], rtol=0.1)
+    np.testing.assert_allclose(fitted[:, unseen], draw[:, unseen], atol=1e-9)
+    assert np.abs(fitted.sum(0)).max() < 1e-9 * np.abs(fitted).max()
+
+
+def test_few_errors_leave_the_draw_nearly_alone(rng):
+    values, _ = held_out(rng, 1, [0, 1, 2, 3], np.diag(2.0 ** np.arange(6)))
+    draw = draw_deviations(np.eye(6), 8, rng)
+    fitted, _ = fit_to_errors(draw, np.eye(6), 1.0, values)
+    assert 0.4 < np.square(fitted).mean() / np.square(draw).mean() < 2.5
+
+
+def test_crossed_reliability_judges_frames_that_the_fit_has_not_seen(rng):
+    """It finds the order of the true spreads, and none where errors have no order."""
+    ordered, direction = held_out(rng, 300, [0, 1, 2, 3], np.diag(4.0 ** np.arange(6)))
+    draw = draw_deviations(np.eye(6), 8, rng)
+    rank, ratio = _crossed(draw, np.eye(6), 1.0, ordered)
+    length = np.linalg.norm(ordered.force_error.reshape(-1, 3), axis=1)
+    assert rank == pytest.approx(rank_correlation(2.0**direction, length), abs=0.1)
+    assert ratio == pytest.approx(1, abs=0.15)
+    alike, _ = held_out(rng, 300, [0, 1, 2, 3], np.eye(6))
+    assert abs(_crossed(draw, np.eye(6), 1.0, alike)[0]) < 0.1
