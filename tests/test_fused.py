@@ -30,7 +30,7 @@ needs_triton = pytest.mark.skipif(
 DEVICE, DTYPE = ("cuda", torch.float32) if CUDA else ("cpu", torch.float64)
 # relative to the largest value; the published harmonics have a norm with ε that the kernels take
 # to first order, and the interpreter's products are exact in every precision but the halves
-TOLERANCE = {torch.float64: {"smooth": 1e-12, "published": 1e-7}, torch.float32: 2e-5}
+TOLERANCE = {torch.float64: {"smooth": 1e-12, "published": 1e-7}, torch.float32: 1e-4}
 COARSE = {"bf16x3": 5e-4, "tf32": 2e-2, "bf16": 1e-1, "fp16": 1e-2}
 SHAPES = {
     "L1 T1": {"max_l": 1, "pmax_l": 1, "n_message_passing": 1, "zbl": True},
@@ -110,7 +110,8 @@ def test_fused_equals_plain(random_potential, graph_of, name):
     tolerance = TOLERANCE[DTYPE]
     if DTYPE == torch.float64:
         tolerance = tolerance[shape.get("form", "smooth")]
-    assert_close(probe(fused("ieee").describe, graph), probe(plain, graph), tolerance)
+    mode = "fp16x3" if CUDA else "ieee"  # the default, where it runs
+    assert_close(probe(fused(mode).describe, graph), probe(plain, graph), tolerance)
 
 
 @needs_triton
@@ -126,14 +127,14 @@ def test_precisions(random_potential, graph_of, mode):
 @needs_triton
 @pytest.mark.parametrize("mode", ["fp16x3", "fp16"] if CUDA else ["fp16x3"])
 def test_states_in_16_bits(random_potential, graph_of, mode):
-    """As many edges need them: an error of 1e-4 at most, and it is not that of whole numbers."""
+    """As many edges need them: to 2e-4, and not what whole numbers give."""
     from nemp_sim.kernels.edge_mlp import Launch
 
     shape = {"max_l": 1, "pmax_l": 1, "n_channels": 20, "n_message_passing": 2}
     potential, plain, fused = networks(random_potential, shape, torch.float32)
     graph = graph_of(potential, structures())
     half = fused(mode, launch=Launch(chunk=64, half=True)).describe
-    assert_close(probe(half, graph), probe(plain, graph), max(1e-4, COARSE.get(mode, 0)))
+    assert_close(probe(half, graph), probe(plain, graph), max(2e-4, COARSE.get(mode, 0)))
     whole = fused(mode, launch=Launch(chunk=64, half=False)).describe
     assert not torch.equal(probe(half, graph)[2], probe(whole, graph)[2])
 
@@ -172,7 +173,8 @@ def test_halves_keep_gradients_of_all_sizes():
 def test_runs_repeat_bit_by_bit(random_potential, graph_of):
     potential, _, fused = networks(random_potential, SHAPES["L1 T1"])
     graph = graph_of(potential, structures()[:2])
-    first, second = (probe(fused("ieee").describe, graph) for _ in range(2))
+    mode = "fp16x3" if CUDA else "ieee"
+    first, second = (probe(fused(mode).describe, graph) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 

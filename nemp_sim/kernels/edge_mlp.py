@@ -18,7 +18,7 @@ from nemp_sim.kernels.workspace import Workspace
 from nemp_sim.mlp import MLP
 
 Run = Callable[..., None]
-OUTPUT_COLUMNS = (32, 16)  # outputs that go through one product: as many as divide their number
+OUTPUT_COLUMNS = (64, 32, 16)  # outputs that go through one product: as many as divide their number
 SYSTEM = 1024  # bytes of the shared memory of a program that the driver takes
 
 
@@ -87,7 +87,7 @@ def tiling(
         tile: the edges asked for, or None.
     """
     found = (tile or 64, next(n for n in OUTPUT_COLUMNS if widths[1] % n == 0), 0)
-    for edges, columns in itertools.product((tile,) if tile else (64, 128), OUTPUT_COLUMNS):
+    for edges, columns in itertools.product((tile,) if tile else (64, 128), OUTPUT_COLUMNS[1:]):
         if widths[1] % columns:
             continue
         at_once = programs_at_once(weights, mode, 4 * edges * max(columns, widths[0]))
@@ -154,8 +154,8 @@ class EdgeMLP:
             return torch.mm(self._inputs(room, state), self.weights.high, out=out)
         w = self.weights
         run(
-            mlp_forward, self._grid(room.rows, 4), room.pair_state, state.values, state.scale, w.high,
-            w.low, out, room.first, room.rows, **self._shape(room, state), **self.constants,
+            mlp_forward, self._grid(room.rows, 4), room.pair_state, state.values, state.scale,
+            w.high, w.low, out, room.first, room.rows, **self._shape(room, state), **self.constants,
         )  # fmt: skip
         return out
 
@@ -185,9 +185,10 @@ class EdgeMLP:
             return out
         w = self.weights
         run(
-            mlp_gradient, self._grid(room.rows, 2), room.pair_state, state.values, state.scale, w.high,
-            w.low, grad, out, room.grad_pair_state, grad_state.values, grad_state.scale, room.first,
-            room.rows, ADD_PAIR=add_pair, ADD=add, **self._shape(room, state), **self.constants,
+            mlp_gradient, self._grid(room.rows, 2), room.pair_state, state.values, state.scale,
+            w.high, w.low, grad, out, room.grad_pair_state, grad_state.values, grad_state.scale,
+            room.first, room.rows, ADD_PAIR=add_pair, ADD=add, **self._shape(room, state),
+            **self.constants,
         )  # fmt: skip
         return out
 

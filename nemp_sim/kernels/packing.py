@@ -46,9 +46,7 @@ def split(matrices: Tensor, mode: str) -> Weights:
     return Weights(high, low)
 
 
-def pack_mlp(
-    mlp: MLP, k: int, row_scale: Tensor | None = None, n_sums: int = 1
-) -> Tensor:
+def pack_mlp(mlp: MLP, k: int, row_scale: Tensor | None = None, n_sums: int = 1) -> Tensor:
     """One flat buffer of an MLP of an edge state, in the order of ``triton_mlp.py``.
 
     A linear network gives its matrix, from Q·K to R·K features, K padded.

@@ -1,8 +1,8 @@
 """Triton kernels of the first derivatives, as those of ``triton_forward.py``: atom by atom.
 
-Each kernel adds its share to the gradient of the edge vectors. All loads of a block of edges come before its stores:
-the compiler moves none across the other, and would wait for each in turn. The gradients of the
-neighbour's orbitals are left per edge (``U`` = V² ∂s, ``M`` = M^a) and summed by
+Each kernel adds its share to the gradient of the edge vectors. All loads of a block of edges come
+before its stores: the compiler moves none across the other, and would wait for each in turn. The
+gradients of the neighbour's orbitals are left per edge (``U`` = V² ∂s, ``M`` = M^a) and summed by
 ``neighbour_back`` over the edges that point to an atom, in their order in ``by_neighbour``.
 """
 

@@ -17,7 +17,7 @@ def pair_state(
     vector_ptr, pair_ptr, grid_ptr, table_ptr, first, n_rows, out_ptr,
     K: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """h⁰ (rows, 2 K) of the edges first, first + 1 …"""
+    """h⁰ (rows, 2 K) of the edges from ``first`` on."""
     r = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = r < n_rows
     k = tl.arange(0, K)[None, :]

@@ -14,9 +14,7 @@ class Workspace:
         keeps_pairs: h⁰ and its gradient have room for all edges.
     """
 
-    def __init__(
-        self, like: Tensor, n_edges: int, chunk: int, n_pair: int, n_outputs: int
-    ) -> None:
+    def __init__(self, like: Tensor, n_edges: int, chunk: int, n_pair: int, n_outputs: int) -> None:
         """Room for chunks of up to ``chunk`` edges; that for gradients comes when asked for."""
         self._like, self._n_pair = like, n_pair
         rows = min(n_edges, chunk)
