@@ -1,25 +1,20 @@
 """Which form of the network evaluates it: the plain one, or the fused GPU kernels."""
 
 import importlib.util
-import os
 from functools import partial
 
 import torch
 
 from nemp_sim.config import require
 from nemp_sim.errors import InputError
+from nemp_sim.kernels.sizes import interpreted
 from nemp_sim.model import NEMP, Describe
 from nemp_sim.tabulation import PairTable, TabulationError
 
 KERNELS = ("auto", "reference", "fused")
-PRECISIONS = ("tf32x3", "fp16x3", "bf16x3", "ieee", "tf32", "bf16")
+PRECISIONS = ("tf32x3", "fp16x3", "bf16x3", "ieee", "tf32", "bf16", "fp16")
 MAX_L = 3  # largest max_l of the kernels, all measured on a GPU (docs/kernels.md)
 OLDEST = (8, 0)  # compute capability of Ampere: tensor cores for float32 sums of all precisions
-
-
-def interpreted() -> bool:
-    """Whether Triton's interpreter runs the kernels, on the CPU (tests)."""
-    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def obstacle(model: NEMP, interpreter: bool = False) -> str:
@@ -53,8 +48,8 @@ def choose(model: NEMP, kernel: str, precision: str) -> tuple[Describe, str]:
         kernel: "reference", "fused" or "auto": fused where that can be, else the
             reference.
         precision: of the matrix products of the kernels, one of PRECISIONS. "fp16x3", "tf32x3"
-            (three products, float32 sums) keep the accuracy of float32; "tf32" and "bf16" trade
-            it for speed.
+            (three products, float32 sums) keep the accuracy of float32; "tf32", "bf16" and
+            "fp16" trade it for speed.
 
     Raises:
         InputError: an unknown kernel or precision, or "fused" for a network that cannot be.

@@ -1,19 +1,25 @@
 """EdgeMLP: one MLP of the edge states and its derivative, for a range of edges."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import triton
+import triton.language as tl
 from torch import Tensor
 
-from nemp_sim.kernels.packing import pack_mlp, split
-from nemp_sim.kernels.sizes import padded_size
-from nemp_sim.kernels.triton_mlp import INPUT_COLUMNS, OUTPUT_COLUMNS, mlp_backward, mlp_forward
+from nemp_sim.kernels.packing import HALVES, pack_mlp, split
+from nemp_sim.kernels.sizes import interpreted, padded_size
+from nemp_sim.kernels.states import States
+from nemp_sim.kernels.triton_mlp import mlp_forward, mlp_gradient
+from nemp_sim.kernels.workspace import Workspace
 from nemp_sim.mlp import MLP
 
 Run = Callable[..., None]
+OUTPUT_COLUMNS = (64, 32, 16)  # outputs that go through one product: as many as divide their number
+SYSTEM = 1024  # bytes of the shared memory of a program that the driver takes
 
 
 @dataclass(frozen=True)
@@ -21,17 +27,75 @@ class Launch:
     """How the kernels are launched; no result depends on it but by rounding.
 
     Attributes:
-        tile: edges of a tile of the MLPs, a power of two, 16 or more.
-        warps: warps of a tile.
+        tile: edges of a tile of the MLPs, a power of two, 16 or more; None: 128 where the weights
+            of one program alone find room in the shared memory of a processor, else 64.
+        warps: warps of a tile; None: one for 16 edges.
         block: edges of an atom that one warp sums at once, a power of two; None: as many as keep
             the sums in registers.
-        chunk: edges between whose outputs and slopes of an MLP are kept, a multiple of ``tile``.
+        chunk: edges whose outputs of an MLP are held at once.
+        stretches: parts of the edges, at most, of one of which what they leave to the neighbours
+            is held at once; none is smaller than four chunks.
+        half: keep states of the edges and their gradients in 16 bits; None: above MANY edges.
     """
 
-    tile: int = 64
-    warps: int = 4
+    tile: int | None = None
+    warps: int | None = None
     block: int | None = None
     chunk: int = 2**18
+    stretches: int = 16
+    half: bool | None = None
+
+
+def math_of(mode: str) -> str:
+    """How the kernels take the SiLU in the precision ``mode``."""
+    if mode == "ieee" or interpreted():  # the interpreter knows no instructions of the GPU
+        return "plain"
+    return "rough" if mode in ("fp16", "bf16") else "fast"
+
+
+def programs_at_once(weights: Tensor, mode: str, staging: int) -> int:
+    """Programs on a processor of the GPU that hold all weights in shared memory; zero: none can.
+
+    Args:
+        weights: one half of them, on the GPU.
+        mode: precision.
+        staging: bytes that a program needs beside them.
+    """
+    if not weights.is_cuda or mode not in HALVES:
+        return 0
+    device = torch.cuda.get_device_properties(weights.device)
+    if device.major != 9 or not hasattr(tl, "condition"):
+        return 0  # products from shared memory: of Hopper alone; loops as here: of Triton 3.6
+    size = (2 if mode.endswith("x3") else 1) * weights.nbytes + staging
+    if size > device.shared_memory_per_block_optin:
+        return 0
+    return device.shared_memory_per_multiprocessor // (size + SYSTEM)
+
+
+def tiling(
+    weights: Tensor, mode: str, widths: tuple[int, int], tile: int | None
+) -> tuple[int, int, int]:
+    """Edges of a tile, outputs that go through one product, and programs at once with the weights.
+
+    Two programs on a processor or more, each with tiles of 64 edges, hide each other's waiting;
+    where there is room for one alone, it takes 128.
+
+    Args:
+        weights: one half of them.
+        mode: precision.
+        widths: inputs that go through one product, and outputs in all.
+        tile: the edges asked for, or None.
+    """
+    found = (tile or 64, next(n for n in OUTPUT_COLUMNS if widths[1] % n == 0), 0)
+    for edges, columns in itertools.product((tile,) if tile else (64, 128), OUTPUT_COLUMNS[1:]):
+        if widths[1] % columns:
+            continue
+        at_once = programs_at_once(weights, mode, 4 * edges * max(columns, widths[0]))
+        if at_once >= 2:
+            return edges, columns, at_once
+        if at_once and not (found[2] and found[0] == edges):
+            found = (edges, columns, at_once)
+    return found
 
 
 class EdgeMLP:
@@ -40,7 +104,6 @@ class EdgeMLP:
     Attributes:
         n_inputs: Q K.
         n_outputs: R K.
-        n_slopes: numbers for each edge that the derivative needs of the evaluation.
     """
 
     def __init__(
@@ -53,74 +116,94 @@ class EdgeMLP:
         n_sums: int = 1,
     ) -> None:
         """Pack the weights for the precision ``mode``; the rest as ``pack_mlp``."""
-        flat = pack_mlp(mlp, k, (INPUT_COLUMNS, OUTPUT_COLUMNS), row_scale, n_sums)
         kp, self.linear = padded_size(k), mlp.linear
         first, last = mlp.output_layer if mlp.linear else mlp.input_layer, mlp.output_layer
         self.n_inputs = first.kernel.shape[0] // k * kp
         self.n_outputs = last.kernel.shape[1] // (k * n_sums) * kp
+        flat = pack_mlp(mlp, k, row_scale, n_sums).detach()
+        self.weights = split(flat, "ieee" if mlp.linear else mode)
+        widths = kp, self.n_outputs
+        self.tile, columns, self.at_once = tiling(self.weights.high, mode, widths, launch.tile)
         blocks = [] if mlp.linear else mlp.blocks
-        layers = len(blocks[0].layers) if len(blocks) else 0
-        width = padded_size(last.kernel.shape[0])
-        self.n_slopes = 0 if mlp.linear else (len(blocks) * layers + 1) * width
-        self.tile = launch.tile
-        self.weights = split(flat.detach(), "ieee" if mlp.linear else mode)
         self.constants: dict[str, Any] = {
             "INPUTS": self.n_inputs,
             "OUTPUTS": self.n_outputs,
-            "W": width,
+            "W": padded_size(last.kernel.shape[0]),
             "BLOCKS": len(blocks),
-            "LAYERS": layers,
+            "LAYERS": len(blocks[0].layers) if len(blocks) else 0,
             "MODE": mode,
-            "IN": INPUT_COLUMNS,
-            "OUT": OUTPUT_COLUMNS,
-            "TILE": launch.tile,
-            "num_warps": launch.warps,
+            "MATH": math_of(mode),
+            "RESIDENT": self.at_once > 0,
+            "IN": kp,
+            "OUT": columns,
+            "TILE": self.tile,
+            "num_warps": launch.warps or max(1, self.tile // 16),
             "num_stages": 1,
         }
 
-    def forward(
-        self, run: Run, state: Tensor, chunk: tuple[int, int], out: Tensor, slopes: Tensor | None
-    ) -> None:
-        """Fill ``out`` (rows, R K) for the edges first, first + 1 … of ``chunk`` (first, rows).
+    def forward(self, run: Run, room: Workspace, state: States) -> Tensor:
+        """Outputs (rows, R K) of the edges of the workspace's chunk, in the workspace.
 
         Args:
             run: launches a kernel on a grid.
-            state: (E, numbers) edge states.
-            chunk: first edge, and the number of edges.
-            out: (rows, R K).
-            slopes: filled for ``backward``, if it is to follow; as large as n_slopes · rows.
+            room: the workspace, which holds h⁰ of the chunk.
+            state: s⁰, s¹ … of all edges.
         """
-        first, rows = chunk
-        save = slopes is not None
+        out = room.outputs(self.n_outputs)
         if self.linear:
-            inputs = state[first : first + rows, : self.n_inputs]
-            torch.mm(inputs, self.weights.high, out=out)
-            return
+            return torch.mm(self._inputs(room, state), self.weights.high, out=out)
         w = self.weights
         run(
-            mlp_forward, (triton.cdiv(rows, self.tile),), state, w.high, w.low, out,
-            slopes if save else out, first, rows, STATE=state.shape[1], SAVE=save,
-            maxnreg=self.limit(168 if save else 128), **self.constants,
+            mlp_forward, self._grid(room.rows, 4), room.pair_state, state.values, state.scale,
+            w.high, w.low, out, room.first, room.rows, **self._shape(room, state), **self.constants,
         )  # fmt: skip
+        return out
 
-    def backward(
-        self, run: Run, grad: Tensor, chunk: tuple[int, int], slopes: Tensor, grad_state: Tensor,
+    def gradient(
+        self, run: Run, room: Workspace, state: States, grad_state: States, add_pair: bool,
         add: bool = True,
-    ) -> None:  # fmt: skip
-        """Add to ``grad_state`` (E, numbers) what the gradient of the outputs gives; or set it."""
-        first, rows = chunk
+    ) -> Tensor:  # fmt: skip
+        """Outputs again, and the gradients of the inputs from that of the outputs.
+
+        The workspace holds h⁰ and the gradient of the outputs, and gets that of h⁰.
+
+        Args:
+            run: launches a kernel on a grid.
+            room: the workspace.
+            state: s⁰, s¹ … of all edges.
+            grad_state: their gradient.
+            add_pair: add to the gradient of h⁰; else set it.
+            add: add to ``grad_state``; else set it.
+        """
+        grad, out = room.grad_outputs(self.n_outputs), room.outputs(self.n_outputs)
         if self.linear:
-            mine = grad_state[first : first + rows, : self.n_inputs]
-            mine.addmm_(grad, self.weights.high.t(), beta=float(add))
-            return
+            torch.mm(self._inputs(room, state), self.weights.high, out=out)
+            n_pair, own = room.pair_state.shape[1], self.weights.high
+            room.grad_pair_state.addmm_(grad, own[:n_pair].t(), beta=float(add_pair))
+            mine = grad_state.values[room.first : room.first + room.rows, : self.n_inputs - n_pair]
+            mine.addmm_(grad, own[n_pair:].t(), beta=float(add))
+            return out
         w = self.weights
         run(
-            mlp_backward, (triton.cdiv(rows, self.tile),), grad, w.high, w.low, slopes, grad_state,
-            first, rows, STATE=grad_state.shape[1], ADD=add, maxnreg=self.limit(168),
+            mlp_gradient, self._grid(room.rows, 2), room.pair_state, state.values, state.scale,
+            w.high, w.low, grad, out, room.grad_pair_state, grad_state.values, grad_state.scale,
+            room.first, room.rows, ADD_PAIR=add_pair, ADD=add, **self._shape(room, state),
             **self.constants,
         )  # fmt: skip
+        return out
 
-    def limit(self, registers: int) -> int | None:
-        """Registers a thread: few enough that three (168) or four (128) tiles share a processor."""
-        numbers = self.tile * max(self.constants["W"], OUTPUT_COLUMNS)
-        return registers if numbers <= 1024 * self.constants["num_warps"] else None
+    def _inputs(self, room: Workspace, state: States) -> Tensor:
+        rest = state.values[room.first : room.first + room.rows]
+        return torch.cat([room.pair_state, rest], 1)[:, : self.n_inputs]
+
+    @staticmethod
+    def _shape(room: Workspace, state: States) -> dict[str, int]:
+        return {"PAIR": room.pair_state.shape[1], "STATE": state.values.shape[1]}
+
+    def _grid(self, rows: int, most: int) -> tuple[int]:
+        """Programs: one for each tile, or ``most`` on a processor where they keep the weights."""
+        tiles = triton.cdiv(rows, self.tile)
+        if not self.at_once:
+            return (tiles,)
+        device = torch.cuda.get_device_properties(self.weights.high.device)
+        return (min(tiles, min(self.at_once, most) * device.multi_processor_count),)

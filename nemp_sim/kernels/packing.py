@@ -13,7 +13,12 @@ from nemp_sim.model import NEMP
 from nemp_sim.tabulation import PairTable
 from nemp_sim.zbl import COULOMB
 
-HALVES = {"bf16x3": torch.bfloat16, "fp16x3": torch.float16, "bf16": torch.bfloat16}
+HALVES = {
+    "bf16x3": torch.bfloat16,
+    "fp16x3": torch.float16,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 
 
 @dataclass(frozen=True)
@@ -31,11 +36,6 @@ def pad(values: Tensor, *sizes: int) -> Tensor:
     return torch.nn.functional.pad(values, widths)
 
 
-def round_up(n: int, multiple: int) -> int:
-    """The multiple at or above ``n``."""
-    return -(-n // multiple) * multiple
-
-
 def split(matrices: Tensor, mode: str) -> Weights:
     """The matrices in the format of ``mode``."""
     if mode not in HALVES:
@@ -46,9 +46,7 @@ def split(matrices: Tensor, mode: str) -> Weights:
     return Weights(high, low)
 
 
-def pack_mlp(
-    mlp: MLP, k: int, columns: tuple[int, int], row_scale: Tensor | None = None, n_sums: int = 1
-) -> Tensor:
+def pack_mlp(mlp: MLP, k: int, row_scale: Tensor | None = None, n_sums: int = 1) -> Tensor:
     """One flat buffer of an MLP of an edge state, in the order of ``triton_mlp.py``.
 
     A linear network gives its matrix, from Q·K to R·K features, K padded.
@@ -56,7 +54,6 @@ def pack_mlp(
     Args:
         mlp: the network, from Q K to R K features.
         k: channels K.
-        columns: numbers of inputs and outputs are padded to multiples of these.
         row_scale: factors (R,) of the output rows.
         n_sums: output rows r, r + R/n_sums, … are added up.
     """
@@ -72,8 +69,7 @@ def pack_mlp(
     first = mlp.input_layer.kernel * mlp.input_layer.scale
     first = pad(first.unflatten(0, (-1, k)), kp, wp).flatten(0, 1)
     hidden = [layer.kernel * layer.scale for block in mlp.blocks for layer in block.layers]
-    inputs, outputs = round_up(first.shape[0], columns[0]), round_up(out.shape[1], columns[1])
-    parts = [pad(first, inputs, wp), *(pad(w, wp, wp) for w in hidden), pad(out, wp, outputs)]
+    parts = [first, *(pad(w, wp, wp) for w in hidden), pad(out, wp, out.shape[1])]
     return torch.cat([part.flatten() for part in parts])
 
 

@@ -1,9 +1,8 @@
 """Triton kernels of the first derivatives, as those of ``triton_forward.py``: atom by atom.
 
-Each kernel adds its share to the gradient of the edge vectors, and puts the gradients of the
-outputs of an MLP in the place of the outputs. All loads of a block of edges come before its stores:
-the compiler moves none across the other, and would wait for each in turn. The gradients of the
-neighbour's orbitals are left per edge (``U`` = V² ∂s, ``M`` = M^a) and summed by
+Each kernel adds its share to the gradient of the edge vectors. All loads of a block of edges come
+before its stores: the compiler moves none across the other, and would wait for each in turn. The
+gradients of the neighbour's orbitals are left per edge (``U`` = V² ∂s, ``M`` = M^a) and summed by
 ``neighbour_back`` over the edges that point to an atom, in their order in ``by_neighbour``.
 """
 
@@ -23,23 +22,16 @@ from nemp_sim.kernels.triton_edge import (
     repulsion,
     vector_grad,
 )
-from nemp_sim.kernels.triton_forward import add_sums, atoms_of, edge_block, edge_range, zero_sums
-
-
-@triton.jit
-def load_rows(place, mask, N: tl.constexpr, K: tl.constexpr):
-    """N tiles (edges, K), K apart."""
-    rows = ()
-    for q in tl.static_range(N):
-        rows = rows + (tl.load(place + q * K, mask=mask[:, None], other=0.0),)
-    return rows
-
-
-@triton.jit
-def store_rows(place, rows, mask, N: tl.constexpr, K: tl.constexpr):
-    """As ``load_rows``."""
-    for q in tl.static_range(N):
-        tl.store(place + q * K, rows[q], mask=mask[:, None])
+from nemp_sim.kernels.triton_forward import (
+    add_sums,
+    atoms_of,
+    edge_block,
+    edge_range,
+    index_of,
+    zero_sums,
+)
+from nemp_sim.kernels.triton_outputs import load_rows, store_rows
+from nemp_sim.kernels.triton_state import load_state
 
 
 @triton.jit
@@ -66,11 +58,11 @@ def load_vector(ptr, e, mask):
 @triton.jit(do_not_specialize=["first", "n_rows"])
 def radial_back(
     vector_ptr, pair_ptr, neighbour_ptr, centre_ptr, row_start, grid_ptr, table_ptr, first, n_rows,
-    cutoff_ptr, zbl_ptr, grad_sums, grad_count, grad_state, grad_ptr,
+    cutoff_ptr, zbl_ptr, grad_sums, grad_count, grad_ptr,
     ZBL: tl.constexpr, EPSILON: tl.constexpr, P: tl.constexpr, K: tl.constexpr,
     STATE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Of ``radial_forward``: grad_sums (N, rows, K), grad_count (N, 2), grad_state (E, STATE)."""
+    """Of ``radial_forward``: grad_sums (N, rows, K), grad_count (N, 2)."""
     S: tl.constexpr = (P + 1) * (P + 1)
     k = tl.arange(0, K)[None, :]
     i, last = atoms_of(centre_ptr, first, n_rows)
@@ -91,10 +83,6 @@ def radial_back(
             y_lm = harmonics(x, y, z, P, EPSILON)
             slope = interpolate(table_ptr, row, slopes, (3 + P) * K + k, COLUMNS)
             along = tl.load(g_ptr + S * K) * slope
-            for q in tl.static_range(2):
-                place = grad_state + e[:, None] * STATE + q * K + k
-                g = tl.load(place, mask=mask[:, None], other=0.0)
-                along += g * interpolate(table_ptr, row, slopes, q * K + k, COLUMNS)
             g_lm = ()
             for l in tl.static_range(P + 1):
                 radial, slope = interpolate_both(
@@ -113,10 +101,10 @@ def radial_back(
         i += tl.num_programs(0)
 
 
-@triton.jit(do_not_specialize=["first", "n_rows"])
+@triton.jit(do_not_specialize=["first", "n_rows", "left_first"])
 def message_back(
     vector_ptr, pair_ptr, neighbour_ptr, centre_ptr, row_start, grid_ptr, table_ptr, first, n_rows,
-    mixed_ptr, message_ptr, grad_sums, left_ptr, grad_ptr,
+    message_ptr, grad_sums, left_ptr, left_first, grad_ptr,
     EPSILON: tl.constexpr, P: tl.constexpr, L: tl.constexpr, K: tl.constexpr,
     STATE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -132,38 +120,26 @@ def message_back(
         while edge < end:
             e, mask = edge_block(edge, end, BLOCK)
             x, y, z, d = edge_vector(vector_ptr, e, mask)
-            j = tl.load(neighbour_ptr + e, mask=mask, other=0).to(tl.int64)[:, None]
             place = message_ptr + (e - first)[:, None] * (P + L + 2) * K + k
             message = load_rows(place, mask, P + L + 2, K)
-            mixed = load_rows(mixed_ptr + j * S * K + k, mask, S, K)
             old = load_vector(grad_ptr, e, mask)
-            y_lm = harmonics(x, y, z, L, EPSILON)
-            grads = ()
-            for l in tl.static_range(P + 1):
-                grad = tl.zeros([BLOCK, K], x.dtype)
-                for m in tl.static_range(2 * l + 1):
-                    grad += mixed[l * l + m] * tl.load(g_ptr + (l * l + m) * K)
-                grads = grads + (grad,)
             g_lm = ()
             for l in tl.static_range(L + 1):
-                grad = tl.zeros([BLOCK, K], x.dtype)
                 for m in tl.static_range(2 * l + 1):
                     g = tl.load(g_ptr + (S + l * l + m) * K)
-                    grad += y_lm[l * l + m][:, None] * g
                     g_lm = g_lm + (tl.sum(message[P + 1 + l] * g, 1),)
-                grads = grads + (grad,)
             gd = tl.zeros_like(d)
             store_vector_grad(grad_ptr, e, mask, x, y, z, d, g_lm, gd, old, L, EPSILON)
-            store_rows(left_ptr + e[:, None] * (P + 1) * K + k, message, mask, P + 1, K)
-            store_rows(place, grads, mask, P + L + 2, K)
+            place = left_ptr + (e - left_first)[:, None] * (P + 1) * K + k
+            store_rows(place, message, mask, P + 1, K)
             edge += BLOCK
         i += tl.num_programs(0)
 
 
-@triton.jit(do_not_specialize=["first", "n_rows"])
+@triton.jit(do_not_specialize=["first", "n_rows", "left_first"])
 def scalar_back(
     vector_ptr, pair_ptr, neighbour_ptr, centre_ptr, row_start, grid_ptr, table_ptr, first, n_rows,
-    c_ptr, v_ptr, grad_rho, grad_state, left_ptr, grad_c, grad_ptr,
+    c_ptr, v_ptr, grad_rho, grad_state, grad_scale, left_ptr, left_first, grad_c, grad_ptr,
     T: tl.constexpr, EPSILON: tl.constexpr, P: tl.constexpr, K: tl.constexpr,
     STATE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -177,10 +153,12 @@ def scalar_back(
         g_rho = tl.load(grad_rho + i.to(tl.int64) * K + k)
         sums = zero_sums(S, BLOCK, K, vector_ptr.dtype.element_ty)
         edge = start
+        next_j = index_of(neighbour_ptr, edge, end, BLOCK)
         while edge < end:
             e, mask = edge_block(edge, end, BLOCK)
+            j = next_j
+            next_j = index_of(neighbour_ptr, edge + BLOCK, end, BLOCK)
             x, y, z, d = edge_vector(vector_ptr, e, mask)
-            j = tl.load(neighbour_ptr + e, mask=mask, other=0).to(tl.int64)[:, None]
             place = v_ptr + (e - first)[:, None] * (3 * P + 3) * K + k
             if T == 0:
                 pair = tl.load(pair_ptr + e, mask=mask, other=0)
@@ -190,25 +168,20 @@ def scalar_back(
             else:
                 v = load_rows(place, mask, 3 * P + 3, K)
             c_j = load_rows(c_ptr + j * S * K + k, mask, S, K)
-            gs = tl.load(
-                grad_state + e[:, None] * STATE + (2 + T) * K + k, mask=mask[:, None], other=0.0
-            )
+            gs = load_state(grad_state, grad_scale, e, mask, T, STATE, K)
             old = load_vector(grad_ptr, e, mask)
             y_lm = harmonics(x, y, z, P, EPSILON)
             along = tl.zeros([BLOCK, K], x.dtype)
             g_lm = ()
             new = ()
             left = ()
-            g_1 = ()
-            g_2 = ()
-            g_3 = ()
             for l in tl.static_range(P + 1):
-                own = tl.zeros([BLOCK, K], x.dtype)
-                other = tl.zeros([BLOCK, K], x.dtype)
-                for m in tl.static_range(2 * l + 1):
-                    own += y_lm[l * l + m][:, None] * tl.load(c_i + (l * l + m) * K)
-                    other += y_lm[l * l + m][:, None] * c_j[l * l + m]
                 if T == 0:
+                    own = tl.zeros([BLOCK, K], x.dtype)
+                    other = tl.zeros([BLOCK, K], x.dtype)
+                    for m in tl.static_range(2 * l + 1):
+                        own += y_lm[l * l + m][:, None] * tl.load(c_i + (l * l + m) * K)
+                        other += y_lm[l * l + m][:, None] * c_j[l * l + m]
                     at = (4 + P + l) * K + k
                     v1, s1 = interpolate_both(table_ptr, row, weights, slopes, at, COLUMNS)
                     at += (P + 1) * K
@@ -221,9 +194,6 @@ def scalar_back(
                 else:
                     g_own = v[l] * gs + v[2 * P + 2 + l] * g_rho
                     g_other = v[P + 1 + l] * gs
-                    g_1 = g_1 + (gs * own,)
-                    g_2 = g_2 + (gs * other,)
-                    g_3 = g_3 + (g_rho * own,)
                 left = left + (g_other,)
                 for m in tl.static_range(2 * l + 1):
                     new = new + (sums[l * l + m] + g_own * y_lm[l * l + m][:, None],)
@@ -232,9 +202,8 @@ def scalar_back(
             sums = new
             gd = tl.sum(along, 1)
             store_vector_grad(grad_ptr, e, mask, x, y, z, d, g_lm, gd, old, P, EPSILON)
-            store_rows(left_ptr + e[:, None] * (P + 1) * K + k, left, mask, P + 1, K)
-            if T > 0:
-                store_rows(place, g_1 + g_2 + g_3, mask, 3 * P + 3, K)
+            place = left_ptr + (e - left_first)[:, None] * (P + 1) * K + k
+            store_rows(place, left, mask, P + 1, K)
             edge += BLOCK
         add_sums(grad_c + i.to(tl.int64) * S * K, sums, S, K)
         i += tl.num_programs(0)
@@ -265,33 +234,31 @@ def final_back(
             y_lm = harmonics(x, y, z, P, EPSILON)
             g_lm = ()
             new = ()
-            grads = ()
             for l in tl.static_range(P + 1):
-                own = tl.zeros([BLOCK, K], x.dtype)
                 g_own = v[l] * g_rho
                 for m in tl.static_range(2 * l + 1):
                     c = tl.load(c_i + (l * l + m) * K)
-                    own += y_lm[l * l + m][:, None] * c
                     new = new + (sums[l * l + m] + g_own * y_lm[l * l + m][:, None],)
                     g_lm = g_lm + (tl.sum(g_own * c, 1),)
-                grads = grads + (g_rho * own,)
             sums = new
             zero = tl.zeros_like(d)
             old = (zero, zero, zero)
             store_vector_grad(grad_ptr, e, mask, x, y, z, d, g_lm, zero, old, P, EPSILON)
-            store_rows(place, grads, mask, P + 1, K)
             edge += BLOCK
         add_sums(grad_c + i.to(tl.int64) * S * K, sums, S, K)
         i += tl.num_programs(0)
 
 
-@triton.jit(do_not_specialize=["n_atoms"])
+@triton.jit(do_not_specialize=["first", "n_rows", "n_atoms"])
 def neighbour_back(
-    vector_ptr, centre_ptr, row_start, by_neighbour, left_ptr, grad_sums, out_ptr, n_atoms,
-    HARMONIC: tl.constexpr, EPSILON: tl.constexpr, P: tl.constexpr, SUMS: tl.constexpr,
+    vector_ptr, centre_ptr, row_start, by_neighbour, left_ptr, first, n_rows, grad_sums, out_ptr,
+    n_atoms, HARMONIC: tl.constexpr, EPSILON: tl.constexpr, P: tl.constexpr, SUMS: tl.constexpr,
     K: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of C_j, Σ U_l Y_lm (HARMONIC), or of C_j W⁰, Σ M_l ∂N_i,lm, over the edges to j."""
+    """Gradient of C_j, Σ U_l Y_lm (HARMONIC), or of C_j W⁰, Σ M_l ∂N_i,lm, over the edges to j.
+
+    Of the edges first … first + n_rows alone, whose U and M stand in ``left_ptr``.
+    """
     S: tl.constexpr = (P + 1) * (P + 1)
     k = tl.arange(0, K)[None, :]
     j = tl.program_id(0)
@@ -300,9 +267,12 @@ def neighbour_back(
         end = tl.load(row_start + j + 1)
         sums = zero_sums(S, BLOCK, K, vector_ptr.dtype.element_ty)
         edge = start
+        next_e = index_of(by_neighbour, edge, end, BLOCK)
         while edge < end:
-            place, mask = edge_block(edge, end, BLOCK)
-            e = tl.load(by_neighbour + place, mask=mask, other=0).to(tl.int64)
+            _, mask = edge_block(edge, end, BLOCK)
+            e = tl.reshape(next_e, [BLOCK])
+            next_e = index_of(by_neighbour, edge + BLOCK, end, BLOCK)
+            mask = mask & (e >= first) & (e < first + n_rows)
             if HARMONIC:
                 x, y, z, _ = edge_vector(vector_ptr, e, mask)
                 y_lm = harmonics(x, y, z, P, EPSILON)
@@ -311,7 +281,7 @@ def neighbour_back(
                 g_ptr = grad_sums + i * SUMS * K + k
             new = ()
             for l in tl.static_range(P + 1):
-                at = left_ptr + (e[:, None] * (P + 1) + l) * K + k
+                at = left_ptr + ((e - first)[:, None] * (P + 1) + l) * K + k
                 left = tl.load(at, mask=mask[:, None], other=0.0)
                 for m in tl.static_range(2 * l + 1):
                     if HARMONIC:

@@ -20,6 +20,7 @@ from nemp_sim.kernels.triton_edge import (
     locate,
     repulsion,
 )
+from nemp_sim.kernels.triton_state import store_state
 
 
 @triton.jit
@@ -44,6 +45,17 @@ def edge_block(start, end, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def index_of(index_ptr, start, end, BLOCK: tl.constexpr):
+    """Numbers ``index_ptr`` of a block of edges, as rows.
+
+    A kernel asks for those of the next block before it works on one: what they point to is then
+    loaded without waiting for them.
+    """
+    e, mask = edge_block(start, end, BLOCK)
+    return tl.load(index_ptr + e, mask=mask, other=0).to(tl.int64)[:, None]
+
+
+@triton.jit
 def zero_sums(N: tl.constexpr, BLOCK: tl.constexpr, K: tl.constexpr, DTYPE: tl.constexpr):
     """N tiles of zeros (BLOCK, K)."""
     out = ()
@@ -64,11 +76,11 @@ def add_sums(out, sums, N: tl.constexpr, K: tl.constexpr):
 @triton.jit(do_not_specialize=["first", "n_rows"])
 def radial_forward(
     vector_ptr, pair_ptr, neighbour_ptr, centre_ptr, row_start, grid_ptr, table_ptr, first, n_rows,
-    cutoff_ptr, zbl_ptr, state_ptr, sums_ptr, count_ptr,
+    cutoff_ptr, zbl_ptr, sums_ptr, count_ptr,
     ZBL: tl.constexpr, EPSILON: tl.constexpr, P: tl.constexpr, K: tl.constexpr,
     STATE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """h⁰ of the edges; Σ_j R_l Y_lm (rows lm), Σ_j R_ρ (last row); Σ_j f_c and the repulsion."""
+    """Σ_j R_l Y_lm (rows lm), Σ_j R_ρ (last row); Σ_j f_c and the repulsion."""
     S: tl.constexpr = (P + 1) * (P + 1)
     k = tl.arange(0, K)[None, :]
     i, last = atoms_of(centre_ptr, first, n_rows)
@@ -85,10 +97,6 @@ def radial_forward(
             row, t, _ = locate(grid_ptr, pair, d, ROWS)
             weights = basis(t)
             y_lm = harmonics(x, y, z, P, EPSILON)
-            place = state_ptr + e[:, None] * STATE + k
-            for q in tl.static_range(2):
-                h = interpolate(table_ptr, row, weights, q * K + k, COLUMNS)
-                tl.store(place + q * K, h, mask=mask[:, None])
             new = ()
             for l in tl.static_range(P + 1):
                 radial = interpolate(table_ptr, row, weights, (2 + l) * K + k, COLUMNS)
@@ -110,7 +118,7 @@ def radial_forward(
 @triton.jit(do_not_specialize=["first", "n_rows"])
 def scalar_forward(
     vector_ptr, pair_ptr, neighbour_ptr, centre_ptr, row_start, grid_ptr, table_ptr, first, n_rows,
-    c_ptr, v_ptr, state_ptr, rho_ptr,
+    c_ptr, v_ptr, state_ptr, scale_ptr, rho_ptr,
     T: tl.constexpr, EPSILON: tl.constexpr, P: tl.constexpr, K: tl.constexpr,
     STATE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -126,11 +134,13 @@ def scalar_forward(
         c_i = c_ptr + i.to(tl.int64) * S * K + k
         rho = zero_sums(1, BLOCK, K, vector_ptr.dtype.element_ty)
         edge = start
+        next_j = index_of(neighbour_ptr, edge, end, BLOCK)
         while edge < end:
             e, mask = edge_block(edge, end, BLOCK)
+            j = next_j
+            next_j = index_of(neighbour_ptr, edge + BLOCK, end, BLOCK)
             x, y, z, d = edge_vector(vector_ptr, e, mask)
             y_lm = harmonics(x, y, z, P, EPSILON)
-            j = tl.load(neighbour_ptr + e, mask=mask, other=0).to(tl.int64)[:, None]
             if T == 0:
                 pair = tl.load(pair_ptr + e, mask=mask, other=0)
                 row, t, _ = locate(grid_ptr, pair, d, ROWS)
@@ -155,8 +165,7 @@ def scalar_forward(
                 s += v1 * own + v2 * other
                 total += v3 * own
             rho = (total,)
-            place = state_ptr + e[:, None] * STATE + (2 + T) * K + k
-            tl.store(place, s, mask=mask[:, None])
+            store_state(state_ptr, scale_ptr, e, mask, T, s, STATE, K)
             edge += BLOCK
         add_sums(rho_ptr + i.to(tl.int64) * K, rho, 1, K)
         i += tl.num_programs(0)
@@ -178,11 +187,13 @@ def message_forward(
         start, end = edge_range(row_start, i, first, n_rows)
         sums = zero_sums(S + S_G, BLOCK, K, vector_ptr.dtype.element_ty)
         edge = start
+        next_j = index_of(neighbour_ptr, edge, end, BLOCK)
         while edge < end:
             e, mask = edge_block(edge, end, BLOCK)
+            j = next_j
+            next_j = index_of(neighbour_ptr, edge + BLOCK, end, BLOCK)
             x, y, z, _ = edge_vector(vector_ptr, e, mask)
             y_lm = harmonics(x, y, z, L, EPSILON)
-            j = tl.load(neighbour_ptr + e, mask=mask, other=0).to(tl.int64)[:, None]
             place = message_ptr + (e - first)[:, None] * (P + L + 2) * K + k
             new = ()
             for l in tl.static_range(P + 1):

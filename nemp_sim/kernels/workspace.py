@@ -1,0 +1,56 @@
+"""Workspace: what the networks of one chunk of edges read and write, in memory used again."""
+
+from torch import Tensor
+
+ALL_PAIRS = 2**21  # edges up to which h⁰ of all of them is kept, not of one chunk
+
+
+class Workspace:
+    """Room for h⁰, the outputs of an edge network, and their gradients, of one chunk of edges.
+
+    Attributes:
+        first: first edge of the chunk.
+        rows: number of its edges.
+        keeps_pairs: h⁰ and its gradient have room for all edges.
+    """
+
+    def __init__(self, like: Tensor, n_edges: int, chunk: int, n_pair: int, n_outputs: int) -> None:
+        """Room for chunks of up to ``chunk`` edges; that for gradients comes when asked for."""
+        self._like, self._n_pair = like, n_pair
+        rows = min(n_edges, chunk)
+        self.keeps_pairs = n_edges <= ALL_PAIRS
+        self._sizes = (n_edges if self.keeps_pairs else rows) * n_pair, rows * n_outputs
+        self._pair, self._outputs = (like.new_empty(size) for size in self._sizes)
+        self._grads: list[Tensor] = []
+        self.first = self.rows = 0
+
+    def take(self, chunk: tuple[int, int]) -> None:
+        """Go to a chunk (first, rows)."""
+        self.first, self.rows = chunk
+
+    @property
+    def pair_state(self) -> Tensor:
+        """h⁰ (rows, 2 K)."""
+        return self._pair_view(self._pair)
+
+    @property
+    def grad_pair_state(self) -> Tensor:
+        """Its gradient."""
+        return self._pair_view(self._gradients()[0])
+
+    def outputs(self, columns: int) -> Tensor:
+        """Outputs (rows, columns)."""
+        return self._outputs[: self.rows * columns].view(self.rows, columns)
+
+    def grad_outputs(self, columns: int) -> Tensor:
+        """Their gradient."""
+        return self._gradients()[1][: self.rows * columns].view(self.rows, columns)
+
+    def _gradients(self) -> list[Tensor]:
+        if not self._grads:
+            self._grads = [self._like.new_empty(size) for size in self._sizes]
+        return self._grads
+
+    def _pair_view(self, whole: Tensor) -> Tensor:
+        first = self.first if self.keeps_pairs else 0
+        return whole.view(-1, self._n_pair)[first : first + self.rows]
