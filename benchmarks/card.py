@@ -27,11 +27,13 @@ def error_table(rows: list[ErrorRow]) -> str:
         "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
+        forces = row.force_rmse_meV_per_A, row.force_mae_meV_per_A
+        shown = ["" if v is None else f"{v:.1f}" for v in forces]
         stress = row.stress_rmse_meV_per_A3
         lines.append(
             f"| {row.head} | {row.config_type} | {row.n_frames} "
             f"| {row.energy_rmse_meV_per_atom:.2f} | {row.energy_mae_meV_per_atom:.2f} "
-            f"| {row.force_rmse_meV_per_A:.1f} | {row.force_mae_meV_per_A:.1f} "
+            f"| {shown[0]} | {shown[1]} "
             f"| {'' if stress is None else f'{stress:.2f}'} |"
         )
     return "\n".join(lines)

@@ -135,9 +135,8 @@ class Domain:
         accepted = {k: RECORD_FACTOR * v for k, v in known.get("largest_std", {}).items()}
         if not accepted:
             names = {"energy_std": "energy_rmse_meV_per_atom", "force_std": "force_rmse_meV_per_A"}
-            accepted = {
-                k: RMSE_FACTOR * 1e-3 * held_out[n] for k, n in names.items() if n in held_out
-            }
+            found = {k: held_out.get(n) for k, n in names.items()}
+            accepted = {k: RMSE_FACTOR * 1e-3 * v for k, v in found.items() if v is not None}
         return cls(symbols, shortest, coordination, accepted)
 
     @property

@@ -14,8 +14,8 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def rms(values: np.ndarray) -> float:
-    """Root mean square."""
-    return float(np.sqrt((values**2).mean()))
+    """Root mean square, of no values not-a-number."""
+    return float(np.sqrt((values**2).mean())) if values.size else float("nan")
 
 
 class Sample:

@@ -314,6 +314,19 @@ def labelled(atoms):
     return LabelledFrame(atoms, 0.0, np.zeros((len(atoms), 3)), None, "all", "g", "default")
 
 
+def test_dimers_do_not_widen_the_accepted_uncertainties(random_potential, methanol):
+    potential = random_potential("smooth", n_members=4)
+    frames = [labelled(atoms) for atoms in (pair(0.7, "OH"), methanol, Atoms("H"))]
+    seen = [predict({"default": potential}, frames)]
+    seen[0].energy_std[0], seen[0].energies_std[0] = 5.0, np.full(2, 5.0)
+    largest = domain_record(potential, frames, seen)["largest_std"]
+    assert largest["energy_std"] == pytest.approx(seen[0].energy_std[1] / len(methanol))
+    assert largest["atom_std"] == pytest.approx(seen[0].energies_std[1].max())
+    alone = [predict({"default": potential}, frames[:1])]
+    largest = domain_record(potential, frames[:1], alone)["largest_std"]
+    assert largest["energy_std"] == pytest.approx(alone[0].energy_std[0] / 2)
+
+
 def test_record_of_the_training_frames(random_potential, tmp_path):
     potential = random_potential("smooth", n_members=4)
     near, far_apart = pair(0.8, "OH"), pair(1.3, "OH")

@@ -89,7 +89,7 @@ class ErrorRow:
         n_frames: number of frames.
         energy_rmse_meV_per_atom: of the total energy divided by the number of atoms.
         energy_mae_meV_per_atom: likewise.
-        force_rmse_meV_per_A: over all force components.
+        force_rmse_meV_per_A: over all labelled force components; None without labels.
         force_mae_meV_per_A: likewise.
         stress_rmse_meV_per_A3: over all stress components of labelled frames; None without labels.
     """
@@ -99,8 +99,8 @@ class ErrorRow:
     n_frames: int
     energy_rmse_meV_per_atom: float
     energy_mae_meV_per_atom: float
-    force_rmse_meV_per_A: float
-    force_mae_meV_per_A: float
+    force_rmse_meV_per_A: float | None
+    force_mae_meV_per_A: float | None
     stress_rmse_meV_per_A3: float | None
 
 
@@ -120,7 +120,7 @@ def _row(predictions: Predictions, head: str, kind: str, chosen: list[int]) -> E
     frames = [predictions.frames[k] for k in chosen]
     energy = energy_errors(predictions)[chosen]
     energy = 1e3 * energy / [len(f.atoms) for f in frames]
-    force = 1e3 * np.concatenate([e.ravel() for e in force_errors(predictions, chosen)])
+    force = 1e3 * force_errors(predictions, chosen)
     rows, columns = zip(*VOIGT, strict=True)
     stress = [
         1e3 * (predictions.stress[k] - predictions.frames[k].stress[rows, columns])
@@ -133,8 +133,8 @@ def _row(predictions: Predictions, head: str, kind: str, chosen: list[int]) -> E
         n_frames=len(chosen),
         energy_rmse_meV_per_atom=rms(energy),
         energy_mae_meV_per_atom=float(np.abs(energy).mean()),
-        force_rmse_meV_per_A=rms(force),
-        force_mae_meV_per_A=float(np.abs(force).mean()),
+        force_rmse_meV_per_A=rms(force) if len(force) else None,
+        force_mae_meV_per_A=float(np.abs(force).mean()) if len(force) else None,
         stress_rmse_meV_per_A3=rms(np.concatenate(stress)) if stress else None,
     )
 
@@ -144,9 +144,22 @@ def energy_errors(predictions: Predictions) -> np.ndarray:
     return predictions.energy - np.array([f.energy for f in predictions.frames])
 
 
-def force_errors(predictions: Predictions, chosen: Sequence[int]) -> list[np.ndarray]:
-    """Predicted minus labelled forces of the frames ``chosen``, arrays (N, 3), eV/Å."""
-    return [predictions.forces[k] - predictions.frames[k].forces for k in chosen]
+def force_errors(predictions: Predictions, chosen: Sequence[int]) -> np.ndarray:
+    """Predicted minus labelled forces on the atoms of the frames ``chosen``, (n, 3), eV/Å.
+
+    Frames without force labels are left out, here and in ``labelled_rows``.
+    """
+    return labelled_rows(predictions, predictions.forces, chosen) - labelled_rows(
+        predictions, [f.forces for f in predictions.frames], chosen
+    )
+
+
+def labelled_rows(
+    predictions: Predictions, values: Sequence[np.ndarray | None], chosen: Sequence[int]
+) -> np.ndarray:
+    """``values`` (N, 3) of those frames of ``chosen`` that have force labels, stacked, (n, 3)."""
+    kept = [values[k] for k in chosen if predictions.frames[k].forces is not None]
+    return np.concatenate([np.zeros((0, 3)), *kept])
 
 
 @dataclass(frozen=True)
@@ -175,8 +188,9 @@ def error_pairs(predictions: Predictions) -> tuple[ErrorPair, ErrorPair]:
     sizes = np.array([len(f.atoms) for f in frames])
     labels = np.array([f.energy for f in frames])
     energy = ErrorPair((labels - lone) / sizes, (predictions.energy - lone) / sizes, "meV/atom")
-    labelled = np.concatenate([f.forces.ravel() for f in frames])
-    predicted = np.concatenate([f.ravel() for f in predictions.forces])
+    every = range(len(frames))
+    labelled = labelled_rows(predictions, [f.forces for f in frames], every).ravel()
+    predicted = labelled_rows(predictions, predictions.forces, every).ravel()
     return energy, ErrorPair(labelled, predicted, "meV/Å")
 
 
@@ -185,7 +199,7 @@ class Reliability:
     """Predicted standard deviations beside true errors.
 
     Attributes:
-        force_std: (n,) of n atoms: √(σ_x² + σ_y² + σ_z²), eV/Å.
+        force_std: (n,) of n atoms that have labels: √(σ_x² + σ_y² + σ_z²), eV/Å.
         force_error: (n,) length of the error of the force, eV/Å.
         energy_std: (m,) of m frames, per atom, eV.
         energy_error: (m,) absolute error per atom, eV.
@@ -227,8 +241,8 @@ def reliability(predictions: Predictions) -> Reliability | None:
     if not chosen:
         return None
     sizes = np.array([len(predictions.frames[k].atoms) for k in chosen])
-    force = np.concatenate(force_errors(predictions, chosen))
-    spread = np.concatenate([predictions.forces_std[k] for k in chosen])
+    force = force_errors(predictions, chosen)
+    spread = labelled_rows(predictions, predictions.forces_std, chosen)
     return Reliability(
         force_std=np.linalg.norm(spread, axis=1),
         force_error=np.linalg.norm(force, axis=1),

@@ -9,6 +9,8 @@ from ase.data import atomic_numbers
 
 from nemp_sim.config import require, require_plain_name, require_types
 
+DATA_FILES = "train", "validation", "train_only", "test"  # the lists of files in DataConfig
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -19,6 +21,7 @@ class DataConfig:
             environment variables are expanded ("$NEMP_DATA/water.xyz").
         validation: files of validation frames; without any, groups of the training frames are
             held out.
+        train_only: files of frames that are always trained on, whatever the split.
         test: files that are never trained or selected on, only reported.
         validation_fraction: share of the training frames to hold out, by whole groups.
         group_by: ``"cell"``: consecutive frames of one composition and cell are a group; or the
@@ -27,7 +30,12 @@ class DataConfig:
         energy_key: info key of the total energy, eV.
         forces_key: array key of the forces, eV/Å.
         stress_key: info key of the stress, eV/Å³ (6 Voigt or 9 or 3×3, tensile positive).
-        type_key: info key of the kind of structure, by which errors are reported.
+        allow_missing_forces: train on the energies alone of frames that have no forces; without
+            it they stop the run, for that is also how a misspelt ``forces_key`` shows.
+        type_key: info key of the kind of structure, by which errors are reported; the kind of a
+            frame without it is the name of its file, up to the first dot.
+        type_weights: factors of the squared errors in the loss by kind of structure, such as
+            ``{HH = 0.1}``; 1 for the others. Reported errors are without them.
         isolated_atoms_eV: energies of lone atoms by symbol, eV; lone-atom frames give the others.
         split_seed: seed of the choice of held-out groups.
         check_units: stop where the labels look like other units than eV and Å.
@@ -40,13 +48,16 @@ class DataConfig:
 
     train: tuple[str, ...] = ()
     validation: tuple[str, ...] = ()
+    train_only: tuple[str, ...] = ()
     test: tuple[str, ...] = ()
     validation_fraction: float = 0.1
     group_by: str = "cell"
     energy_key: str = "REF_energy"
     forces_key: str = "REF_forces"
     stress_key: str = "REF_stress"
+    allow_missing_forces: bool = False
     type_key: str = "config_type"
+    type_weights: Mapping[str, float] = field(default_factory=dict)
     isolated_atoms_eV: Mapping[str, float] = field(default_factory=dict)
     split_seed: int = 0
     check_units: bool = True
@@ -57,7 +68,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         """Check every value."""
         require_types(self)
-        for name in ("train", "validation", "test"):
+        for name in DATA_FILES:
             value = getattr(self, name)
             listed = (value,) if isinstance(value, str) else value
             texts = isinstance(listed, list | tuple) and all(isinstance(v, str) for v in listed)
@@ -68,6 +79,10 @@ class DataConfig:
             number = isinstance(energy, int | float) and math.isfinite(energy)
             where = f"data.isolated_atoms_eV.{symbol}"
             require(number and symbol in atomic_numbers, where, energy, "an energy of an element")
+        for kind, weight in self.type_weights.items():
+            number = isinstance(weight, int | float) and not isinstance(weight, bool)
+            usable = number and 0 < weight < math.inf
+            require(usable, f"data.type_weights.{kind}", weight, "a positive number")
         fraction = self.validation_fraction
         require(0 <= fraction < 1, "data.validation_fraction", fraction, "at least 0, below 1")
         limit = self.max_force_eV_per_A
@@ -85,8 +100,9 @@ class DataConfig:
 class TrainConfig:
     """How a potential is trained.
 
-    The loss of a batch is w_E ⟨(ΔE/N)²⟩ + w_F ⟨ΔF²⟩ + w_S ⟨Δσ²⟩, with energies per atom in eV,
-    force components in eV/Å, stress components in eV/Å³.
+    The loss of a batch is w_E ⟨w (ΔE/N)²⟩ + w_F ⟨w ΔF²⟩ + w_S ⟨w Δσ²⟩ over the labels of each
+    kind, with energies per atom in eV, force components in eV/Å, stress components in eV/Å³; w is
+    1 or that of ``DataConfig.type_weights``.
 
     Attributes:
         name: name of the potential; the files are ``<name>.pt`` and so on.

@@ -46,22 +46,24 @@ class Frame:
     Attributes:
         atoms: the structure, without calculator.
         energy: total energy, eV.
-        forces: (N, 3), eV/Å.
+        forces: (N, 3), eV/Å; None where there is no label.
         stress: (3, 3), eV/Å³, tensile positive; None where there is no label.
         config_type: kind of structure, for error tables.
         group: frames of one group stay on one side of a split.
         head: level of theory of the labels.
         excluded: whether ``DataConfig.exclude`` names it.
+        weight: factor of its squared errors in the loss.
     """
 
     atoms: Atoms
     energy: float
-    forces: np.ndarray
+    forces: np.ndarray | None
     stress: np.ndarray | None
     config_type: str
     group: str
     head: str = "default"
     excluded: bool = False
+    weight: float = 1.0
 
 
 def read_xyz(path: Path) -> list[Atoms]:
@@ -96,7 +98,7 @@ def read_frames(
     frames, problems = [], []
     group, previous = -1, None
     for index, atoms in enumerate(structures):
-        labels = labels_of(atoms, config, with_stress)
+        labels = labels_of(atoms, config, with_stress, config.allow_missing_forces)
         if isinstance(labels, str):
             problems.append(f"frame {index} ({atoms.get_chemical_formula()}): {labels}")
             continue
@@ -107,44 +109,51 @@ def read_frames(
         bare = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
         kind = str(atoms.info.get(config.type_key, path.name.split(".")[0]))
         excluded = any(str(atoms.info.get(k)) in named for k, named in config.exclude.items())
-        frames.append(Frame(bare, *labels, kind, f"{path.name}:{group}", head, excluded))
+        place = f"{path.name}:{group}", head
+        weight = float(config.type_weights.get(kind, 1.0))
+        frames.append(Frame(bare, *labels, kind, *place, excluded, weight))
     if problems:
         raise InputError(
             f"{path}: {len(problems)} of {len(structures)} frames have no usable labels: "
             + "; ".join(problems[:5])
             + (" …" if len(problems) > 5 else "")
             + f". Wanted: info['{config.energy_key}'] and arrays['{config.forces_key}']; set "
-            "data.energy_key and data.forces_key, or remove these frames."
+            "data.energy_key and data.forces_key, or remove these frames. Frames that have "
+            "energies alone are trained on with data.allow_missing_forces = true."
         )
     return frames
 
 
 def labels_of(
-    atoms: Atoms, keys: Keys, with_stress: bool = False
-) -> tuple[float, np.ndarray, np.ndarray | None] | str:
+    atoms: Atoms, keys: Keys, with_stress: bool = False, allow_missing_forces: bool = False
+) -> tuple[float, np.ndarray | None, np.ndarray | None] | str:
     """Energy (eV), forces (N, 3) in eV/Å and stress of a frame, or what is wrong with them.
 
     Args:
         atoms: the frame; lone atoms need no forces.
         keys: names of the labels.
         with_stress: whether to read the stress; None where there is none.
+        allow_missing_forces: whether forces may be missing; None where they are.
     """
     results = atoms.calc.results if atoms.calc is not None else {}  # ASE moves plain keys there
     info, arrays = results | atoms.info, results | atoms.arrays
     energy, forces = info.get(keys.energy_key), arrays.get(keys.forces_key)
     if forces is None and len(atoms) == 1:
         forces = np.zeros((1, 3))
-    missing = [k for k, v in ((keys.energy_key, energy), (keys.forces_key, forces)) if v is None]
+    wanted = {keys.energy_key: energy}
+    wanted |= {} if allow_missing_forces else {keys.forces_key: forces}
+    missing = [key for key, value in wanted.items() if value is None]
     if missing:
         return f"no {' and no '.join(missing)}"
-    forces = np.asarray(forces)
-    if not np.issubdtype(forces.dtype, np.number):
-        return f"{keys.forces_key} holds no numbers"
-    if forces.shape != (len(atoms), 3):
-        return f"{keys.forces_key} has shape {forces.shape}, wanted {(len(atoms), 3)}"
+    if forces is not None:
+        forces = np.asarray(forces)
+        if not np.issubdtype(forces.dtype, np.number):
+            return f"{keys.forces_key} holds no numbers"
+        if forces.shape != (len(atoms), 3):
+            return f"{keys.forces_key} has shape {forces.shape}, wanted {(len(atoms), 3)}"
     if np.size(energy) != 1 or not isinstance(np.asarray(energy).item(), int | float):
         return f"{keys.energy_key} is {energy!r}, no number"
-    if not np.isfinite(energy) or not np.isfinite(forces).all():
+    if not np.isfinite(energy) or not (forces is None or np.isfinite(forces).all()):
         return "a label is not finite"
     stress = info.get(keys.stress_key) if with_stress else None
     if stress is not None:
@@ -219,9 +228,10 @@ class References:
 def reference_energies(frames: Sequence[Frame], isolated: Mapping[str, float]) -> References:
     """Lone-atom energies where known (given, or from single-atom frames), else least squares.
 
-    The least-squares energies e solve min Σ_frames ((E − Σ_i e_{Z_i})/N)² over frames of two or
-    more atoms, and over crystals of one atom in the cell. Where compositions do not determine them
-    (one molecule only), they are the ones nearest to the known lone-atom energies.
+    The least-squares energies e solve min Σ_frames w ((E − Σ_i e_{Z_i})/N)², w the weights of the
+    frames, over frames of two or more atoms and over crystals of one atom in the cell. Where
+    compositions do not determine them (one molecule only), they are the ones nearest to the known
+    lone-atom energies.
     """
     elements = sorted({s for f in frames for s in f.atoms.symbols}, key=atomic_numbers.__getitem__)
     lone_frames = [f for f in frames if in_vacuum(f.atoms, most=1)]
@@ -229,9 +239,11 @@ def reference_energies(frames: Sequence[Frame], isolated: Mapping[str, float]) -
     many = [f for f in frames if not in_vacuum(f.atoms, most=1)]
     counts = np.array([[f.atoms.symbols.count(e) / len(f.atoms) for e in elements] for f in many])
     energy = np.array([f.energy / len(f.atoms) for f in many])
+    root = np.array([f.weight**0.5 for f in many])
     fitted = np.array([known.get(e, 0.0) for e in elements])
     if many:
-        fitted += np.linalg.lstsq(counts, energy - counts @ fitted, rcond=1e-6)[0]
+        residual = energy - counts @ fitted
+        fitted += np.linalg.lstsq(counts * root[:, None], residual * root, rcond=1e-6)[0]
     lone = {e: known.get(e, float(x)) for e, x in zip(elements, fitted, strict=True)}
     bound = {e: float(x) - lone[e] for e, x in zip(elements, fitted, strict=True)}
     return References(lone, bound if many else dict.fromkeys(elements, 0.0), tuple(known))
@@ -241,7 +253,7 @@ def unit_findings(frames: Sequence[Frame], references: References) -> list[str]:
     """Sentences on labels that look like other units than eV and Å; empty where all looks right."""
     return [
         *_length_finding([f for f in frames if len(f.atoms) > 1]),
-        *_slope_finding(frames),
+        *_slope_finding([f for f in frames if f.forces is not None]),
         *_binding_finding(frames, references),
         *_stress_finding([f for f in frames if f.stress is not None]),
     ]

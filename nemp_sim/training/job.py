@@ -1,9 +1,10 @@
 """A training job as its TOML file describes it: settings, and frames by use."""
 
+import difflib
 import os
 import tomllib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from nemp_sim.config import ModelConfig, check_keys, require, to_head_names
 from nemp_sim.errors import InputError
 from nemp_sim.structures import in_vacuum
-from nemp_sim.training.config import DataConfig, TrainConfig
+from nemp_sim.training.config import DATA_FILES, DataConfig, TrainConfig
 from nemp_sim.training.data import Frame, frame_key, read_frames, split_groups
 
 
@@ -54,6 +55,11 @@ class Splits:
         """The splits that hold frames, by name."""
         named = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: frames for name, frames in named.items() if frames}
+
+    @property
+    def without_forces(self) -> int:
+        """Number of frames that have no force labels."""
+        return sum(f.forces is None for part in self.parts.values() for f in part)
 
     def elements(self, head: str | None = None) -> set[str]:
         """Chemical symbols in any of the frames, or in those of a head."""
@@ -102,7 +108,7 @@ def read_config(path: Path) -> Job:
 def _with_absolute_paths(data: DataConfig, here: Path) -> DataConfig:
     """Paths relative to ``here``, environment variables expanded."""
     paths: dict[str, Any] = {}
-    for name in ("train", "validation", "test"):
+    for name in DATA_FILES:
         expanded = [os.path.expandvars(p) for p in getattr(data, name)]
         for p in expanded:
             if "$" in p:
@@ -125,28 +131,40 @@ def read_splits(heads: Mapping[str, DataConfig], with_stress: bool) -> Splits:
                 for path in getattr(data, name)
                 for f in read_frames(Path(path), data, with_stress, head)
             ]
-            for name in parts
+            for name in DATA_FILES
         }
+        _check_kinds(data, {f.config_type for frames in read.values() for f in frames})
         limit = data.max_force_eV_per_A or np.inf
-        for name in parts:
+        for name in DATA_FILES:
             most = np.inf if name == "test" else limit
-            kept = [
-                f
-                for f in read[name]
-                if not f.excluded and np.linalg.norm(f.forces, axis=1).max() <= most
-            ]
+            kept = [f for f in read[name] if not f.excluded and _largest_force(f) <= most]
             left_out += len(read[name]) - len(kept)
             read[name] = kept
         if not read["validation"]:
             read["train"], read["validation"] = split_groups(
                 read["train"], data.validation_fraction, data.split_seed
             )
+        read["train"] += read.pop("train_only")
         if not read["train"]:
             raise InputError(f"data.train {list(data.train)} leaves no frames to train on.")
         for name, frames in read.items():
             parts[name] += frames
     _warn_of_copies(parts)
     return Splits(**parts, left_out=left_out)
+
+
+def _check_kinds(data: DataConfig, kinds: Collection[str]) -> None:
+    """Refuse weights of kinds that no frame has."""
+    for kind in data.type_weights:
+        if kind not in kinds:
+            near = difflib.get_close_matches(kind, kinds, n=1)
+            hint = f" Did you mean '{near[0]}'?" if near else f" Kinds: {', '.join(sorted(kinds))}."
+            raise InputError(f"data.type_weights: no frame is of the kind '{kind}'.{hint}")
+
+
+def _largest_force(frame: Frame) -> float:
+    """Of the labels, eV/Å; zero without."""
+    return 0.0 if frame.forces is None else float(np.linalg.norm(frame.forces, axis=1).max())
 
 
 def _warn_of_copies(parts: Mapping[str, Sequence[Frame]]) -> None:

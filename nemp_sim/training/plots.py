@@ -25,14 +25,19 @@ def parity(splits: Mapping[str, Sequence[ErrorPair]]) -> Figure:
     colours = {"train": GREY, "validation": BLUE, "test": VERMILLION}
     titles = ("Energy relative to lone atoms (eV/atom)", "Force components (eV/Å)")
     for column, title in enumerate(titles):
+        ends = [pairs[column].reference for pairs in splits.values()]
+        ends = [v for v in ends if len(v)]
+        if not ends:  # energies alone
+            continue
         axes = figure.add_subplot(1, 2, column + 1)
         style_axes(axes)
         axes.set_title(title, fontsize=FONT_POINTS)
-        ends = [v for pairs in splits.values() for v in (pairs[column].reference,)]
         low, high = min(v.min() for v in ends), max(v.max() for v in ends)
         axes.plot([low, high], [low, high], color=BLACK, linewidth=0.8, zorder=1)
         for order, (name, pairs) in enumerate(splits.items()):
             pair = pairs[column]
+            if not len(pair.reference):
+                continue
             label = f"{name}: RMSE {pair.rmse_meV:.1f} {pair.unit}"
             dots: dict[str, Any] = {
                 "s": 9,
@@ -89,10 +94,13 @@ def reliability_diagram(splits: Mapping[str, Reliability]) -> Figure:
     colours = {"train": GREY, "validation": BLUE, "test": VERMILLION}
     panels = (("force", "Force on an atom (meV/Å)"), ("energy", "Energy (meV/atom)"))
     for column, (kind, title) in enumerate(panels):
+        judged = {n: v for n, v in splits.items() if len(getattr(v, f"{kind}_std"))}
+        if not judged:  # energies alone
+            continue
         axes = figure.add_subplot(1, 2, column + 1)
         style_axes(axes)
         axes.set_title(title, fontsize=FONT_POINTS)
-        for name, values in splits.items():
+        for name, values in judged.items():
             std = 1e3 * getattr(values, f"{kind}_std")
             error = 1e3 * getattr(values, f"{kind}_error")
             rank = getattr(values, f"{kind}_spearman")
@@ -103,8 +111,8 @@ def reliability_diagram(splits: Mapping[str, Reliability]) -> Figure:
             bins = np.array_split(np.argsort(std), min(10, max(1, len(std) // 5)))
             x, y = ([rms(v[b]) for b in bins] for v in (std, error))
             axes.plot(x, y, "o-", color=colour, ms=5, lw=1.2, label=f"{name}: Spearman {rank:.2f}")
-        every_std = 1e3 * np.concatenate([getattr(v, f"{kind}_std") for v in splits.values()])
-        every_error = 1e3 * np.concatenate([getattr(v, f"{kind}_error") for v in splits.values()])
+        every_std = 1e3 * np.concatenate([getattr(v, f"{kind}_std") for v in judged.values()])
+        every_error = 1e3 * np.concatenate([getattr(v, f"{kind}_error") for v in judged.values()])
         low = max(np.quantile(every_std, 0.02) / 3, 1e-6)  # atoms held by symmetry lie far below
         high = 3 * max(every_std.max(), low)
         lowest = np.clip(np.quantile(every_error, 0.05), 1e-3 * low, low)

@@ -24,7 +24,8 @@ def domain_record(
     Keys: "shortest_distance_A" (by pair, "H-Pd"; pairs that meet within the cutoff),
     "coordination" ([smallest, largest] n_i by element; of other frames than lone atoms and dimers
     in vacuum where it is in any, for these would call crystals in Bohr known) and, with an ensemble
-    read-out, "largest_std" by kind (``domain.KINDS``) over the predicted frames.
+    read-out, "largest_std" by kind (``domain.KINDS``) over the predicted frames, dimers in vacuum
+    aside likewise: the wall of a dissociation curve is uncertain by eV.
 
     Args:
         potential: the trained head.
@@ -63,11 +64,16 @@ def domain_record(
 
 
 def largest_std(head: str, predictions: Sequence[Predictions]) -> Mapping[str, float]:
-    """Largest standard deviation of each kind over the frames of a head with two or more atoms."""
+    """Largest standard deviation of each kind over the frames of a head with two or more atoms.
+
+    Dimers in vacuum count only where there are no others.
+    """
     largest = {"energy_std": 0.0, "atom_std": 0.0, "force_std": 0.0}
+    every = [f.atoms for p in predictions for f in p.frames if f.head == head]
+    most = 2 if any(len(atoms) > 1 and not in_vacuum(atoms) for atoms in every) else 1
     for part in predictions:
         for k, frame in enumerate(part.frames):
-            if frame.head == head and len(frame.atoms) > 1:
+            if frame.head == head and len(frame.atoms) > 1 and not in_vacuum(frame.atoms, most):
                 found = {
                     "energy_std": part.energy_std[k] / len(frame.atoms),
                     "atom_std": part.energies_std[k].max(),

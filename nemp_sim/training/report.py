@@ -94,8 +94,9 @@ def _verdict(result: Result, config: TrainConfig) -> str:
     held = "validation" in result.errors
     rows = result.errors["validation" if held else "train"]
     parts = [
-        f"{row.energy_rmse_meV_per_atom:.2f} meV/atom and {row.force_rmse_meV_per_A:.1f} meV/Å "
-        f"RMSE on {row.n_frames} {'held-out' if held else 'training'} frames"
+        f"{row.energy_rmse_meV_per_atom:.2f} meV/atom "
+        + (f"and {force:.1f} meV/Å " if (force := row.force_rmse_meV_per_A) is not None else "")
+        + f"RMSE on {row.n_frames} {'held-out' if held else 'training'} frames"
         + (f" of {row.head}" if len(result.potential.heads) > 1 else "")
         for row in rows
         if row.config_type == "all"
@@ -141,6 +142,8 @@ def _reliability_quantities(judged: dict[str, Reliability]) -> list[Quantity]:
 
 def _notes(result: Result) -> tuple[str, ...]:
     notes = []
+    if result.splits.without_forces:
+        notes.append(f"{result.splits.without_forces} frames have no forces, but energies alone.")
     for head, values in result.potential.metadata.heads.items():
         known = values.get("lone_atom_energies_known")
         for element in values["elements"] if known is not None else ():

@@ -15,6 +15,7 @@ from nemp_sim.errors import InputError
 from nemp_sim.model import NEMP, ReadOut
 from nemp_sim.neighbors import edge_list
 from nemp_sim.potential import Potential, PotentialMetadata
+from nemp_sim.statistics import rms
 from nemp_sim.training.config import DataConfig, TrainConfig
 from nemp_sim.training.data import Frame, References, reference_energies, unit_findings
 from nemp_sim.training.job import Splits
@@ -45,7 +46,8 @@ def initial_model(
 ) -> NEMP:
     """A network with random weights, scaled to the data.
 
-    The energy scale is the RMS force component of the training frames (× 1 Å); a lone atom has
+    The energy scale is the RMS force component of the training frames (× 1 Å; 1 eV without any); a
+    lone atom has
     its reference energy, and the mean binding of each element is the first energy shift.
 
     Raises:
@@ -56,8 +58,8 @@ def initial_model(
     missing = sorted(held - set(listed))
     if missing:
         raise InputError(f"[model] elements is {listed}, but the frames also hold {missing}.")
-    components = np.concatenate([f.forces.ravel() for f in splits.train])
-    scale = float(np.sqrt((components**2).mean())) or 1.0
+    components = [f.forces.ravel() for f in splits.train if f.forces is not None]
+    scale = (rms(np.concatenate(components)) if components else 0.0) or 1.0
     config = ModelConfig.from_dict(
         {"energy_scale_eV": scale, **options, "elements": listed, "heads": list(references)}
     )
@@ -154,7 +156,7 @@ def _copy_readout(model: NEMP, head: str, source: ReadOut, with_members: bool) -
 def _align(model: NEMP, head: str, frames: Sequence[Frame], references: References) -> None:
     """Shift a copied head by element onto the labels of its frames.
 
-    e of least squares, min Σ ((E_label − E_head − Σ_i e_{Z_i})/N)², is added to the lone-atom
+    e of least squares, min Σ w ((E_label − E_head − Σ_i e_{Z_i})/N)², is added to the lone-atom
     energies; where these are known, they are kept exactly and e goes into the energy shifts.
     """
     symbols, readout = model.config.symbols, model.readouts[head]
@@ -164,8 +166,11 @@ def _align(model: NEMP, head: str, frames: Sequence[Frame], references: Referenc
     energy = potential.evaluate([f.atoms for f in many], **plain).energy
     counts = np.array([[f.atoms.symbols.count(e) / len(f.atoms) for e in symbols] for f in many])
     sizes = np.array([len(f.atoms) for f in many])
+    root = np.array([f.weight**0.5 for f in many])
     residual = (np.array([f.energy for f in many]) - energy) / sizes
-    shifts = np.linalg.lstsq(counts, residual, rcond=1e-6)[0] if many else np.zeros(len(symbols))
+    shifts = np.zeros(len(symbols))
+    if many:
+        shifts = np.linalg.lstsq(counts * root[:, None], residual * root, rcond=1e-6)[0]
     for index, symbol in enumerate(symbols):
         wanted = float(readout.reference_energies[index]) + shifts[index]
         lone = references.lone_atom[symbol] if symbol in references.known else wanted

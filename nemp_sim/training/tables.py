@@ -37,7 +37,7 @@ class FrameTable:
     Attributes:
         positions: (N, 3) float64, Å.
         species: (N,) int64.
-        forces: (N, 3) float64, eV/Å.
+        forces: (N, 3) float64, eV/Å, zero where ``has_forces`` is zero.
         centre: (E,) int32, index within the frame; edges of a frame are sorted by it.
         neighbour: (E,) int32, index within the frame.
         by_neighbour: (E,) int32, edges of the frame sorted by neighbour, index within the frame.
@@ -47,6 +47,8 @@ class FrameTable:
         first_edge: (F+1,) int64.
         head: (F,) int64, index of the read-out.
         energy: (F,) float64, eV.
+        weight: (F,) float64, factor of the squared errors in the loss.
+        has_forces: (F,) float64, one where there are force labels.
         virial: (F, 3, 3) float64, eV, V·stress, zero where ``has_stress`` is zero.
         has_stress: (F,) float64, one where there is a stress label.
         volume: (F,) float64, Å³.
@@ -64,6 +66,8 @@ class FrameTable:
     first_edge: Tensor
     head: Tensor
     energy: Tensor
+    weight: Tensor
+    has_forces: Tensor
     virial: Tensor
     has_stress: Tensor
     volume: Tensor
@@ -155,6 +159,7 @@ def build_table(
     species_of[list(elements)] = np.arange(len(elements))
     edges = [edge_list(f.atoms, cutoff) for f in frames]
     cells = np.stack([complete_cell(f.atoms.cell.array) for f in frames])
+    forces = [np.zeros((len(f.atoms), 3)) if f.forces is None else f.forces for f in frames]
     stressed = [f.stress is not None for f in frames]
     volume = np.abs(np.linalg.det(cells))
     stress = [np.zeros((3, 3)) if f.stress is None else f.stress for f in frames]
@@ -162,7 +167,7 @@ def build_table(
     arrays = {
         "positions": np.concatenate([f.atoms.positions for f in frames]),
         "species": np.concatenate([species_of[f.atoms.numbers] for f in frames]),
-        "forces": np.concatenate([f.forces for f in frames]),
+        "forces": np.concatenate(forces),
         "centre": np.concatenate([*(e.centre for e in edges), no_edge]).astype(np.int32),
         "neighbour": np.concatenate([*(e.neighbour for e in edges), no_edge]).astype(np.int32),
         "by_neighbour": np.concatenate(
@@ -176,6 +181,8 @@ def build_table(
         "first_edge": np.cumsum([0, *(len(e.centre) for e in edges)]),
         "head": np.array([heads.index(f.head) for f in frames]),
         "energy": np.array([f.energy for f in frames]),
+        "weight": np.array([f.weight for f in frames], dtype=float),
+        "has_forces": np.array([f.forces is not None for f in frames], dtype=float),
         "virial": np.stack(stress) * volume[:, None, None],
         "has_stress": np.array(stressed, dtype=float),
         "volume": volume,

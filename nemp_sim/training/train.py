@@ -22,7 +22,7 @@ from nemp_sim.model import NEMP
 from nemp_sim.potential import Potential, PotentialMetadata
 from nemp_sim.report import device_name
 from nemp_sim.training.accuracy import error_rows, predict
-from nemp_sim.training.config import TrainConfig
+from nemp_sim.training.config import DATA_FILES, TrainConfig
 from nemp_sim.training.data import Frame, References
 from nemp_sim.training.job import Job, Splits, read_config, read_splits
 from nemp_sim.training.processes import Processes, joined_processes
@@ -102,6 +102,7 @@ def train_job(
     console.print(
         f"{config.name}: {counts} frames of {', '.join(model.config.symbols)}"
         + (f" ({splits.left_out} left out)" if splits.left_out else "")
+        + (f" ({splits.without_forces} without forces)" if splits.without_forces else "")
         + f"; {sum(p.numel() for p in model.parameters())} parameters; {on}, {config.dtype}"
         + (f", {processes.count} processes" if processes.count > 1 else "")
     )
@@ -116,7 +117,7 @@ def train_job(
 
 def _fingerprint(job: Job) -> str:
     """Settings, data checksums and versions on which the course of a run depends."""
-    no_paths: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
+    no_paths: dict[str, list[str]] = {name: [] for name in DATA_FILES}
     content = {
         "model": job.model,
         "heads": {head: asdict(data) | no_paths for head, data in job.heads.items()},
@@ -133,7 +134,7 @@ def _checksums(job: Job) -> dict[str, str]:
     return {
         f"{head}: {Path(path).name}": sha256_of(Path(path))
         for head, data in job.heads.items()
-        for path in (*data.train, *data.validation)
+        for path in (*data.train, *data.validation, *data.train_only)
     }
 
 

@@ -103,8 +103,9 @@ class Trainer:
 class Objective(nn.Module):
     """The loss of one process's part of a batch, and its gradient, as a function of tensors alone.
 
-    With b frames of n atoms in the whole batch, the terms are Σ (ΔE/N)²/b in eV², Σ ΔF²/3n in
-    (eV/Å)², Σ Δσ²/(9 labelled frames) in (eV/Å³)²; they add up over processes.
+    With b frames in the whole batch, n atoms in those that have forces and s that have a stress,
+    the terms are Σ w (ΔE/N)²/b in eV², Σ w ΔF²/3n in (eV/Å)², Σ w Δσ²/9s in (eV/Å³)², w the weight
+    of the frame, or one outside training; they add up over processes.
     """
 
     def __init__(
@@ -124,18 +125,21 @@ class Objective(nn.Module):
             self.model, graph, forces=True, stress=with_stress, create_graph=training
         )
         n_atoms = table.n_atoms.index_select(0, mine)
+        weight = table.weight.index_select(0, mine)
+        weight = weight if training else torch.ones_like(weight)
         error = (result.energy[:-1] - table.energy.index_select(0, mine)) / n_atoms
-        real = (graph.structure < len(mine))[:, None]
-        wrong = torch.where(real, result.forces - labels, 0.0)
-        all_atoms = table.n_atoms.index_select(0, index).sum()
-        terms = [(error**2).sum() / len(index), (wrong**2).sum() / (3 * all_atoms)]
+        of_forces = weight * table.has_forces.index_select(0, mine)
+        of_forces = torch.cat([of_forces, of_forces.new_zeros(1)])  # (b+1,), none for the padding
+        wrong = (result.forces - labels) ** 2 * of_forces.index_select(0, graph.structure)[:, None]
+        atoms = (table.n_atoms * table.has_forces).index_select(0, index).sum().clamp(min=1)
+        terms = [(weight * error**2).sum() / len(index), wrong.sum() / (3 * atoms)]
         if not with_stress:
             return torch.stack([*terms, torch.zeros_like(terms[0])])
         volume = table.volume.index_select(0, mine)[:, None, None]
         stress = (result.virial[:-1] - table.virial.index_select(0, mine)) / volume
-        labelled = table.has_stress.index_select(0, mine)[:, None, None]
+        of_stress = (weight * table.has_stress.index_select(0, mine))[:, None, None]
         count = table.has_stress.index_select(0, index).sum().clamp(min=1)
-        return torch.stack([*terms, (stress**2 * labelled).sum() / (9 * count)])
+        return torch.stack([*terms, (stress**2 * of_stress).sum() / (9 * count)])
 
     def gradient(self, index: Tensor, controls: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         """Terms and loss (4,), and the flat gradient of the loss.
@@ -186,10 +190,11 @@ def energy_weight(config: TrainConfig, share: float) -> float:
 
 
 def table_errors(model: NEMP, table: FrameTable, config: TrainConfig) -> list[float]:
-    """RMSE over a table: energy per atom (eV), force (eV/Å), stress (eV/Å³, 0 without labels)."""
+    """RMSE over a table: energy per atom (eV), force (eV/Å), stress (eV/Å³); 0 without labels."""
     batch = 8 * config.batch_size
-    totals, n_atoms = torch.zeros(N_TERMS), table.n_atoms.double()
-    weights = torch.tensor([len(table), n_atoms.sum(), table.has_stress.sum().clamp(min=1)])
+    totals, n_atoms = torch.zeros(N_TERMS), table.n_atoms * table.has_forces
+    counts = len(table), n_atoms.sum().clamp(min=1), table.has_stress.sum().clamp(min=1)
+    weights = torch.tensor(counts)
     for index in torch.arange(len(table), device=table.energy.device).split(batch):
         objective = Objective(model, table.size_of(index), config, Processes())
         terms = objective(index, table, training=False).detach().cpu()

@@ -40,6 +40,8 @@ class Sensitivity:
         energy: (F, W) of the total energies, eV.
         energy_error: (F,) eV.
         n_atoms: (F,).
+        weight: (F,) of the frames in the loss.
+        has_forces: (F,) bool; N are the atoms of the frames that have force labels.
         forces: (3N, W), eV/Å.
         force_error: (3N,), eV/Å.
     """
@@ -47,8 +49,14 @@ class Sensitivity:
     energy: np.ndarray
     energy_error: np.ndarray
     n_atoms: np.ndarray
+    weight: np.ndarray
+    has_forces: np.ndarray
     forces: np.ndarray
     force_error: np.ndarray
+
+    def components(self, values: np.ndarray) -> np.ndarray:
+        """``values`` (F,) of the frame of each labelled force component (3N,)."""
+        return np.repeat(values, 3 * self.n_atoms.astype(int) * self.has_forces)
 
 
 def sensitivity(model: NEMP, table: FrameTable, index: Sequence[int] | np.ndarray) -> Sensitivity:
@@ -70,7 +78,8 @@ def sensitivity(model: NEMP, table: FrameTable, index: Sequence[int] | np.ndarra
 def _sensitivity_of_batch(model: NEMP, table: FrameTable, batch: list[int]) -> Sensitivity:
     index = torch.tensor(batch, device=table.energy.device)
     graph, labels = table.batch(index, table.size_of(index))
-    real = graph.structure < len(batch)
+    has_forces = table.has_forces.index_select(0, index) > 0
+    real = torch.cat([has_forces, has_forces.new_zeros(1)])[graph.structure]  # none of the padding
     positions = graph.positions.requires_grad_()
     with torch.enable_grad():
         atomic, features = model.forward_features(graph)
@@ -88,6 +97,8 @@ def _sensitivity_of_batch(model: NEMP, table: FrameTable, batch: list[int]) -> S
         energy=array(graph.sum_atoms(features.double())[:-1]),
         energy_error=array(energy),
         n_atoms=array(table.n_atoms.index_select(0, index)),
+        weight=array(table.weight.index_select(0, index)),
+        has_forces=has_forces.cpu().numpy(),
         forces=-array(torch.stack(rows, dim=1)),
         force_error=array((-gradient - labels)[real].flatten()),
     )
@@ -150,14 +161,17 @@ def fit_members(
     for ridge in RIDGES:
         factor = _posterior_factor(fisher, ridge)
         energy, energy_loss = _scale(unknown.energy @ factor, unknown.energy_error)
-        force, force_loss = _scale(unknown.forces @ factor, unknown.force_error)
+        force, force_loss = energy, 0.0
+        if len(unknown.force_error):
+            force, force_loss = _scale(unknown.forces @ factor, unknown.force_error)
         if best is None or energy_loss + force_loss < best[0]:
             best = energy_loss + force_loss, ridge, energy * factor, force / energy
     _, ridge, factor, ratio = best
     deviations = draw_deviations(factor, n_members, rng)
     crossed: tuple[float, float] | tuple[None, None] = None, None
     if len(held) >= MIN_FRAMES:
-        crossed = _crossed(deviations, factor, ratio, unknown)
+        if unknown.has_forces.sum() >= MIN_FRAMES:
+            crossed = _crossed(deviations, factor, ratio, unknown)
         deviations, ratio = fit_to_errors(deviations, factor, ratio, unknown)
     readout = next(iter(model.readouts.values()))
     readout.members = torch.from_numpy(deviations).to(readout.members)
@@ -237,11 +251,13 @@ def _crossed(
 
 def _frames_of(values: Sensitivity, chosen: np.ndarray) -> Sensitivity:
     """The frames where ``chosen`` (F,) is true."""
-    rows = np.repeat(chosen, 3 * values.n_atoms.astype(int))
+    rows = values.components(chosen)
     return Sensitivity(
         energy=values.energy[chosen],
         energy_error=values.energy_error[chosen],
         n_atoms=values.n_atoms[chosen],
+        weight=values.weight[chosen],
+        has_forces=values.has_forces[chosen],
         forces=values.forces[rows],
         force_error=values.force_error[rows],
     )
@@ -259,8 +275,9 @@ def _fisher(known: Sensitivity, weights: tuple[float, float]) -> np.ndarray:
     """AᵀA (W, W): mean over frames of the weighted squares of the loss, times their number."""
     per_atom = known.energy / known.n_atoms[:, None]
     n_frames = len(per_atom)
-    energy = weights[0] * per_atom.T @ per_atom
-    force = weights[1] * known.forces.T @ known.forces * (n_frames / len(known.forces))
+    energy = weights[0] * (known.weight[:, None] * per_atom).T @ per_atom
+    force = (known.components(known.weight)[:, None] * known.forces).T @ known.forces
+    force *= weights[1] * n_frames / max(len(known.forces), 1)
     return energy + force
 
 

@@ -16,6 +16,7 @@ from nemp_sim.training.train import train
 from tests.training.test_data import emt_trajectory
 from tests.training.test_train import read_log, write_config
 
+PARTIAL = "allow_missing_forces = true\ntype_weights = { bulk_PdH = 0.3 }"
 SAME = {"rtol": 1e-9, "atol": 1e-9}
 
 
@@ -37,6 +38,8 @@ def torchrun(arguments, count=2):
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("processes")
     frames = emt_trajectory(5)  # Pd4 and Pd4H in turn, and lone atoms: the parts differ
+    for atoms in frames[1:10:3]:
+        del atoms.arrays["REF_forces"]
     ase.io.write(path / "frames.xyz", frames, format="extxyz")
     ase.io.write(path / "test.xyz", emt_trajectory(1, seed=5), format="extxyz")
     return path
@@ -44,7 +47,7 @@ def folder(tmp_path_factory):
 
 def test_two_processes_train_as_one(folder):
     settings = "stress_weight = 10.0\nn_members = 4"
-    config = write_config(folder, epochs=4, training=settings)
+    config = write_config(folder, epochs=4, data=PARTIAL, training=settings)
     alone = train(config, folder / "one")
     result = torchrun([config, "--out", folder / "two", "--device", "cpu"])
     assert result.returncode == 0, result.stderr
@@ -65,7 +68,7 @@ def test_two_processes_train_as_one(folder):
 
 
 def test_batches_that_cannot_be_shared_are_refused(folder):
-    config = write_config(folder, "odd.toml", epochs=1)
+    config = write_config(folder, "odd.toml", epochs=1, data=PARTIAL)
     config.write_text(config.read_text().replace("batch_size = 4", "batch_size = 3"))
     result = torchrun([config, "--out", folder / "odd", "--device", "cpu"])
     assert result.returncode != 0

@@ -405,7 +405,9 @@ def held_out(rng, n_frames, seen, covariance):
     weights = rng.multivariate_normal(np.zeros(width), covariance, size=len(forces) + n_frames)
     errors = np.einsum("nw,nw->n", np.concatenate([forces, energy]), weights)
     counts = np.full(n_frames, atoms)
-    values = Sensitivity(energy, errors[len(forces) :], counts, forces, errors[: len(forces)])
+    weight, has_forces = np.ones(n_frames), np.ones(n_frames, dtype=bool)
+    split = errors[len(forces) :], errors[: len(forces)]
+    values = Sensitivity(energy, split[0], counts, weight, has_forces, forces, split[1])
     return values, direction[::3]
 
 
