@@ -6,15 +6,19 @@
 For each TOML file: errors on its validation frames of <name>.pt, found in the directories of
 --files (<dir>/<name>.pt or <dir>/<name>/<name>.pt), then the time of energy and forces, neighbour
 list given, of the largest validation frame repeated to some 10⁴ atoms. On an NVIDIA GPU forces of
-the kernels are compared with float64 first. --mace NAME=ERROR adds a point of MACE: its force error
-(meV/Å) from ``mace_accuracy.py`` on the same split, its time from this run (``peers.py``).
-Writes <out>.csv and <out>.png and prints the table.
+the kernels are compared with float64 first. "frame (ms)" is a step of that frame as it is
+through the ASE calculator, "32 frames (ms)" one call with 32 copies of it, both as ``latency.py``.
+--mace NAME=ERROR adds a point of MACE: its force error (meV/Å) from ``mace_accuracy.py`` on the
+same split, its time from this run (``peers.py``). Writes <out>.csv, <out>.png and <out>.pdf, and
+prints the table.
 """
 
 import argparse
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
+import latency
 import matplotlib.pyplot as plt
 import numpy as np
 import peers
@@ -29,7 +33,11 @@ from nemp_sim.training.accuracy import error_rows, predict
 from nemp_sim.training.job import read_config, read_splits
 
 MOST_FRAMES = 500  # of the validation frames, drawn at random
-FIELDS = ("name", "shape", "edges", "energy_meV_per_atom", "force_meV_per_A", "us_per_atom", "form")
+FIELDS = (
+    *("name", "shape", "edges", "energy_meV_per_atom", "force_meV_per_A", "us_per_atom"),
+    *("kB_per_atom", "frame_ms", "frames_ms", "form"),
+)
+COPIES = 32
 
 
 def weights_of(name: str, places: list[Path]) -> Path | None:
@@ -45,15 +53,28 @@ def enlarged(atoms: Atoms, wanted: int) -> Atoms:
     return atoms.repeat([n if periodic else 1 for periodic in atoms.pbc])
 
 
+def time_and_memory(
+    step: Callable[[], object], n_atoms: int, options: argparse.Namespace
+) -> tuple[float, float]:
+    """Median time of a step, s, and its peak of memory, kB an atom (a GPU's; else 0)."""
+    if options.device == "cpu":
+        return timed(step, options.repeats, cuda=False), 0.0
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    seconds = timed(step, options.repeats, cuda=True)
+    return seconds, 1e-3 * (torch.cuda.max_memory_allocated() - before) / n_atoms
+
+
 def own_point(config: Path, file: Path, options: argparse.Namespace) -> tuple[dict, Atoms]:
     """Errors and time of one network, and the frame whose repetition was timed."""
     job = read_config(config)
     (head,) = job.heads
-    frames = read_splits(job.heads, with_stress=False).parts["validation"]
-    chosen = np.random.default_rng(0).permutation(len(frames))[:MOST_FRAMES]
+    held_out = read_splits(job.heads, with_stress=False).parts["validation"]
+    chosen = np.random.default_rng(0).permutation(len(held_out))[:MOST_FRAMES]
     potential = load_potential(file, options.device, "float32")
-    row = error_rows(predict({head: potential}, [frames[k] for k in chosen]))[0]
-    largest = max(frames, key=lambda frame: len(frame.atoms)).atoms
+    row = error_rows(predict({head: potential}, [held_out[k] for k in chosen]))[0]
+    largest = max(held_out, key=lambda frame: len(frame.atoms)).atoms
     atoms, model = enlarged(largest, options.atoms), potential.model
     describe, form = choose(model, "auto", options.precision)
 
@@ -67,7 +88,9 @@ def own_point(config: Path, file: Path, options: argparse.Namespace) -> tuple[di
     )
     print(f"{job.training.name}: {form}, against float64 (meV/atom; meV/Å) "
           f"{errors(step_of(largest), exact)}")  # fmt: skip
-    seconds = timed(step_of(atoms), options.repeats, options.device != "cpu")
+    seconds, kilobytes = time_and_memory(step_of(atoms), len(atoms), options)
+    frame = latency.timed(latency.calculator_step(potential, largest), options.repeats)[0]
+    frames = latency.timed(latency.batch_step(potential, largest, COPIES), options.repeats)[0]
     c = model.config
     mlp = "linear" if c.message_mlp.linear else f"{c.message_mlp.n_blocks}x{c.message_mlp.width}"
     edges = len(graph_of(model, largest, "cpu").centre) / len(largest)
@@ -79,6 +102,9 @@ def own_point(config: Path, file: Path, options: argparse.Namespace) -> tuple[di
         "energy_meV_per_atom": row.energy_rmse_meV_per_atom,
         "force_meV_per_A": row.force_rmse_meV_per_A,
         "us_per_atom": 1e6 * seconds / len(atoms),
+        "kB_per_atom": kilobytes,
+        "frame_ms": 1e3 * frame,
+        "frames_ms": 1e3 * frames,
         "form": form,
     }, largest
 
@@ -94,7 +120,7 @@ def mace_points(atoms: Atoms, small: Atoms, options: argparse.Namespace) -> list
         if error is None:
             continue
         try:
-            seconds = timed(maker(atoms), options.repeats, options.device != "cpu")
+            seconds, kilobytes = time_and_memory(maker(atoms), len(atoms), options)
         except torch.OutOfMemoryError:
             print(f"{name}: {len(atoms)} atoms do not fit")
             continue
@@ -102,9 +128,25 @@ def mace_points(atoms: Atoms, small: Atoms, options: argparse.Namespace) -> list
         points.append(
             point
             | {"name": name, "force_meV_per_A": float(error), "form": name.rsplit(" ", 1)[1]}
-            | {"us_per_atom": 1e6 * seconds / len(atoms)}
+            | {"us_per_atom": 1e6 * seconds / len(atoms), "kB_per_atom": kilobytes}
         )
     return points
+
+
+def print_table(points: list[dict]) -> None:
+    """All points as a table in Markdown."""
+    print("\n| network | shape | edges/atom | energy (meV/atom) | force (meV/Å) | µs/atom "
+          f"| kB/atom | frame (ms) | {COPIES} frames (ms) | form |")  # fmt: skip
+    print("|---|---|---:|---:|---:|---:|---:|---:|---:|---|")
+    digits = {"energy_meV_per_atom": 2, "force_meV_per_A": 1, "us_per_atom": 3, "kB_per_atom": 0}
+    digits |= {"frame_ms": 2, "frames_ms": 2}
+    for point in points:
+        cells = [
+            f"{point[name]:.{digits.get(name, 1)}f}" if point[name] != "" else ""
+            for name in FIELDS[2:-1]
+        ]
+        cells = [point["name"], point["shape"], *cells, point["form"]]
+        print("| " + " | ".join(cells) + " |")
 
 
 def draw(points: list[dict], out: Path) -> None:
@@ -120,7 +162,9 @@ def draw(points: list[dict], out: Path) -> None:
     axes.set_ylabel("force error, RMS (meV/Å)")
     axes.margins(0.2)
     axes.grid(which="both", lw=0.3, alpha=0.5)
-    figure.savefig(out.with_suffix(".png"), dpi=200)
+    for suffix in (".png", ".pdf"):
+        figure.savefig(out.with_suffix(suffix), dpi=200)
+    plt.close(figure)
 
 
 def main() -> None:
@@ -148,12 +192,7 @@ def main() -> None:
         points.append(point)
     if options.mace and atoms is not None:
         points += mace_points(enlarged(atoms, options.atoms), atoms, options)
-    print("\n| network | shape | edges/atom | energy (meV/atom) | force (meV/Å) | µs/atom | form |")
-    print("|---|---|---:|---:|---:|---:|---|")
-    for p in points:
-        energy = f"{p['energy_meV_per_atom']:.2f}" if p["energy_meV_per_atom"] != "" else ""
-        print(f"| {p['name']} | {p['shape']} | {p['edges']} | {energy} "
-              f"| {p['force_meV_per_A']:.1f} | {p['us_per_atom']:.3f} | {p['form']} |")  # fmt: skip
+    print_table(points)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     with options.out.with_suffix(".csv").open("w", newline="") as handle:
         writer = csv.DictWriter(handle, FIELDS)
