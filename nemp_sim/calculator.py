@@ -13,8 +13,9 @@ from ase.calculators.calculator import (
 
 from nemp_sim.checkpoint import load_potential
 from nemp_sim.errors import EvaluationError, InputError
+from nemp_sim.evaluation import has_stress
 from nemp_sim.neighbors import NeighborLists
-from nemp_sim.potential import Potential, has_stress
+from nemp_sim.potential import Potential
 from nemp_sim.watch import check_policy
 
 

@@ -106,6 +106,7 @@ class Resident:
     Attributes:
         lists: the edges of the structures; the same objects while they hold.
         graph: the structures, with the positions of the last ``move``.
+        served: what was computed for them, each the ``wanted`` of a ``Replays.step``.
     """
 
     def __init__(
@@ -116,7 +117,7 @@ class Resident:
         device: torch.device,
     ) -> None:
         """Bring the structures to the device."""
-        self.lists = lists
+        self.lists, self.served = lists, set[tuple[object, ...]]()
         self.graph = build_graph(structures, lists, species_of_number, device)
 
     def move(self, structures: Sequence[Atoms]) -> None:
@@ -206,7 +207,19 @@ class Replays:
             wanted: what the step computes.
             skin: the lists have edges beyond the cutoff and are the same objects while they hold.
         """
-        graph = source = self._resident(structures, tuple(lists), skin).graph
+        resident = self._resident(structures, tuple(lists), skin)
+        results = self._step(work, resident.graph, wanted, skin)
+        resident.served.add(wanted)
+        return results
+
+    def has_served(self, lists: tuple[EdgeList, ...], wanted: tuple[object, ...]) -> bool:
+        """Whether ``step`` has given results for structures with these lists, which still stay."""
+        found = self._residents.get(tuple(map(id, lists)))
+        return found is not None and wanted in found.served
+
+    def _step(self, work: Work, source: AtomGraph, wanted: tuple[object, ...], skin: bool) -> Named:
+        """Results of ``work`` for structures on the device."""
+        graph = source
         if skin and len(graph.centre) > SKIN_EDGES:
             graph = graph.within(self._cutoff)
         n_edges = len(graph.centre)
@@ -242,7 +255,7 @@ class Replays:
         self, structures: Sequence[Atoms], lists: tuple[EdgeList, ...], lasting: bool
     ) -> Resident:
         """The structures on the device, where they stay if their lists are ``lasting``."""
-        key = tuple(id(edges) for edges in lists)  # of objects that the resident keeps alive
+        key = tuple(map(id, lists))  # of objects that the resident keeps alive
         found = self._residents.get(key)
         if found is None:
             found = Resident(structures, lists, self._species, self._device)

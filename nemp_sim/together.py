@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 from ase import Atoms
 
+from nemp_sim.evaluation import Evaluation
 from nemp_sim.neighbors import EdgeList, NeighborLists
-from nemp_sim.potential import Evaluation
 from nemp_sim.relax import Engine
 
 Result = TypeVar("Result")
