@@ -10,6 +10,7 @@ are in Bohr have none. What a file does not record is not judged; ``Domain.not_r
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -210,6 +211,12 @@ def measure(model: NEMP, graph: AtomGraph, shortest: Tensor) -> tuple[Tensor, Te
     return nearest, graph.sum_edges(f_c)
 
 
+@lru_cache(maxsize=64)
+def _formula(numbers: bytes) -> str:
+    """Formula of atomic numbers (int64); every step of a run asks for that of its worst value."""
+    return Atoms(np.frombuffer(numbers, np.int64)).get_chemical_formula()
+
+
 @dataclass(frozen=True)
 class Measured:
     """What is judged of a list of B structures with N atoms in all.
@@ -301,7 +308,7 @@ class Judgement:
         about = {
             "kind": kind,
             "excess": float(self.worst[kind][index]),
-            "formula": atoms.get_chemical_formula(),
+            "formula": _formula(atoms.numbers.astype(np.int64).tobytes()),
         }
         if kind == "energy_std":
             value = float(measured.spreads[kind][index])
