@@ -23,6 +23,12 @@ Part = TypeVar("Part")
 Work = Callable[[list[int], AtomGraph], list[Part]]  # of the structures of a batch, and their graph
 
 
+def room(device: torch.device) -> float:
+    """Memory that one batch may take, bytes."""
+    free = MEMORY_SHARE * free_memory(device)
+    return min(free, BATCH_BYTES.get(device.type, free))
+
+
 @dataclass(frozen=True)
 class Batches:
     """A list of structures for one device.
@@ -43,8 +49,7 @@ class Batches:
 
     def split(self) -> Iterator[list[int]]:
         """Consecutive indices whose edges fit the free memory together."""
-        room = MEMORY_SHARE * free_memory(self.device)
-        limit = min(room, BATCH_BYTES.get(self.device.type, room)) / self.bytes_per_edge
+        limit = room(self.device) / self.bytes_per_edge
         batch: list[int] = []
         held = 0
         for index, e in enumerate(self.edges):

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 import torch
@@ -37,7 +36,7 @@ class EdgeList:
         return positions[self.neighbour] - positions[self.centre] + self.shifts @ atoms.cell.array
 
 
-def _periodic_cell(atoms: Atoms) -> np.ndarray:
+def periodic_cell(atoms: Atoms) -> np.ndarray:
     """Cell vectors (3, 3) of the periodic axes, unit normals for the others, whose own are moot."""
     return complete_cell(np.where(atoms.pbc[:, None], atoms.cell.array, 0.0))
 
@@ -50,18 +49,18 @@ def edge_list(atoms: Atoms, cutoff: float) -> EdgeList:
     """
     if len(atoms) == 0:
         return EdgeList(np.zeros(0, int), np.zeros(0, int), np.zeros((0, 3)))
-    _refuse_dense(atoms, cutoff)
+    refuse_dense(atoms, cutoff)
     finder = NeighborList(cutoff=cutoff, full_list=True, sorted=True)
     i, j, shifts = finder.compute(
         points=atoms.positions,
-        box=_periodic_cell(atoms),
+        box=periodic_cell(atoms),
         periodic=atoms.pbc,
         quantities="ijS",
     )
     return EdgeList(i.astype(np.int64), j.astype(np.int64), shifts.astype(np.float64))
 
 
-def _refuse_dense(atoms: Atoms, cutoff: float) -> None:
+def refuse_dense(atoms: Atoms, cutoff: float) -> None:
     """Refuse more neighbours than matter has: atoms in a ball of the cutoff at the mean density.
 
     Along axes that are not periodic the matter is as thick as its atoms lie apart, and 4/3 of the
@@ -80,52 +79,6 @@ def _refuse_dense(atoms: Atoms, cutoff: float) -> None:
             f"{atoms.cell.lengths().round(3).tolist()} Å would have {expected:.0f} neighbours each "
             f"within {cutoff:g} Å, but dense matter has some 100. Is the cell in another unit?"
         )
-
-
-@dataclass(frozen=True)
-class _Series:
-    """What the kept lists of consecutive places were built for, joined.
-
-    Attributes:
-        shapes: of the positions of each structure.
-        positions: (N, 3), Å.
-        numbers: (N,).
-        cells: (B, 3, 3), Å.
-        pbc: (B, 3).
-        edges: the lists.
-    """
-
-    shapes: list[tuple[int, ...]]
-    positions: np.ndarray
-    numbers: np.ndarray
-    cells: np.ndarray
-    pbc: np.ndarray
-    edges: tuple[EdgeList, ...]
-
-    @classmethod
-    def of(cls, structures: Sequence[Atoms], edges: tuple[EdgeList, ...]) -> Self:
-        return cls(
-            [atoms.arrays["positions"].shape for atoms in structures],
-            np.concatenate([atoms.arrays["positions"] for atoms in structures]),
-            np.concatenate([atoms.arrays["numbers"] for atoms in structures]),
-            np.stack([atoms.cell.array for atoms in structures]),
-            np.stack([atoms.pbc for atoms in structures]),
-            edges,
-        )
-
-    def holds(self, structures: Sequence[Atoms], skin: float) -> bool:
-        """Whether the lists hold for the structures as they are now; not where one is NaN."""
-        if not all(isinstance(atoms, Atoms) for atoms in structures):
-            return False
-        if [atoms.arrays["positions"].shape for atoms in structures] != self.shapes:
-            return False
-        now = _Series.of(structures, self.edges)
-        same = all(
-            np.array_equal(getattr(now, name), getattr(self, name))
-            for name in ("numbers", "cells", "pbc")
-        )
-        moved = now.positions - self.positions
-        return same and bool(np.einsum("ij,ij->i", moved, moved).max() < (0.5 * skin) ** 2)
 
 
 class NeighborLists:
@@ -149,7 +102,6 @@ class NeighborLists:
         self.skin = skin_angstrom
         self.n_builds = 0
         self._slots: dict[int, tuple[Atoms, EdgeList]] = {}
-        self._series: _Series | None = None
 
     def edges(self, atoms: Atoms, slot: int) -> EdgeList:
         """Pairs within the cutoff of the structure in place ``slot`` of the series."""
@@ -170,22 +122,7 @@ class NeighborLists:
             bare = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
             kept = bare, edge_list(atoms, self.cutoff + self.skin)
             self._slots[slot] = kept
-            self._series = None
         return kept[1]
-
-    def held(self, structures: Sequence[Atoms]) -> tuple[EdgeList, ...] | None:
-        """What ``kept`` gives for places 0, 1 … where it builds nothing anew; else None.
-
-        The comparison is one for all structures together.
-        """
-        if not self.skin or not len(structures):
-            return None
-        if self._series is None or len(self._series.edges) != len(structures):
-            kept = [self._slots.get(slot) for slot in range(len(structures))]
-            if any(slot is None for slot in kept):
-                return None
-            self._series = _Series.of(*zip(*kept, strict=True))
-        return self._series.edges if self._series.holds(structures, self.skin) else None
 
     def _still_valid(self, atoms: Atoms, old: Atoms) -> bool:
         if len(atoms) != len(old) or (atoms.numbers != old.numbers).any():
@@ -223,7 +160,7 @@ def build_graph(
     centre = np.concatenate([e.centre + o for e, o in zip(edges, first[:-1], strict=True)])
     neighbour = np.concatenate([e.neighbour + o for e, o in zip(edges, first[:-1], strict=True)])
     numbers = np.concatenate([atoms.numbers for atoms in structures])
-    cells = np.stack([_periodic_cell(atoms) for atoms in structures])
+    cells = np.stack([periodic_cell(atoms) for atoms in structures])
     arrays = {
         "positions": np.concatenate([atoms.positions for atoms in structures]),
         "cells": cells,

@@ -12,7 +12,7 @@ from ase import Atoms
 from ase.data import atomic_numbers, chemical_symbols
 from torch import Tensor
 
-from nemp_sim.batches import Batches
+from nemp_sim.batches import Batches, room
 from nemp_sim.config import ModelConfig, require
 from nemp_sim.derivatives import Derivatives, differentiate, differentiate_members, hessian_rows
 from nemp_sim.domain import Domain, Judgement, Measured, held_out_errors, measure, spreads_of
@@ -22,7 +22,7 @@ from nemp_sim.graph import AtomGraph
 from nemp_sim.kernels.choice import choose
 from nemp_sim.memory import bytes_per_edge, is_out_of_memory
 from nemp_sim.model import NEMP
-from nemp_sim.neighbors import EdgeList, NeighborLists
+from nemp_sim.neighbors import EdgeList, NeighborLists, build_graph
 from nemp_sim.replay import Named, Replays
 from nemp_sim.structures import check_structure
 from nemp_sim.torch_state import in_plain_torch, refuse_forked, warn_of_rounding
@@ -30,7 +30,9 @@ from nemp_sim.watch import Watch
 
 HESSIAN_COPIES = 3  # memory of a row of the Hessian over that of energy and forces
 
-Found = tuple[tuple[EdgeList, ...], list[Named]]  # edge lists, and the results of each batch
+FEW_EDGES = 50  # of an atom in dense matter, at least
+
+Found = tuple[Sequence[EdgeList], list[Named]]  # edge lists, and the results of each batch
 
 
 @dataclass(frozen=True)
@@ -234,16 +236,16 @@ class Potential:
     ) -> Found | None:
         """Lists and results of structures that are on the GPU and whose lists hold; else None.
 
-        What their lists hold for was checked when they came first: all but the positions is the
-        same, and these are within half the skin of what it was.
+        Where lists hold, all but the positions was checked when the structures came first, and the
+        positions are within half the skin of what they were.
         """
-        if self._replays is None:
+        if self._replays is None or not structures:
             return None
-        edges = lists.held(structures)
-        if edges is None or not self._replays.has_served(edges, tuple(wanted.values())):
+        series = self._replays.residents.again(structures, lists)
+        if series is None or tuple(wanted.values()) not in series.served:
             return None
-        found = self._resident_step(wanted, structures, edges, skin=True)
-        return None if found is None else (edges, [found])
+        found = self._replayed(wanted, series.graph, lasting=True)
+        return None if found is None else (series, [found])
 
     def _anew(
         self, wanted: dict[str, bool], structures: list[Atoms], lists: NeighborLists
@@ -253,31 +255,58 @@ class Potential:
             self._check(atoms, index, wanted["stress"])
         copies = 1 + self.n_members * wanted.get("forces_std", False)
         bytes_each = copies * bytes_per_edge(self.config, self.dtype, self.is_fused)
-        edges = tuple(lists.kept(atoms, slot) for slot, atoms in enumerate(structures))
         if self._replays is not None and structures and all(map(len, structures)):
-            together = Batches(structures, edges, self.species_of_number, self.device, bytes_each)
-            if len(list(together.split())) == 1:
-                found = self._resident_step(wanted, structures, edges, bool(lists.skin))
-                if found is not None:
-                    return edges, [found]
-        edges = tuple(lists.within(a, e) for a, e in zip(structures, edges, strict=True))
+            found = self._together(wanted, structures, lists, bytes_each)
+            if found is not None:
+                return found
+        edges = [lists.edges(atoms, slot) for slot, atoms in enumerate(structures)]
         batches = Batches(structures, edges, self.species_of_number, self.device, bytes_each)
         return edges, batches.run(
             lambda _, graph: [{k: v.cpu() for k, v in self._step(wanted, graph).items()}]
         )
 
-    def _resident_step(
+    def _together(
         self,
         wanted: dict[str, bool],
         structures: list[Atoms],
-        edges: tuple[EdgeList, ...],
-        skin: bool,
-    ) -> Named | None:
-        """Results for structures that stay on the GPU; None where memory runs out."""
+        lists: NeighborLists,
+        bytes_each: float,
+    ) -> Found | None:
+        """Lists and results of structures as one batch on the GPU; None where it has no room.
+
+        With a skin they stay there for ``_again``.
+        """
+        limit = room(self.device) / bytes_each if len(structures) > 1 else np.inf
+        if sum(map(len, structures)) * FEW_EDGES > limit:
+            return None
+        edges: Sequence[EdgeList]
+        if lists.skin:
+            try:
+                edges = series = self._replays.residents.anew(structures, lists)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._replays.clear()
+                return None
+            graph = series.graph
+        else:
+            edges = [lists.kept(atoms, slot) for slot, atoms in enumerate(structures)]
+            graph = build_graph(structures, edges, self.species_of_number, self.device)
+        if len(graph.centre) > limit:
+            return None
+        found = self._replayed(wanted, graph, bool(lists.skin))
+        if found is None:
+            return None
+        if lists.skin:
+            series.served.add(tuple(wanted.values()))
+        return edges, [found]
+
+    def _replayed(self, wanted: dict[str, bool], graph: AtomGraph, lasting: bool) -> Named | None:
+        """Results of a step on the GPU; None where memory runs out."""
         try:
             with torch.no_grad():
                 work, key = partial(self._step, wanted), tuple(wanted.values())
-                return self._replays.step(work, structures, edges, key, skin)
+                return self._replays.step(work, graph, key, lasting)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
