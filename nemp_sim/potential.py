@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.data import atomic_numbers, chemical_symbols
-from torch import Tensor
 
 from nemp_sim.batches import Batches, room
 from nemp_sim.config import ModelConfig, require
@@ -19,7 +18,7 @@ from nemp_sim.domain import Domain, Judgement, Measured, held_out_errors, measur
 from nemp_sim.errors import EvaluationError, InputError, UnknownElementError
 from nemp_sim.evaluation import Evaluation, has_stress, join_parts
 from nemp_sim.graph import AtomGraph
-from nemp_sim.kernels.choice import choose
+from nemp_sim.kernels.choice import choose, direct
 from nemp_sim.memory import bytes_per_edge, is_out_of_memory
 from nemp_sim.model import NEMP
 from nemp_sim.neighbors import EdgeList, NeighborLists, build_graph
@@ -120,6 +119,7 @@ class Potential:
         self.watch = Watch(name, self.domain.not_recorded)
         self._shortest = torch.from_numpy(self.domain.shortest_A.ravel()).to(self.device)
         self._describe, self.kernel = choose(self.model, kernel, precision)
+        self._direct = direct(self._describe, self._shortest)
         self.species_of_number = torch.full((len(chemical_symbols),), -1)
         self.species_of_number[list(self.config.elements)] = torch.arange(len(self.config.elements))
         self._replays = (
@@ -313,16 +313,16 @@ class Potential:
             self._replays.clear()
             return None
 
-    def _step(self, wanted: dict[str, bool], graph: AtomGraph) -> dict[str, Tensor]:
+    def _step(self, wanted: dict[str, bool], graph: AtomGraph) -> Named:
         """Derivatives that are not None, and what the domain is compared with, by name."""
-        found = {
-            k: v for k, v in vars(self._differentiate(graph, **wanted)).items() if v is not None
-        }
-        nearest, coordination = measure(self.model, graph, self._shortest)
-        return {k: v.detach() for k, v in found.items()} | {
-            "nearest": nearest,
-            "coordination": coordination,
-        }
+        forces, stress = wanted["forces"], wanted["stress"]
+        if self._direct is not None and not wanted.get("forces_std") and len(graph.centre):
+            found, nearest, coordination = self._direct(graph, forces=forces, stress=stress)
+        else:
+            found = self._differentiate(graph, **wanted)
+            nearest, coordination = measure(self.model, graph, self._shortest)
+        named = {name: value.detach() for name, value in vars(found).items() if value is not None}
+        return named | {"nearest": nearest, "coordination": coordination}
 
     def _differentiate(self, graph: AtomGraph, **wanted: bool) -> Derivatives:
         if not self.n_members:

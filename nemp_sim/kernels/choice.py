@@ -2,15 +2,19 @@
 
 import importlib.util
 import os
+from collections.abc import Callable
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from nemp_sim.config import require
+from nemp_sim.derivatives import Derivatives
 from nemp_sim.errors import InputError
 from nemp_sim.model import NEMP, Describe
 from nemp_sim.tabulation import PairTable, TabulationError
 
+Step = Callable[..., tuple[Derivatives, Tensor, Tensor]]  # see ``step.FusedStep.__call__``
 KERNELS = ("auto", "reference", "fused")
 PRECISIONS = ("tf32x3", "fp16x3", "bf16x3", "ieee", "tf32", "bf16")
 MAX_L = 3  # largest max_l of the kernels, all measured on a GPU (docs/kernels.md)
@@ -78,3 +82,18 @@ def choose(model: NEMP, kernel: str, precision: str) -> tuple[Describe, str]:
     if kernel == "auto":
         return plain, f"reference ({reason})"
     raise InputError(f"kernel is 'fused', but {reason}. Use kernel='reference' or 'auto'.")
+
+
+def direct(describe: Describe, shortest: Tensor) -> Step | None:
+    """The whole step without autograd, where ``describe`` is that of the kernels; else None.
+
+    Args:
+        describe: what ``choose`` gave, for a network of one head.
+        shortest: (S²,) as ``domain.measure``.
+    """
+    network = getattr(describe, "__self__", None)
+    if network is None:
+        return None
+    from nemp_sim.kernels.step import FusedStep  # triton is not everywhere
+
+    return FusedStep(network, shortest)
