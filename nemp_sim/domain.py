@@ -21,7 +21,7 @@ from torch import Tensor
 
 from nemp_sim.graph import AtomGraph
 from nemp_sim.model import NEMP, cutoff_function
-from nemp_sim.neighbors import EdgeList
+from nemp_sim.neighbors import Surroundings
 from nemp_sim.structures import in_vacuum
 
 MARGIN = 0.95  # 191 held-out frames of pdh, water and methanol reach down to 0.988
@@ -244,7 +244,7 @@ class Judgement:
         self,
         domain: Domain,
         structures: Sequence[Atoms],
-        edges: Sequence[EdgeList],
+        edges: Sequence[Surroundings],
         measured: Measured,
     ) -> None:
         """Compare what was measured with the domain."""
@@ -340,16 +340,15 @@ class Judgement:
 
     def _closest(self, index: int, atom: int) -> tuple[tuple[int, int], float, float]:
         """The pair of ``atom`` that is closest in terms of its limit, its distance and limit, Å."""
-        atoms, edges = self._structures[index], self._edges[index]
-        mine = np.flatnonzero(edges.centre == atom)
-        distance = np.linalg.norm(edges.vectors(atoms)[mine], axis=1)
+        atoms, mine = self._structures[index], self._edges[index].around(atom)
+        distance = np.linalg.norm(mine.vectors(atoms), axis=1)
         row_of = {symbol: k for k, symbol in enumerate(self._domain.symbols)}
-        rows = [row_of[s] for s in atoms.symbols]
+        row = row_of[atoms.symbols[atom]]
         trained = np.array(
-            [self._domain.shortest_A[rows[atom], rows[j]] for j in edges.neighbour[mine]]
+            [self._domain.shortest_A[row, row_of[atoms.symbols[j]]] for j in mine.neighbour]
         )
         ratio = np.where(trained > 0, distance / np.maximum(trained, 1e-9), np.inf)
         best = int(ratio.argmin())
-        other = int(edges.neighbour[mine][best])
+        other = int(mine.neighbour[best])
         pair = min(atom, other), max(atom, other)
         return pair, float(distance[best]), MARGIN * float(trained[best])

@@ -78,8 +78,7 @@ def packed(graph: AtomGraph, cutoff: float, size: int, n_atoms: int) -> tuple[At
     own = (n_atoms + (place - count) // each).clamp(min=n_atoms, max=n_atoms + n_pad - 1)
     ends = count + each * (torch.arange(n_pad, device=device) + 1)
     starts = torch.cat([before.index_select(0, graph.row_start[: n_atoms + 1]), ends])
-    far = torch.zeros_like(graph.shifts[:1])
-    far[0, 0] = 1.0
+    far = torch.eye(1, 3, dtype=torch.float64, device=device)  # a copy would end a recording
     turn = graph.by_neighbour.index_select(
         0, torch.searchsorted(ordered, place + 1).clamp(max=last)
     )

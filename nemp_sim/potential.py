@@ -21,7 +21,7 @@ from nemp_sim.graph import AtomGraph
 from nemp_sim.kernels.choice import choose, direct
 from nemp_sim.memory import bytes_per_edge, is_out_of_memory
 from nemp_sim.model import NEMP
-from nemp_sim.neighbors import EdgeList, NeighborLists, build_graph
+from nemp_sim.neighbors import NeighborLists, Surroundings, build_graph
 from nemp_sim.replay import Named, Replays
 from nemp_sim.structures import check_structure
 from nemp_sim.torch_state import in_plain_torch, refuse_forked, warn_of_rounding
@@ -31,7 +31,7 @@ HESSIAN_COPIES = 3  # memory of a row of the Hessian over that of energy and for
 
 FEW_EDGES = 50  # of an atom in dense matter, at least
 
-Found = tuple[Sequence[EdgeList], list[Named]]  # edge lists, and the results of each batch
+Found = tuple[Sequence[Surroundings], list[Named]]  # edge lists, and the results of each batch
 
 
 @dataclass(frozen=True)
@@ -279,7 +279,7 @@ class Potential:
         limit = room(self.device) / bytes_each if len(structures) > 1 else np.inf
         if sum(map(len, structures)) * FEW_EDGES > limit:
             return None
-        edges: Sequence[EdgeList]
+        edges: Sequence[Surroundings]
         if lists.skin:
             try:
                 edges = series = self._replays.residents.anew(structures, lists)

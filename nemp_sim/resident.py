@@ -3,6 +3,7 @@
 import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,7 +12,13 @@ from torch import Tensor
 
 from nemp_sim.graph import AtomGraph
 from nemp_sim.neighbor_search import pairs
-from nemp_sim.neighbors import EdgeList, NeighborLists, periodic_cell, refuse_dense
+from nemp_sim.neighbors import (
+    EdgeList,
+    NeighborLists,
+    Surroundings,
+    periodic_cell,
+    refuse_dense,
+)
 
 MOST_EDGES_KEPT = 2**26  # of all series but the last: 3 GB
 
@@ -52,8 +59,8 @@ def device_graph(
     )
 
 
-class Resident(Sequence[EdgeList]):
-    """A series of structures on the device; as a sequence, the edge list of each.
+class Resident(Sequence[Surroundings]):
+    """A series of structures on the device; as a sequence, the surroundings of each.
 
     Attributes:
         graph: the structures, with the positions of the last ``move``.
@@ -102,16 +109,28 @@ class Resident(Sequence[EdgeList]):
         """Number of structures."""
         return len(self._shapes)
 
-    def __getitem__(self, index: int) -> EdgeList:
-        """Pairs of one structure, those of the skin included."""
+    def __getitem__(self, index: int) -> Surroundings:
+        """Pairs of one structure, those of the skin included, which stay on the device."""
         if not 0 <= index < len(self):
             raise IndexError(index)
-        graph = self.graph
-        first, end = graph.first_atom[index : index + 2].tolist()
-        start, stop = graph.row_start[[first, end]].tolist()
-        names = ("centre", "neighbour", "shifts")
-        centre, neighbour, shifts = (getattr(graph, n)[start:stop].cpu().numpy() for n in names)
-        return EdgeList(centre - first, neighbour - first, shifts)
+        return _Surroundings(self.graph, sum(shape[0] for shape in self._shapes[:index]))
+
+
+@dataclass(frozen=True)
+class _Surroundings:
+    """Pairs of the structure of a graph that begins with the atom ``first``."""
+
+    graph: AtomGraph
+    first: int
+
+    def around(self, atom: int) -> EdgeList:
+        """The pairs of one centre, fetched from the device."""
+        graph, centre = self.graph, self.first + atom
+        start, end = graph.row_start[centre : centre + 2].tolist()
+        neighbour = graph.neighbour[start:end].cpu().numpy() - self.first
+        return EdgeList(
+            np.full(end - start, atom), neighbour, graph.shifts[start:end].cpu().numpy()
+        )
 
 
 def _rest(structures: Sequence[Atoms]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
