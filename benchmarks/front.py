@@ -5,12 +5,13 @@
 
 For each TOML file: errors on its validation frames of <name>.pt, found in the directories of
 --files (<dir>/<name>.pt or <dir>/<name>/<name>.pt), then the time of energy and forces, neighbour
-list given, of the largest validation frame repeated to some 10⁴ atoms. On an NVIDIA GPU forces of
+list given, as one CUDA graph as the package runs it, of the largest validation frame repeated to
+some 10⁴ atoms. On an NVIDIA GPU forces of
 the kernels are compared with float64 first. "frame (ms)" is a step of that frame as it is
 through the ASE calculator, "32 frames (ms)" one call with 32 copies of it, both as ``latency.py``.
 --mace NAME=ERROR adds a point of MACE: its force error (meV/Å) from ``mace_accuracy.py`` on the
-same split, its time from this run (``peers.py``). Writes <out>.csv, <out>.png and <out>.pdf, and
-prints the table.
+same split ("?" where it was not measured), its time from this run (``peers.py``). Writes <out>.csv,
+<out>.png and <out>.pdf, and prints the table.
 """
 
 import argparse
@@ -24,11 +25,12 @@ import numpy as np
 import peers
 import torch
 from ase import Atoms
-from speed import errors, graph_of, timed
+from matplotlib.ticker import FuncFormatter
+from speed import captured, errors, graph_of, timed
 
 from nemp_sim import load_potential
 from nemp_sim.derivatives import differentiate
-from nemp_sim.kernels.choice import choose
+from nemp_sim.kernels.choice import choose, direct
 from nemp_sim.training.accuracy import error_rows, predict
 from nemp_sim.training.job import read_config, read_splits
 
@@ -38,6 +40,8 @@ FIELDS = (
     *("kB_per_atom", "frame_ms", "frames_ms", "form"),
 )
 COPIES = 32
+GOAL_US = 0.5  # µs/atom, drawn
+OWN_COLOUR, MACE_COLOUR = "#0072b2", "#d55e00"
 
 
 def weights_of(name: str, places: list[Path]) -> Path | None:
@@ -54,16 +58,20 @@ def enlarged(atoms: Atoms, wanted: int) -> Atoms:
 
 
 def time_and_memory(
-    step: Callable[[], object], n_atoms: int, options: argparse.Namespace
+    step: Callable[[], object], n_atoms: int, options: argparse.Namespace, graph: bool
 ) -> tuple[float, float]:
-    """Median time of a step, s, and its peak of memory, kB an atom (a GPU's; else 0)."""
+    """Median time of a step, s, and its peak of memory, kB an atom (a GPU's; else 0).
+
+    Where ``graph``, the time is that of the step as one CUDA graph.
+    """
     if options.device == "cpu":
         return timed(step, options.repeats, cuda=False), 0.0
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     seconds = timed(step, options.repeats, cuda=True)
-    return seconds, 1e-3 * (torch.cuda.max_memory_allocated() - before) / n_atoms
+    kilobytes = 1e-3 * (torch.cuda.max_memory_allocated() - before) / n_atoms
+    return timed(captured(step), options.repeats, cuda=True) if graph else seconds, kilobytes
 
 
 def own_point(config: Path, file: Path, options: argparse.Namespace) -> tuple[dict, Atoms]:
@@ -77,9 +85,12 @@ def own_point(config: Path, file: Path, options: argparse.Namespace) -> tuple[di
     largest = max(held_out, key=lambda frame: len(frame.atoms)).atoms
     atoms, model = enlarged(largest, options.atoms), potential.model
     describe, form = choose(model, "auto", options.precision)
+    whole = direct(describe, torch.zeros(len(model.config.elements) ** 2, device=options.device))
 
     def step_of(structure: Atoms):  # noqa: ANN202 (a closure)
         graph = graph_of(model, structure, options.device)
+        if whole is not None:
+            return lambda: whole(graph, forces=True, stress=False)[0]
         return lambda: differentiate(model, graph, forces=True, stress=False, describe=describe)
 
     double = load_potential(file, options.device, "float64", kernel="reference").model
@@ -88,7 +99,8 @@ def own_point(config: Path, file: Path, options: argparse.Namespace) -> tuple[di
     )
     print(f"{job.training.name}: {form}, against float64 (meV/atom; meV/Å) "
           f"{errors(step_of(largest), exact)}")  # fmt: skip
-    seconds, kilobytes = time_and_memory(step_of(atoms), len(atoms), options)
+    with torch.no_grad():
+        seconds, kilobytes = time_and_memory(step_of(atoms), len(atoms), options, graph=True)
     frame = latency.timed(latency.calculator_step(potential, largest), options.repeats)[0]
     frames = latency.timed(latency.batch_step(potential, largest, COPIES), options.repeats)[0]
     c = model.config
@@ -120,14 +132,18 @@ def mace_points(atoms: Atoms, small: Atoms, options: argparse.Namespace) -> list
         if error is None:
             continue
         try:
-            seconds, kilobytes = time_and_memory(maker(atoms), len(atoms), options)
+            seconds, kilobytes = time_and_memory(maker(atoms), len(atoms), options, graph=False)
         except torch.OutOfMemoryError:
             print(f"{name}: {len(atoms)} atoms do not fit")
             continue
         point = dict.fromkeys(FIELDS, "")
         points.append(
             point
-            | {"name": name, "force_meV_per_A": float(error), "form": name.rsplit(" ", 1)[1]}
+            | {
+                "name": name,
+                "force_meV_per_A": "" if error == "?" else float(error),
+                "form": name.rsplit(" ", 1)[1],
+            }
             | {"us_per_atom": 1e6 * seconds / len(atoms), "kB_per_atom": kilobytes}
         )
     return points
@@ -149,19 +165,32 @@ def print_table(points: list[dict]) -> None:
         print("| " + " | ".join(cells) + " |")
 
 
-def draw(points: list[dict], out: Path) -> None:
-    """Force error against time, both logarithmic."""
-    figure, axes = plt.subplots(figsize=(5.6, 4.0), constrained_layout=True)
+def draw(points: list[dict], out: Path, title: str) -> None:
+    """Force error against time, both logarithmic; a line where the error was not measured."""
+    figure, axes = plt.subplots(figsize=(6.2, 3.9), constrained_layout=True)
     for point in points:
-        mace = point["name"].startswith("MACE")
-        x, y = point["us_per_atom"], point["force_meV_per_A"]
-        axes.plot(x, y, "s" if mace else "o", color="C1" if mace else "C0", ms=6)
-        label = point["name"] if mace else f"{point['name']}: {point['shape']}"
-        axes.annotate(label, (x, y), xytext=(5, 3), textcoords="offset points", fontsize=6.5)
-    axes.set(xscale="log", yscale="log", xlabel="time of energy and forces (µs/atom)")
-    axes.set_ylabel("force error, RMS (meV/Å)")
-    axes.margins(0.2)
+        name, x, y = point["name"], point["us_per_atom"], point["force_meV_per_A"]
+        mace = name.startswith("MACE")
+        colour = MACE_COLOUR if mace else OWN_COLOUR
+        if y == "":
+            axes.axvline(x, color=colour, lw=0.9, ls=":", label=f"{name} (error not measured)")
+            continue
+        letter = name.split()[-1] if mace else name.rsplit("_", 1)[1]
+        label = name if mace else f"{letter}: {point['shape']}"
+        axes.plot(x, y, "s" if mace else "o", color=colour, ms=6, ls="none", label=label)
+        axes.annotate(letter, (x, y), xytext=(0, 6), textcoords="offset points", ha="center")
+    axes.axvline(GOAL_US, color="0.5", lw=0.8, ls="--", label=f"asked: {GOAL_US} µs/atom")
+    axes.set(xscale="log", yscale="log", ylabel="force error, RMS (meV/Å)", title=title)
+    axes.set_xlabel("time of energy and forces (µs/atom)")
+    known = [p["force_meV_per_A"] for p in points if p["force_meV_per_A"] != ""]
+    axes.set(xlim=(0.15, 80), ylim=(0.8 * min(known), 1.3 * max(known)))
+    plain = FuncFormatter(lambda value, _: f"{value:g}")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(plain)
+    axes.yaxis.set_minor_formatter(plain)
     axes.grid(which="both", lw=0.3, alpha=0.5)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", fontsize=6.5, frameon=False)
     for suffix in (".png", ".pdf"):
         figure.savefig(out.with_suffix(suffix), dpi=200)
     plt.close(figure)
@@ -178,6 +207,7 @@ def main() -> None:
     parser.add_argument("--atoms", type=int, default=12288)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--title", default="")
     parser.add_argument("--out", type=Path, default=Path("results/front/front"))
     options = parser.parse_args()
     on = torch.cuda.get_device_name() if options.device != "cpu" else "CPU"
@@ -198,7 +228,7 @@ def main() -> None:
         writer = csv.DictWriter(handle, FIELDS)
         writer.writeheader()
         writer.writerows(points)
-    draw(points, options.out)
+    draw(points, options.out, options.title)
 
 
 if __name__ == "__main__":
