@@ -11,16 +11,18 @@ the kernels are compared with float64 first. "frame (ms)" is a step of that fram
 through the ASE calculator, "32 frames (ms)" one call with 32 copies of it, both as ``latency.py``.
 --mace NAME=ERROR adds a point of MACE: its force error (meV/Å) from ``mace_accuracy.py`` on the
 same split ("?" where it was not measured), its time from this run (``peers.py``). Writes <out>.csv,
-<out>.png and <out>.pdf, and prints the table.
+<out>.png and <out>.pdf, and prints the table. With --untrained, shapes without a file are timed
+with random weights. --draw FILE.csv measures nothing: it prints and draws the points of a file;
+errors that this does not hold come from <name>/report.json in --files.
 """
 
 import argparse
 import csv
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import latency
-import matplotlib.pyplot as plt
 import numpy as np
 import peers
 import torch
@@ -28,9 +30,11 @@ from ase import Atoms
 from matplotlib.ticker import FuncFormatter
 from speed import captured, errors, graph_of, timed
 
-from nemp_sim import load_potential
+from nemp_sim import ModelConfig, Potential, load_potential
+from nemp_sim.checkpoint import new_model
 from nemp_sim.derivatives import differentiate
 from nemp_sim.kernels.choice import choose, direct
+from nemp_sim.plots import BLUE, VERMILLION, new_figure, save_figure
 from nemp_sim.training.accuracy import error_rows, predict
 from nemp_sim.training.job import read_config, read_splits
 
@@ -41,7 +45,6 @@ FIELDS = (
 )
 COPIES = 32
 GOAL_US = 0.5  # µs/atom, drawn
-OWN_COLOUR, MACE_COLOUR = "#0072b2", "#d55e00"
 
 
 def weights_of(name: str, places: list[Path]) -> Path | None:
@@ -74,15 +77,33 @@ def time_and_memory(
     return timed(captured(step), options.repeats, cuda=True) if graph else seconds, kilobytes
 
 
-def own_point(config: Path, file: Path, options: argparse.Namespace) -> tuple[dict, Atoms]:
+def engines(
+    file: Path | None, shape: dict, atoms: Atoms, options: argparse.Namespace
+) -> tuple[Potential, Potential]:
+    """The network in float32 and in float64 by the plain form; of random weights without a file."""
+    if file is not None:
+        double = load_potential(file, options.device, "float64", kernel="reference")
+        return load_potential(file, options.device, "float32"), double
+    config = ModelConfig.from_dict(shape | {"elements": sorted(set(atoms.symbols))})
+    return tuple(
+        Potential(new_model(config, 1).cast(dtype), device=options.device, kernel=kernel)
+        for dtype, kernel in ((torch.float32, "auto"), (torch.float64, "reference"))
+    )
+
+
+def own_point(config: Path, file: Path | None, options: argparse.Namespace) -> tuple[dict, Atoms]:
     """Errors and time of one network, and the frame whose repetition was timed."""
     job = read_config(config)
     (head,) = job.heads
     held_out = read_splits(job.heads, with_stress=False).parts["validation"]
     chosen = np.random.default_rng(0).permutation(len(held_out))[:MOST_FRAMES]
-    potential = load_potential(file, options.device, "float32")
-    row = error_rows(predict({head: potential}, [held_out[k] for k in chosen]))[0]
     largest = max(held_out, key=lambda frame: len(frame.atoms)).atoms
+    potential, double = engines(file, job.model, largest, options)
+    found = {"energy_meV_per_atom": "", "force_meV_per_A": ""}
+    if file is not None:
+        row = error_rows(predict({head: potential}, [held_out[k] for k in chosen]))[0]
+        found = {"energy_meV_per_atom": row.energy_rmse_meV_per_atom}
+        found["force_meV_per_A"] = row.force_rmse_meV_per_A
     atoms, model = enlarged(largest, options.atoms), potential.model
     describe, form = choose(model, "auto", options.precision)
     whole = direct(describe, torch.zeros(len(model.config.elements) ** 2, device=options.device))
@@ -93,9 +114,8 @@ def own_point(config: Path, file: Path, options: argparse.Namespace) -> tuple[di
             return lambda: whole(graph, forces=True, stress=False)[0]
         return lambda: differentiate(model, graph, forces=True, stress=False, describe=describe)
 
-    double = load_potential(file, options.device, "float64", kernel="reference").model
     exact = differentiate(
-        double, graph_of(double, largest, options.device), forces=True, stress=False
+        double.model, graph_of(double.model, largest, options.device), forces=True, stress=False
     )
     print(f"{job.training.name}: {form}, against float64 (meV/atom; meV/Å) "
           f"{errors(step_of(largest), exact)}")  # fmt: skip
@@ -111,8 +131,7 @@ def own_point(config: Path, file: Path, options: argparse.Namespace) -> tuple[di
         "shape": f"K={c.n_channels} L={c.max_l} T={c.n_message_passing} {mlp} "
         f"{c.cutoff_angstrom:g} Å",
         "edges": round(edges, 1),
-        "energy_meV_per_atom": row.energy_rmse_meV_per_atom,
-        "force_meV_per_A": row.force_rmse_meV_per_A,
+        **found,
         "us_per_atom": 1e6 * seconds / len(atoms),
         "kB_per_atom": kilobytes,
         "frame_ms": 1e3 * frame,
@@ -167,11 +186,13 @@ def print_table(points: list[dict]) -> None:
 
 def draw(points: list[dict], out: Path, title: str) -> None:
     """Force error against time, both logarithmic; a line where the error was not measured."""
-    figure, axes = plt.subplots(figsize=(6.2, 3.9), constrained_layout=True)
+    figure, axes = new_figure((6.4, 3.5))
     for point in points:
         name, x, y = point["name"], point["us_per_atom"], point["force_meV_per_A"]
         mace = name.startswith("MACE")
-        colour = MACE_COLOUR if mace else OWN_COLOUR
+        colour = VERMILLION if mace else BLUE
+        if y == "" and not mace:
+            continue
         if y == "":
             axes.axvline(x, color=colour, lw=0.9, ls=":", label=f"{name} (error not measured)")
             continue
@@ -191,15 +212,48 @@ def draw(points: list[dict], out: Path, title: str) -> None:
     axes.grid(which="both", lw=0.3, alpha=0.5)
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", fontsize=6.5, frameon=False)
-    for suffix in (".png", ".pdf"):
-        figure.savefig(out.with_suffix(suffix), dpi=200)
-    plt.close(figure)
+    save_figure(figure, out.with_suffix(".png"))
+
+
+def measured(options: argparse.Namespace) -> list[dict]:
+    """All points, measured."""
+    on = torch.cuda.get_device_name() if options.device != "cpu" else "CPU"
+    print(f"{on}, torch {torch.__version__}, {peers.versions()}")
+    points, atoms = [], None
+    for config in options.configs:
+        file = weights_of(read_config(config).training.name, options.files)
+        if file is None and not options.untrained:
+            print(f"{config.name}: no weights in {', '.join(map(str, options.files))}; left out")
+            continue
+        point, atoms = own_point(config, file, options)
+        points.append(point)
+    if options.mace and atoms is not None:
+        points += mace_points(enlarged(atoms, options.atoms), atoms, options)
+    return points
+
+
+def read(file: Path, places: list[Path]) -> list[dict]:
+    """Points of a file, with errors from the reports of trainings where it has none."""
+    points = []
+    for row in csv.DictReader(file.read_text().splitlines()):
+        point = row | {name: float(row[name]) for name in FIELDS[2:-1] if row[name] != ""}
+        reports = (place / row["name"] / "report.json" for place in places)
+        report = next((path for path in reports if path.is_file()), None)
+        if point["force_meV_per_A"] == "" and report is not None:
+            told = json.loads(report.read_text())
+            for name in ("energy_meV_per_atom", "force_meV_per_A"):
+                kind, unit = name.split("_", 1)
+                point[name] = told[f"validation_default_all_{kind}_rmse_{unit}"]
+        points.append(point)
+    return points
 
 
 def main() -> None:
     """Measure all points, print and draw them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("configs", type=Path, nargs="+")
+    parser.add_argument("configs", type=Path, nargs="*")
+    parser.add_argument("--draw", type=Path, help="a file of points that were measured before")
+    parser.add_argument("--untrained", action="store_true", help="time shapes without weights too")
     parser.add_argument("--files", type=Path, nargs="+", default=[Path("results/front")])
     parser.add_argument("--mace", nargs="*", default=[], help='such as "128x L=1=38.5"')
     parser.add_argument("--mace-cutoff", type=float, default=5.0, help="Å")
@@ -210,18 +264,7 @@ def main() -> None:
     parser.add_argument("--title", default="")
     parser.add_argument("--out", type=Path, default=Path("results/front/front"))
     options = parser.parse_args()
-    on = torch.cuda.get_device_name() if options.device != "cpu" else "CPU"
-    print(f"{on}, torch {torch.__version__}, {peers.versions()}")
-    points, atoms = [], None
-    for config in options.configs:
-        file = weights_of(read_config(config).training.name, options.files)
-        if file is None:
-            print(f"{config.name}: no weights in {', '.join(map(str, options.files))}; left out")
-            continue
-        point, atoms = own_point(config, file, options)
-        points.append(point)
-    if options.mace and atoms is not None:
-        points += mace_points(enlarged(atoms, options.atoms), atoms, options)
+    points = read(options.draw, options.files) if options.draw else measured(options)
     print_table(points)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     with options.out.with_suffix(".csv").open("w", newline="") as handle:
