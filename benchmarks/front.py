@@ -203,7 +203,7 @@ def draw(points: list[dict], out: Path, title: str) -> None:
     axes.axvline(GOAL_US, color="0.5", lw=0.8, ls="--", label=f"asked: {GOAL_US} µs/atom")
     axes.set(xscale="log", yscale="log", ylabel="force error, RMS (meV/Å)", title=title)
     axes.set_xlabel("time of energy and forces (µs/atom)")
-    known = [p["force_meV_per_A"] for p in points if p["force_meV_per_A"] != ""]
+    known = [p["force_meV_per_A"] for p in points if p["force_meV_per_A"] != ""] or [10.0]
     axes.set(xlim=(0.15, 80), ylim=(0.8 * min(known), 1.3 * max(known)))
     plain = FuncFormatter(lambda value, _: f"{value:g}")
     for axis in (axes.xaxis, axes.yaxis):

@@ -23,12 +23,18 @@ pytestmark = pytest.mark.skipif(
     reason="needs triton, and a CUDA device or TRITON_INTERPRET=1",
 )
 DEVICE, DTYPE = ("cuda", torch.float32) if CUDA else ("cpu", torch.float64)
+LINEAR = MLPShape(linear=True)
 SMALL = {"max_l": 1, "pmax_l": 1, "n_message_passing": 1, "elements": ("H", "O", "Pd")}
 SHAPES = {
     "smooth, ZBL, members": SMALL | {"zbl": True, "n_members": 3},
     "published, deep read-out": SMALL | {"form": "published", "output_mlp": MLPShape(2, 24, 2)},
     "linear read-out": SMALL | {"output_mlp": MLPShape(linear=True), "n_members": 2, "zbl": True},
     "wide read-out": SMALL | {"output_mlp": MLPShape(1, 100, 1)},
+    "linear edges": SMALL | {"message_mlp": LINEAR, "zbl": True, "n_channels": 16},
+    "linear edges, P0, K20": SMALL
+    | {"message_mlp": LINEAR, "max_l": 2, "pmax_l": 0, "n_channels": 20, "use_norm": False},
+    "linear edges, L2, published": SMALL
+    | {"message_mlp": LINEAR, "form": "published", "max_l": 2, "pmax_l": 2, "n_channels": 4},
     "K20, bare read-out": SMALL | {"n_channels": 20, "output_mlp": MLPShape(0, 40, 1)},
 }
 

@@ -73,10 +73,12 @@ def choose(model: NEMP, kernel: str, precision: str) -> tuple[Describe, str]:
     reason = obstacle(model, interpreter=kernel == "fused" and interpreted())
     if not reason:
         from nemp_sim.kernels.fused import FusedNetwork  # triton is not everywhere
+        from nemp_sim.kernels.linear import LinearNetwork, is_linear
 
         try:
             table = PairTable(model, model.species_mix.dtype)
-            return FusedNetwork(model, table, precision).describe, f"fused ({precision})"
+            form = LinearNetwork if is_linear(model) else FusedNetwork
+            return form(model, table, precision).describe, f"fused ({precision})"
         except TabulationError as error:
             reason = str(error)
     if kernel == "auto":
