@@ -305,7 +305,7 @@ class Judgement:
     def finding(self, index: int, kind: str) -> Finding:
         """The worst of one kind in the structure ``index``, inside or not."""
         atoms, measured = self._structures[index], self._measured
-        about = {
+        about: dict[str, Any] = {
             "kind": kind,
             "excess": float(self.worst[kind][index]),
             "formula": _formula(atoms.numbers.astype(np.int64).tobytes()),

@@ -244,8 +244,8 @@ class Potential:
         series = self._replays.residents.again(structures, lists)
         if series is None or tuple(wanted.values()) not in series.served:
             return None
-        found = self._replayed(wanted, series.graph, lasting=True)
-        return None if found is None else (series, [found])
+        found = self._replayed(self._replays, wanted, series.graph, lasting=True)
+        return None if found is None else (series.surroundings, [found])
 
     def _anew(
         self, wanted: dict[str, bool], structures: list[Atoms], lists: NeighborLists
@@ -256,7 +256,7 @@ class Potential:
         copies = 1 + self.n_members * wanted.get("forces_std", False)
         bytes_each = copies * bytes_per_edge(self.config, self.dtype, self.is_fused)
         if self._replays is not None and structures and all(map(len, structures)):
-            found = self._together(wanted, structures, lists, bytes_each)
+            found = self._together(self._replays, wanted, structures, lists, bytes_each)
             if found is not None:
                 return found
         edges = [lists.edges(atoms, slot) for slot, atoms in enumerate(structures)]
@@ -267,6 +267,7 @@ class Potential:
 
     def _together(
         self,
+        replays: Replays,
         wanted: dict[str, bool],
         structures: list[Atoms],
         lists: NeighborLists,
@@ -282,35 +283,37 @@ class Potential:
         edges: Sequence[Surroundings]
         if lists.skin:
             try:
-                edges = series = self._replays.residents.anew(structures, lists)
+                series = replays.residents.anew(structures, lists)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-                self._replays.clear()
+                replays.clear()
                 return None
-            graph = series.graph
+            graph, edges = series.graph, series.surroundings
         else:
             edges = [lists.kept(atoms, slot) for slot, atoms in enumerate(structures)]
             graph = build_graph(structures, edges, self.species_of_number, self.device)
         if len(graph.centre) > limit:
             return None
-        found = self._replayed(wanted, graph, bool(lists.skin))
+        found = self._replayed(replays, wanted, graph, bool(lists.skin))
         if found is None:
             return None
         if lists.skin:
             series.served.add(tuple(wanted.values()))
         return edges, [found]
 
-    def _replayed(self, wanted: dict[str, bool], graph: AtomGraph, lasting: bool) -> Named | None:
+    def _replayed(
+        self, replays: Replays, wanted: dict[str, bool], graph: AtomGraph, lasting: bool
+    ) -> Named | None:
         """Results of a step on the GPU; None where memory runs out."""
         try:
             with torch.no_grad():
                 work, key = partial(self._step, wanted), tuple(wanted.values())
-                return self._replays.step(work, graph, key, lasting)
+                return replays.step(work, graph, key, lasting)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            self._replays.clear()
+            replays.clear()
             return None
 
     def _step(self, wanted: dict[str, bool], graph: AtomGraph) -> Named:

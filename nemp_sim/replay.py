@@ -99,7 +99,7 @@ class Replay:
                 self._results = self._run()
 
     def _run(self) -> _Results:
-        if self._cutoff is None:
+        if self._cutoff is None or self.capacity is None:
             return _Results.of(self._work(self._graph))
         graph, count = packed(self._graph, self._cutoff, self.capacity, self._n_atoms)
         return _Results.of(self._work(graph), count)

@@ -15,7 +15,6 @@ from nemp_sim.neighbor_search import pairs
 from nemp_sim.neighbors import (
     EdgeList,
     NeighborLists,
-    Surroundings,
     periodic_cell,
     refuse_dense,
 )
@@ -59,11 +58,12 @@ def device_graph(
     )
 
 
-class Resident(Sequence[Surroundings]):
-    """A series of structures on the device; as a sequence, the surroundings of each.
+class Resident:
+    """A series of structures on the device.
 
     Attributes:
         graph: the structures, with the positions of the last ``move``.
+        surroundings: the pairs of each structure, those of the skin included, on the device.
         served: what was computed for them, each the ``wanted`` of a ``Replays.step``.
     """
 
@@ -82,6 +82,8 @@ class Resident(Sequence[Surroundings]):
         self._shapes = [atoms.arrays["positions"].shape for atoms in structures]
         self._positions = np.concatenate([atoms.positions for atoms in structures])
         self._rest = _rest(structures)
+        firsts = np.cumsum([0, *(shape[0] for shape in self._shapes[:-1])]).tolist()
+        self.surroundings = [_Surroundings(self.graph, first) for first in firsts]
         lists.n_builds += len(structures)
 
     def move(self, structures: Sequence[Atoms]) -> bool:
@@ -104,16 +106,6 @@ class Resident(Sequence[Surroundings]):
             return False
         self.graph.positions.copy_(torch.from_numpy(positions))
         return True
-
-    def __len__(self) -> int:
-        """Number of structures."""
-        return len(self._shapes)
-
-    def __getitem__(self, index: int) -> Surroundings:
-        """Pairs of one structure, those of the skin included, which stay on the device."""
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        return _Surroundings(self.graph, sum(shape[0] for shape in self._shapes[:index]))
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,18 @@ is left for each edge is one product of s with a (K, (P+1) K) matrix, for M^a.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
 from torch import Tensor
+from triton.runtime import JITFunction
 
 from nemp_sim.kernels import triton_linear as kernels
 from nemp_sim.kernels.edge_mlp import Launch
 from nemp_sim.kernels.edges import Edges
 from nemp_sim.kernels.fused import FusedNetwork
-from nemp_sim.kernels.packing import HALVES, orbital_scale, pad, split
+from nemp_sim.kernels.packing import HALVES, Weights, orbital_scale, pad, split
 from nemp_sim.mlp import MLP
 from nemp_sim.model import NEMP
 from nemp_sim.tabulation import PairTable
@@ -105,7 +107,7 @@ class LinearNetwork(FusedNetwork):
             "num_warps": 1,
         }
 
-    def forward(self, vectors: Tensor, edges: Edges) -> tuple[Tensor, Tensor, Tensor, LinearRecord]:
+    def forward(self, vectors: Tensor, edges: Edges) -> tuple[Tensor, Tensor, Tensor, Any]:
         """As ``FusedNetwork.forward``."""
         n, n_edges, s, kp = edges.n_atoms, edges.n_edges, self.s, self.kp
         first, count = vectors.new_empty(n, s + 1, kp), vectors.new_empty(n, 2)
@@ -140,7 +142,11 @@ class LinearNetwork(FusedNetwork):
         return density, count[:, 0].clone(), count[:, 1].clone(), record
 
     def backward(
-        self, record: LinearRecord, rho: Tensor, count: Tensor, repulsion: Tensor
+        self,
+        record: Any,  # noqa: ANN401 (a LinearRecord)
+        rho: Tensor,
+        count: Tensor,
+        repulsion: Tensor,
     ) -> Tensor:
         """As ``FusedNetwork.backward``."""
         edges, m_i, vectors, s = record.edges, record.normaliser, record.vectors, self.s
@@ -210,12 +216,12 @@ class LinearNetwork(FusedNetwork):
         )  # fmt: skip
         return out
 
-    def _atoms(self, kernel: triton.JITFunction, *inputs: object, **constants: object) -> None:
+    def _atoms(self, kernel: JITFunction, *inputs: Any, **constants: Any) -> None:  # noqa: ANN401
         """Run a kernel over all atoms, whose number is the last of the inputs."""
         grid = (min(inputs[-1], PROGRAMS),)
         self._run(kernel, grid, *inputs, **constants, **self._constants)
 
-    def _times(self, x: Tensor, weights: object, out: Tensor) -> None:
+    def _times(self, x: Tensor, weights: Weights, out: Tensor) -> None:
         """Fill ``out`` with the product of the rows of the edges and a matrix."""
         rows, mode = len(x), self.mode
         inputs, outputs = weights.high.shape

@@ -80,13 +80,12 @@ class FusedStep:
                 grad = self._network.backward(
                     record, grad_density, grad_count, torch.ones_like(repulsion)
                 )
-                pulled, virial = self._pull(grad, vectors, edges, stress)
-                virial = graph.sum_atoms(virial).view(-1, 3, 3) if stress else None
-                found = replace(
-                    found,
-                    forces=pulled if forces else None,
-                    virial=0.5 * (virial + virial.transpose(1, 2)) if stress else None,
-                )
+                pulled, of_atoms = self._pull(grad, vectors, edges, stress)
+                virial: Tensor | None = None
+                if stress:
+                    whole = graph.sum_atoms(of_atoms).view(-1, 3, 3)
+                    virial = 0.5 * (whole + whole.transpose(1, 2))
+                found = replace(found, forces=pulled if forces else None, virial=virial)
         if self._n_members:
             changes = changes[:, : self._n_members].double()
             of_energy = graph.sum_atoms(changes)
@@ -112,7 +111,9 @@ class FusedStep:
             CUTOFF=float(config.cutoff_angstrom), POWER=float(config.envelope_power),
             SPECIES=len(config.elements), BLOCK=BLOCK, num_warps=1,
         )  # fmt: skip
-        return vectors, Edges(*index, species, start), nearest, coordination
+        pair, centre, neighbour, order = index
+        edges = Edges(pair, centre, neighbour, order, species, start)
+        return vectors, edges, nearest, coordination
 
     def _by_kernel(
         self, density: Tensor, count: Tensor, repulsion: Tensor, edges: Edges
@@ -125,7 +126,7 @@ class FusedStep:
             density, count, repulsion, edges.species, self._floor, readout.energy_factor,
             readout.energy_shift, readout.reference_energies, self._weights, self._members,
             energies, changes, grad_density, grad_count, n,
-            **self._constants, num_warps=4,
+            **(self._constants or {}), num_warps=4,
         )  # fmt: skip
         return energies, changes, grad_density, grad_count
 
