@@ -6,7 +6,12 @@ What torch does by some 150 small kernels, each of which takes longer to start t
 import triton
 import triton.language as tl
 
-from nemp_sim.kernels.triton_mlp import silu
+
+@triton.jit
+def silu(x):
+    """SiLU x σ(x) and its slope σ(x) (1 + x (1 − σ(x)))."""
+    sigma = 1.0 / (1.0 + tl.exp(-x))
+    return x * sigma, sigma * (1.0 + x * (1.0 - sigma))
 
 
 @triton.jit
