@@ -10,7 +10,7 @@ are in Bohr have none. What a file does not record is not judged; ``Domain.not_r
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -140,6 +140,13 @@ class Domain:
                 k: RMSE_FACTOR * 1e-3 * held_out[n] for k, n in names.items() if n in held_out
             }
         return cls(symbols, shortest, coordination, accepted)
+
+    @cached_property
+    def row_of_number(self) -> np.ndarray:
+        """Row of ``shortest_A`` and ``coordination`` of each atomic number; 0 for others."""
+        rows = np.zeros(len(atomic_numbers), dtype=int)
+        rows[[atomic_numbers[s] for s in self.symbols]] = np.arange(len(self.symbols))
+        return rows
 
     @property
     def _is_recorded(self) -> dict[str, bool]:
@@ -279,10 +286,7 @@ class Judgement:
 
     def _coordination_bounds(self) -> np.ndarray:
         """(N, 2) accepted coordination of each atom."""
-        row_of = np.zeros(len(atomic_numbers), dtype=int)
-        row_of[[atomic_numbers[s] for s in self._domain.symbols]] = np.arange(
-            len(self._domain.symbols)
-        )
+        row_of = self._domain.row_of_number
         numbers = [atoms.numbers for atoms in self._structures]
         rows = row_of[np.concatenate(numbers)] if numbers else np.zeros(0, dtype=int)
         bounds = self._domain.coordination[rows] * [MARGIN, 1 / MARGIN]
@@ -342,11 +346,9 @@ class Judgement:
         """The pair of ``atom`` that is closest in terms of its limit, its distance and limit, Å."""
         atoms, mine = self._structures[index], self._edges[index].around(atom)
         distance = np.linalg.norm(mine.vectors(atoms), axis=1)
-        row_of = {symbol: k for k, symbol in enumerate(self._domain.symbols)}
-        row = row_of[atoms.symbols[atom]]
-        trained = np.array(
-            [self._domain.shortest_A[row, row_of[atoms.symbols[j]]] for j in mine.neighbour]
-        )
+        row_of = self._domain.row_of_number
+        row = row_of[atoms.numbers[atom]]
+        trained = self._domain.shortest_A[row, row_of[atoms.numbers[mine.neighbour]]]
         ratio = np.where(trained > 0, distance / np.maximum(trained, 1e-9), np.inf)
         best = int(ratio.argmin())
         other = int(mine.neighbour[best])

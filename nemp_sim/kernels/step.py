@@ -13,11 +13,12 @@ from nemp_sim.kernels.edges import Edges
 from nemp_sim.kernels.fused import FusedNetwork
 from nemp_sim.kernels.packing import pad
 from nemp_sim.kernels.sizes import padded_size
-from nemp_sim.kernels.triton_step import geometry, pull, read_out
+from nemp_sim.kernels.triton_step import geometry, pull, read_out, sum_structures
 from nemp_sim.model import ReadOut
 
 PROGRAMS = 8192  # of the kernels of atoms, at most; each goes on to further atoms
 BLOCK = 32  # edges of an atom that a warp takes at once
+SUM_BLOCK = 1024  # atoms that are summed at once
 TILE = 16  # atoms of a tile of the read-out
 WIDEST = 64  # read-out whose layers a tile holds
 
@@ -75,7 +76,7 @@ class FusedStep:
             density, count, repulsion, record = self._network.forward(vectors, edges)
             reader = self._by_autograd if self._constants is None else self._by_kernel
             energies, changes, grad_density, grad_count = reader(density, count, repulsion, edges)
-            found = Derivatives(energies, graph.sum_atoms(energies))
+            found = Derivatives(energies, _sum_atoms(graph, energies))
             if forces or stress:
                 grad = self._network.backward(
                     record, grad_density, grad_count, torch.ones_like(repulsion)
@@ -83,12 +84,12 @@ class FusedStep:
                 pulled, of_atoms = self._pull(grad, vectors, edges, stress)
                 virial: Tensor | None = None
                 if stress:
-                    whole = graph.sum_atoms(of_atoms).view(-1, 3, 3)
+                    whole = _sum_atoms(graph, of_atoms).view(-1, 3, 3)
                     virial = 0.5 * (whole + whole.transpose(1, 2))
                 found = replace(found, forces=pulled if forces else None, virial=virial)
         if self._n_members:
             changes = changes[:, : self._n_members].double()
-            of_energy = graph.sum_atoms(changes)
+            of_energy = _sum_atoms(graph, changes)
             found = replace(
                 found,
                 atomic_std=changes.square().mean(1).sqrt(),
@@ -162,6 +163,18 @@ class FusedStep:
             STRESS=stress, BLOCK=BLOCK, num_warps=1,
         )  # fmt: skip
         return forces, virial
+
+
+def _sum_atoms(graph: AtomGraph, values: Tensor) -> Tensor:
+    """As ``AtomGraph.sum_atoms`` for float64: that of torch takes 1 ms for 12 288 atoms of one."""
+    columns = values.shape[1] if values.dim() > 1 else 1
+    out = values.new_empty(graph.n_structures, *values.shape[1:])
+    with torch.cuda.device_of(values):
+        sum_structures[(graph.n_structures, columns)](
+            values.contiguous(), graph.first_atom, out, COLUMNS=columns, BLOCK=SUM_BLOCK,
+            num_warps=4,
+        )  # fmt: skip
+    return out
 
 
 def _packed(readout: ReadOut, k: int) -> tuple[Tensor, int]:
