@@ -185,13 +185,16 @@ def print_table(points: list[dict]) -> None:
 
 
 def draw(points: list[dict], out: Path, title: str) -> None:
-    """Force error against time, both logarithmic; a line where the error was not measured."""
+    """Force error against time, both logarithmic; a line where one of MACE's was not measured."""
     figure, axes = new_figure((6.4, 3.5))
     for point in points:
         name, x, y = point["name"], point["us_per_atom"], point["force_meV_per_A"]
         mace = name.startswith("MACE")
         colour = VERMILLION if mace else BLUE
         if y == "" and not mace:
+            continue
+        if x == "":
+            axes.axhline(y, color=colour, lw=0.9, ls="-.", label=f"{name} (time not measured)")
             continue
         if y == "":
             axes.axvline(x, color=colour, lw=0.9, ls=":", label=f"{name} (error not measured)")
@@ -204,7 +207,7 @@ def draw(points: list[dict], out: Path, title: str) -> None:
     axes.set(xscale="log", yscale="log", ylabel="force error, RMS (meV/Å)", title=title)
     axes.set_xlabel("time of energy and forces (µs/atom)")
     known = [p["force_meV_per_A"] for p in points if p["force_meV_per_A"] != ""] or [10.0]
-    axes.set(xlim=(0.15, 80), ylim=(0.8 * min(known), 1.3 * max(known)))
+    axes.set(xlim=(0.1, 80), ylim=(0.8 * min(known), 1.3 * max(known)))
     plain = FuncFormatter(lambda value, _: f"{value:g}")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(plain)
