@@ -66,6 +66,31 @@ def check(fast: Potential, exact: Potential, atoms: Atoms) -> str:
     return f"RMS {np.sqrt(np.mean(np.square(off))):.1e}, largest {np.abs(off).max():.1e} meV/Å"
 
 
+def calculator_step(fast: Potential, atoms: Atoms) -> Callable[[], None]:
+    """A step of moving atoms through the ASE calculator."""
+    atoms, rng = atoms.copy(), np.random.default_rng(0)
+    atoms.calc = NEMP(fast, on_extrapolation="ignore", skin_angstrom=SKIN)
+
+    def step() -> None:
+        atoms.positions += STEP * rng.normal(size=(len(atoms), 3))
+        atoms.get_forces()
+
+    return step
+
+
+def batch_step(fast: Potential, atoms: Atoms, count: int) -> Callable[[], None]:
+    """A step of ``count`` copies, all moving, in one call."""
+    copies, rng = [atoms.copy() for _ in range(count)], np.random.default_rng(0)
+    lists = NeighborLists(fast.cutoff_angstrom, SKIN)
+
+    def step() -> None:
+        for copy in copies:
+            copy.positions += STEP * rng.normal(size=(len(copy), 3))
+        fast.evaluate(copies, neighbors=lists, on_extrapolation="ignore")
+
+    return step
+
+
 def measure(name: str, options: argparse.Namespace) -> None:
     """Rows of one network."""
     fast = potential(name, torch.float32, options.device, options.precision)
@@ -75,16 +100,9 @@ def measure(name: str, options: argparse.Namespace) -> None:
     print(f"\n{name}, {fast.kernel}; forces of three steps against float64: ", end="")
     print(check(fast, exact, water_box(192)))
     print(f"{'step':34s} {'atoms':>8s} {'ms':>9s} {'slowest':>9s} {'µs/atom':>8s}")
-    rng = np.random.default_rng(0)
     for size in options.sizes:
         atoms = water_box(size)
-        atoms.calc = NEMP(fast, on_extrapolation="ignore", skin_angstrom=SKIN)
-
-        def step(atoms: Atoms = atoms) -> None:
-            atoms.positions += STEP * rng.normal(size=(len(atoms), 3))
-            atoms.get_forces()
-
-        row("ASE calculator", len(atoms), timed(step, options.repeats))
+        row("ASE calculator", len(atoms), timed(calculator_step(fast, atoms), options.repeats))
         recordings = [r for r in fast._replays._recordings.values() if r]
         if recordings and len(atoms) < 2000:
             replay, positions = recordings[-1], torch.from_numpy(atoms.positions)
@@ -94,14 +112,7 @@ def measure(name: str, options: argparse.Namespace) -> None:
                 replay.step()
 
             row("replay", len(atoms), timed(once, options.repeats))
-    copies = [water_box(192) for _ in range(32)]
-    lists = NeighborLists(fast.cutoff_angstrom, SKIN)
-
-    def batch() -> None:
-        for atoms in copies:
-            atoms.positions += STEP * rng.normal(size=(len(atoms), 3))
-        fast.evaluate(copies, neighbors=lists)
-
+    batch = batch_step(fast, water_box(192), 32)
     row("32 copies of 192 atoms", 32 * 192, timed(batch, options.repeats))
 
 

@@ -25,10 +25,11 @@ import numpy as np
 import torch
 from ase import Atoms
 
-import nemp_sim.potential as potential_module
+import nemp_sim.batches as batches_module
 from nemp_sim.checkpoint import load_potential
+from nemp_sim.evaluation import Evaluation
 from nemp_sim.memory import MemoryWarning, free_memory
-from nemp_sim.potential import Evaluation, Potential
+from nemp_sim.potential import Potential
 from nemp_sim.systems import choose_potential, read_system
 from nemp_sim.torch_state import PrecisionWarning
 
@@ -187,7 +188,7 @@ def check_memory(form: str, device: str, verdicts: Verdicts) -> None:
     free = free_memory(potential.device)
     with neighbour(device, left=peak // 2) as held:
         for when, memory in (("before", free_memory), ("after", lambda _: free)):
-            potential_module.free_memory = memory
+            batches_module.free_memory = memory
             with warnings.catch_warnings(record=True) as told:
                 warnings.simplefilter("always")
                 got = potential.evaluate(many)
@@ -202,7 +203,7 @@ def check_memory(form: str, device: str, verdicts: Verdicts) -> None:
             )
             for line in said[:1]:
                 print(f"     {line}")
-    potential_module.free_memory = free_memory
+    batches_module.free_memory = free_memory
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "NEMP": "calculator",
-    "Evaluation": "potential",
+    "Evaluation": "evaluation",
     "MLPShape": "config",
     "ModelConfig": "config",
     "Potential": "potential",

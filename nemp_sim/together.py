@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 from ase import Atoms
 
+from nemp_sim.evaluation import Evaluation
 from nemp_sim.neighbors import EdgeList, NeighborLists
-from nemp_sim.potential import Evaluation
 from nemp_sim.relax import Engine
 
 Result = TypeVar("Result")
@@ -33,6 +33,7 @@ class Meeting:
         self._requests: dict[int, _Request] = {}
         self._answers: dict[int, Evaluation | BaseException] = {}
         self._condition = Condition()
+        self._lists: _JoinedLists | None = None
 
     def evaluate(self, job: int, request: _Request) -> Evaluation:
         """The answer to a request, once all others have asked."""
@@ -65,7 +66,9 @@ class Meeting:
         requests = [self._requests[job] for job in jobs]
         every = [atoms for request in requests for atoms in request.structures]
         if all(request.neighbors is not None for request in requests):
-            wanted["neighbors"] = _JoinedLists(requests)
+            if self._lists is None or not self._lists.are_of(requests):
+                self._lists = _JoinedLists(requests)  # the same ones hold for the same jobs
+            wanted["neighbors"] = self._lists
         try:
             result = self.engine.evaluate(every, **wanted)
         except BaseException as error:  # each job raises it in its own thread
@@ -86,6 +89,14 @@ class _JoinedLists(NeighborLists):
         kept = [r.neighbors for r in requests]
         super().__init__(kept[0].cutoff, max(lists.skin for lists in kept))
         self._places = [(r.neighbors, k) for r in requests for k in range(len(r.structures))]
+
+    def are_of(self, requests: Sequence[_Request]) -> bool:
+        """Whether these are the lists of the requests."""
+        places = [(r.neighbors, k) for r in requests for k in range(len(r.structures))]
+        return len(places) == len(self._places) and all(
+            mine is lists and k == place
+            for (mine, k), (lists, place) in zip(self._places, places, strict=True)
+        )
 
     def kept(self, atoms: Atoms, slot: int) -> EdgeList:
         lists, place = self._places[slot]

@@ -9,8 +9,9 @@ from ase import Atoms
 from torch import Tensor
 from torch_sim.models.interface import ModelInterface
 
+from nemp_sim.evaluation import VOIGT
 from nemp_sim.neighbors import NeighborLists
-from nemp_sim.potential import VOIGT, Potential
+from nemp_sim.potential import Potential
 
 
 class TorchSimModel(ModelInterface):

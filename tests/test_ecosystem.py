@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nemp_sim.calculator import NEMP
-from nemp_sim.potential import VOIGT
+from nemp_sim.evaluation import VOIGT
 
 PROJECT = Path(__file__).parent.parent / "pyproject.toml"
 

@@ -17,8 +17,8 @@ from ase.build import fcc111
 
 from nemp_sim.checkpoint import save_potential
 from nemp_sim.errors import EvaluationError, InputError
+from nemp_sim.evaluation import VOIGT
 from nemp_sim.lammps import export_lammps, input_lines
-from nemp_sim.potential import VOIGT
 from tests.lammps_stand_in import World
 
 TOLERANCE = 1e-9  # eV, eV/Å: float64, other orders of summation

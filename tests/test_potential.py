@@ -8,6 +8,7 @@ import torch
 from ase import Atoms
 from ase.build import molecule
 
+import nemp_sim.batches as batches_module
 import nemp_sim.potential as potential_module
 from nemp_sim.derivatives import differentiate
 from nemp_sim.errors import EvaluationError, InputError, UnknownElementError
@@ -196,7 +197,7 @@ def test_split_lists_give_the_same_results(potential, structures, monkeypatch):
     batch = [structures[name] for name in ("slab", "water", "tilted")] * 2
     want = potential.evaluate(batch, stress=True)
     sizes = spy_on_sizes(monkeypatch)
-    monkeypatch.setattr(potential_module, "free_memory", lambda device: 1000.0)
+    monkeypatch.setattr(batches_module, "free_memory", lambda device: 1000.0)
     assert_same(potential.evaluate(batch, stress=True), want)
     assert sizes == [len(atoms) for atoms in batch]
 
@@ -205,8 +206,8 @@ def test_chunks_follow_the_free_memory(potential, water, monkeypatch, graph_of):
     n_edges = len(graph_of(potential, [water]).centre)
     per_water = n_edges * bytes_per_edge(potential.config, potential.dtype)
     sizes = spy_on_sizes(monkeypatch)
-    room = 2.5 * per_water / potential_module.MEMORY_SHARE
-    monkeypatch.setattr(potential_module, "free_memory", lambda device: room)
+    room = 2.5 * per_water / batches_module.MEMORY_SHARE
+    monkeypatch.setattr(batches_module, "free_memory", lambda device: room)
     potential.evaluate([water] * 5)
     assert sizes == [48, 48, 24]
 

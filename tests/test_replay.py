@@ -11,8 +11,9 @@ from ase.build import bulk, molecule
 from nemp_sim import replay
 from nemp_sim.calculator import NEMP
 from nemp_sim.neighbors import NeighborLists
+from nemp_sim.padding import ladder, packed, padded
 from nemp_sim.potential import Potential
-from nemp_sim.replay import Replays, ladder
+from nemp_sim.replay import Replays
 
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
@@ -169,6 +170,38 @@ def test_edges_within_a_cutoff(random_potential, graph_of):
     ]
     same = [np.array(sorted(map(tuple, rows.tolist()))) for rows in lengths]
     np.testing.assert_allclose(*same, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("spare", [-3, 0, 40, 4000])
+def test_packed_edges(random_potential, graph_of, spare):
+    """Edges within the cutoff and padding, in the order of the graph made for that cutoff."""
+    potential = random_potential("smooth", elements=("H", "O", "Pd"), cutoff_angstrom=5.0)
+    whole = graph_of(potential, batch())
+    want, n = whole.within(3.5), len(whole.species)
+    n_edges = len(want.centre)
+    got, count = packed(padded(whole), 3.5, n_edges + spare, n)
+    assert int(count) == n_edges
+    if spare < 0:
+        return
+    for name in ("centre", "neighbour", "shifts", "by_neighbour"):
+        assert torch.equal(getattr(got, name)[:n_edges], getattr(want, name))
+    assert torch.equal(got.row_start[: n + 1], want.row_start)
+    assert got.row_start[-1] == n_edges + spare
+    assert (got.centre[n_edges:] >= n).all() and (got.edge_vectors()[n_edges:, 0] == 1000).all()
+    for rows in (got.centre, got.neighbour[got.by_neighbour]):
+        assert torch.equal(torch.bincount(rows, minlength=len(got.species)), got.row_start.diff())
+
+
+def test_more_edges_than_there_is_room_for(random_potential, monkeypatch):
+    """Atoms that come closer within the skin: the step is done again, with room."""
+    monkeypatch.setattr(replay, "SKIN_EDGES", 10)
+    monkeypatch.setattr(replay, "SPARE", 0.5)
+    plain, replayed = pair(random_potential, elements=("H", "O", "Pd"))
+    lists = NeighborLists(plain.cutoff_angstrom, 0.4)
+    crystal = bulk("Pd", "fcc", a=3.9, cubic=True) * (3, 3, 2)
+    for _ in range(4):
+        assert_equal_steps(plain, replayed, [crystal], lists)
+    assert replayed._replays.n_recorded >= 1
 
 
 def test_a_failed_recording_is_said_once(random_potential, monkeypatch, recwarn):

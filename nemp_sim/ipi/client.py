@@ -19,6 +19,7 @@ from ase.stress import voigt_6_to_full_3x3_stress
 
 from nemp_sim.config import require
 from nemp_sim.errors import EvaluationError, InputError, IPIProtocolError, ServerGoneError
+from nemp_sim.evaluation import Evaluation, has_stress
 from nemp_sim.ipi.guard import (
     FIRST_FRAME_TOLERANCE_ANGSTROM,
     LARGEST_STEP_ANGSTROM,
@@ -27,7 +28,6 @@ from nemp_sim.ipi.guard import (
 from nemp_sim.ipi.server import Server
 from nemp_sim.ipi.wire import Frame, Reply, Wire, reply_in_atomic_units
 from nemp_sim.neighbors import NeighborLists
-from nemp_sim.potential import Evaluation, has_stress
 from nemp_sim.units import HARTREE_EV
 
 SKIN_ANGSTROM = 0.5

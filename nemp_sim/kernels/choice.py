@@ -1,16 +1,20 @@
 """Which form of the network evaluates it: the plain one, or the fused GPU kernels."""
 
 import importlib.util
+from collections.abc import Callable
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from nemp_sim.config import require
+from nemp_sim.derivatives import Derivatives
 from nemp_sim.errors import InputError
 from nemp_sim.kernels.sizes import interpreted
 from nemp_sim.model import NEMP, Describe
 from nemp_sim.tabulation import PairTable, TabulationError
 
+Step = Callable[..., tuple[Derivatives, Tensor, Tensor]]  # see ``step.FusedStep.__call__``
 KERNELS = ("auto", "reference", "fused")
 PRECISIONS = ("tf32x3", "fp16x3", "bf16x3", "ieee", "tf32", "bf16", "fp16")
 MAX_L = 3  # largest max_l of the kernels, all measured on a GPU (docs/kernels.md)
@@ -64,12 +68,29 @@ def choose(model: NEMP, kernel: str, precision: str) -> tuple[Describe, str]:
     reason = obstacle(model, interpreter=kernel == "fused" and interpreted())
     if not reason:
         from nemp_sim.kernels.fused import FusedNetwork  # triton is not everywhere
+        from nemp_sim.kernels.linear import LinearNetwork, is_linear
 
         try:
             table = PairTable(model, model.species_mix.dtype)
-            return FusedNetwork(model, table, precision).describe, f"fused ({precision})"
+            form = LinearNetwork if is_linear(model) else FusedNetwork
+            return form(model, table, precision).describe, f"fused ({precision})"
         except TabulationError as error:
             reason = str(error)
     if kernel == "auto":
         return plain, f"reference ({reason})"
     raise InputError(f"kernel is 'fused', but {reason}. Use kernel='reference' or 'auto'.")
+
+
+def direct(describe: Describe, shortest: Tensor) -> Step | None:
+    """The whole step without autograd, where ``describe`` is that of the kernels; else None.
+
+    Args:
+        describe: what ``choose`` gave, for a network of one head.
+        shortest: (S²,) as ``domain.measure``.
+    """
+    network = getattr(describe, "__self__", None)
+    if network is None:
+        return None
+    from nemp_sim.kernels.step import FusedStep  # triton is not everywhere
+
+    return FusedStep(network, shortest)

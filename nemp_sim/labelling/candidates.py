@@ -12,9 +12,9 @@ from ase.io import iread
 
 from nemp_sim.config import require
 from nemp_sim.errors import EvaluationError, InputError
+from nemp_sim.evaluation import Evaluation
 from nemp_sim.files import read_structures
 from nemp_sim.labelling.selection import closest_contact
-from nemp_sim.potential import Evaluation
 from nemp_sim.structures import check_structure
 
 AT_ONCE = 64  # structures between two signs of progress

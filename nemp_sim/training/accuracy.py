@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nemp_sim.potential import VOIGT, Potential
+from nemp_sim.evaluation import VOIGT
+from nemp_sim.potential import Potential
 from nemp_sim.statistics import rank_correlation, rms
 from nemp_sim.training.data import Frame
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from nemp_sim.potential import VOIGT, Potential
+from nemp_sim.evaluation import VOIGT
+from nemp_sim.potential import Potential
 
 STENCIL = {-2: 1 / 12, -1: -8 / 12, 1: 8 / 12, 2: -1 / 12}
 WEIGHTS = np.array(list(STENCIL.values()))

@@ -17,7 +17,8 @@ from scipy.spatial.transform import Rotation
 
 from nemp_sim.calculator import NEMP
 from nemp_sim.config import require
-from nemp_sim.potential import Potential, has_stress
+from nemp_sim.evaluation import has_stress
+from nemp_sim.potential import Potential
 from nemp_sim.structures import bare
 from nemp_sim.systems import SYSTEMS
 from nemp_sim.validation.approach import (

@@ -1,0 +1,171 @@
+"""Structures that stay on a device, with their pairs within the cutoff and a skin."""
+
+import weakref
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from ase import Atoms
+from torch import Tensor
+
+from nemp_sim.graph import AtomGraph
+from nemp_sim.neighbor_search import pairs
+from nemp_sim.neighbors import (
+    EdgeList,
+    NeighborLists,
+    periodic_cell,
+    refuse_dense,
+)
+
+MOST_EDGES_KEPT = 2**26  # of all series but the last: 3 GB
+
+
+def device_graph(
+    structures: Sequence[Atoms], cutoff: float, species_of_number: Tensor, device: torch.device
+) -> AtomGraph:
+    """As ``neighbors.build_graph``, with the pairs within ``cutoff`` (Å) found on the device.
+
+    Raises:
+        InputError: as ``neighbors.edge_list``.
+    """
+    for atoms in structures:
+        refuse_dense(atoms, cutoff)
+    sizes = torch.tensor([len(atoms) for atoms in structures])
+    numbers = torch.from_numpy(np.concatenate([atoms.numbers for atoms in structures]))
+    given = {
+        "positions": torch.from_numpy(np.concatenate([atoms.positions for atoms in structures])),
+        "cells": torch.from_numpy(np.stack([periodic_cell(atoms) for atoms in structures])),
+        "species": species_of_number[numbers.long()],
+        "structure": torch.arange(len(sizes)).repeat_interleave(sizes),
+        "head": torch.zeros_like(sizes),
+        "first_atom": torch.cat([sizes.new_zeros(1), sizes.cumsum(0)]),
+    }
+    given = {name: values.to(device) for name, values in given.items()}
+    pbc = torch.from_numpy(np.stack([atoms.pbc for atoms in structures])).to(device)
+    centre, neighbour, shifts = pairs(
+        given["positions"], given["cells"], pbc, given["structure"], cutoff
+    )
+    atoms_and_end = torch.arange(int(sizes.sum()) + 1, device=device)
+    return AtomGraph(
+        **given,
+        centre=centre,
+        neighbour=neighbour,
+        shifts=shifts,
+        row_start=torch.searchsorted(centre, atoms_and_end),
+        by_neighbour=neighbour.argsort(stable=True),
+    )
+
+
+class Resident:
+    """A series of structures on the device.
+
+    Attributes:
+        graph: the structures, with the positions of the last ``move``.
+        surroundings: the pairs of each structure, those of the skin included, on the device.
+        served: what was computed for them, each the ``wanted`` of a ``Replays.step``.
+    """
+
+    def __init__(
+        self,
+        structures: Sequence[Atoms],
+        lists: NeighborLists,
+        species_of_number: Tensor,
+        device: torch.device,
+    ) -> None:
+        """Bring the structures to the device and find their pairs there."""
+        self.graph = device_graph(structures, lists.cutoff + lists.skin, species_of_number, device)
+        self.served = set[tuple[object, ...]]()
+        self.owner = weakref.ref(lists)
+        self._half_skin = 0.5 * lists.skin
+        self._shapes = [atoms.arrays["positions"].shape for atoms in structures]
+        self._positions = np.concatenate([atoms.positions for atoms in structures])
+        self._rest = _rest(structures)
+        firsts = np.cumsum([0, *(shape[0] for shape in self._shapes[:-1])]).tolist()
+        self.surroundings = [_Surroundings(self.graph, first) for first in firsts]
+        lists.n_builds += len(structures)
+
+    def move(self, structures: Sequence[Atoms]) -> bool:
+        """Take the positions of the structures; false where the pairs do not hold for them.
+
+        They hold while no atom has moved by half the skin or more since the pairs were found, and
+        all else is the same. Positions that are not numbers do not hold.
+        """
+        if not all(isinstance(atoms, Atoms) for atoms in structures):
+            return False
+        every = [atoms.arrays["positions"] for atoms in structures]
+        if [each.shape for each in every] != self._shapes:
+            return False
+        positions = np.concatenate(every)
+        moved = positions - self._positions
+        if not np.einsum("ij,ij->i", moved, moved).max() < self._half_skin**2:
+            return False
+        same = zip(_rest(structures), self._rest, strict=True)
+        if not all(np.array_equal(now, before) for now, before in same):
+            return False
+        self.graph.positions.copy_(torch.from_numpy(positions))
+        return True
+
+
+@dataclass(frozen=True)
+class _Surroundings:
+    """Pairs of the structure of a graph that begins with the atom ``first``."""
+
+    graph: AtomGraph
+    first: int
+
+    def around(self, atom: int) -> EdgeList:
+        """The pairs of one centre, fetched from the device."""
+        graph, centre = self.graph, self.first + atom
+        start, end = graph.row_start[centre : centre + 2].tolist()
+        neighbour = graph.neighbour[start:end].cpu().numpy() - self.first
+        return EdgeList(
+            np.full(end - start, atom), neighbour, graph.shifts[start:end].cpu().numpy()
+        )
+
+
+def _rest(structures: Sequence[Atoms]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All but the positions that pairs depend on: atomic numbers, cells, periodic axes."""
+    return (
+        np.concatenate([atoms.arrays["numbers"] for atoms in structures]),
+        np.stack([atoms.cell.array for atoms in structures]),
+        np.stack([atoms.pbc for atoms in structures]),
+    )
+
+
+class Residents:
+    """The series that stay on a device, one for each object of neighbour lists."""
+
+    def __init__(self, species_of_number: Tensor, device: torch.device) -> None:
+        """Start without any."""
+        self._species, self._device = species_of_number, device
+        self._kept: OrderedDict[int, Resident] = OrderedDict()
+
+    def again(self, structures: Sequence[Atoms], lists: NeighborLists) -> Resident | None:
+        """The series of these lists, moved to these structures; None where it does not hold."""
+        found = self._kept.get(id(lists))
+        if found is None or found.owner() is not lists or not found.move(structures):
+            return None
+        self._kept.move_to_end(id(lists))
+        return found
+
+    def anew(self, structures: Sequence[Atoms], lists: NeighborLists) -> Resident:
+        """A new series; it stays while the lists live and there is room."""
+        self._kept.pop(id(lists), None)
+        for key, old in list(self._kept.items()):
+            if old.owner() is None:
+                del self._kept[key]
+        while sum(len(old.graph.centre) for old in self._kept.values()) > MOST_EDGES_KEPT:
+            self._kept.popitem(last=False)
+        found = Resident(structures, lists, self._species, self._device)
+        self._kept[id(lists)] = found
+        return found
+
+    def drop(self, lists: NeighborLists) -> None:
+        """Forget the series of these lists."""
+        self._kept.pop(id(lists), None)
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._kept.clear()
