@@ -87,6 +87,12 @@ class Report:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
+def plus_minus(value: float, std: float | None, form: str = ".3f") -> str:
+    """A value and, where there is one, its standard deviation, both with the same decimals."""
+    spread = "" if std is None else f" ± {std:{form.removeprefix('+')}}"
+    return f"{value:{form}}{spread}"
+
+
 def versions() -> dict[str, str]:
     """Version of Python, of this package and of those that its numbers depend on."""
     found = {"python": platform.python_version(), "nemp_sim": nemp_sim.__version__}

@@ -12,18 +12,20 @@ from nemp_sim.reactions.kinetics import Rates, arrhenius
 from nemp_sim.reactions.reaction import NAMES, Reaction
 from nemp_sim.report import Quantity
 
+STD = "… its predicted standard deviation"
+
 
 def quantities(found: Reaction) -> tuple[Quantity, ...]:
     """Barriers of the refined saddle with zero-point energies, uncertainties and crossover."""
     forward, reverse = found.barriers_eV
     here, top, there = found.zero_point_eV()
-    std = found.std_eV or (None, None, None)
+    std = (found.std.forward_eV, found.std.reverse_eV) if found.std else (None, None)
     values = [
         Quantity("proved", "Saddle proved", not found.problems),
         Quantity("saddle_barrier_forward_eV", "Barrier of the refined saddle", forward, "eV"),
-        Quantity("barrier_forward_std_eV", "… its predicted standard deviation", std[0], "eV"),
+        Quantity("saddle_barrier_forward_std_eV", STD, std[0], "eV"),
         Quantity("saddle_barrier_reverse_eV", "Reverse barrier of it", reverse, "eV"),
-        Quantity("barrier_reverse_std_eV", "… its predicted standard deviation", std[1], "eV"),
+        Quantity("saddle_barrier_reverse_std_eV", STD, std[1], "eV"),
         Quantity(
             "barrier_forward_zpe_eV", "Barrier with zero-point energies", forward + top - here, "eV"
         ),
@@ -93,7 +95,7 @@ def sections(found: Reaction) -> dict[str, str]:
     """Tables of rates and of the modes of the three states."""
     parts = {}
     if found.rates is not None:
-        std = found.std_eV[0] if found.std_eV else None
+        std = found.std.forward_eV if found.std else None
         parts["Rate constants, 1/s"] = rate_table(found.rates, found.heavy, std)
     if found.instantons:
         parts["Instanton rates"] = instanton_table(found.instantons)

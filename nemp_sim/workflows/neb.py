@@ -20,7 +20,7 @@ from nemp_sim.locks import alone
 from nemp_sim.plots import remove_figure, save_figure
 from nemp_sim.reactions.ends import check_ends
 from nemp_sim.reactions.matching import match_atoms
-from nemp_sim.reactions.neb import BandSettings, NEBResult, energy_spread, run_neb
+from nemp_sim.reactions.neb import BandSettings, NEBResult, run_neb
 from nemp_sim.reactions.neb_report import (
     band_report,
     is_uncertain,
@@ -29,6 +29,7 @@ from nemp_sim.reactions.neb_report import (
     write_images,
     write_reaction,
 )
+from nemp_sim.reactions.path_std import PathStd, band_stds
 from nemp_sim.reactions.plots import neb_profile
 from nemp_sim.reactions.reaction import Reaction, analyse
 from nemp_sim.reactions.steps import elementary_steps
@@ -173,19 +174,22 @@ class Result(WorkflowResult[Settings]):
         band: the band between them.
         converged: whether ends and band both are.
         reaction: saddle, proof, modes and rates, where asked for and the band converged.
+        std: predicted standard deviations of the band; None without an ensemble.
     """
 
     relaxation: Relaxation
     band: NEBResult
     converged: bool
     reaction: Reaction | None = None
+    std: PathStd | None = None
 
     @property
     def trusted(self) -> bool:
         """Whether all that was asked for is there: converged, the saddle proved, certain."""
+        std = self.std if self.reaction is None else self.reaction.std
+        uncertain = is_uncertain(std, self.settings.max_std)
         if self.reaction is None:
-            return self.converged
-        uncertain = is_uncertain(self.reaction, self.settings.max_std)
+            return self.converged and not uncertain
         lacking = self.reaction.problems or self.reaction.missing_instantons_K
         return self.converged and not lacking and not uncertain
 
@@ -223,10 +227,12 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
             _write_unfinished(settings, engine, job, kept.step, error, started)
         raise
     converged = relaxation.converged and band.converged
-    report = band_report(job.title, job.notes, settings.fmax, relaxation, band)
+    std, *of_steps = band_stds(engine, [band, *steps])
+    limits = settings.fmax, relaxation, band, std, settings.max_std
+    report = band_report(job.title, job.notes, *limits)
     write_images(settings.directory / "neb.extxyz", band.images, band.path_length_A)
     if steps:
-        report = with_steps(report, steps)
+        report = with_steps(report, steps, of_steps)
         for number, step in enumerate(steps, 1):
             path_A = step.path_length_A
             write_images(settings.directory / f"step-{number}.extxyz", step.images, path_A)
@@ -239,12 +245,11 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
         write_reaction(settings.directory, reaction, job.title)
     report = ended(report, engine, settings, started, band.images)
     drawn = replace(band, converged=relaxation.converged and band.converged)
-    spread = energy_spread(engine, band.images)
-    save_figure(neb_profile(drawn, job.names, spread), settings.directory / "neb.png")
+    save_figure(neb_profile(drawn, job.names, std), settings.directory / "neb.png")
     save_figure(_geometry(job, band, reaction), settings.directory / "geometry.png")
     write_report(report, settings.directory)
     _on_the_way(settings).unlink(missing_ok=True)
-    return Result(settings, report, relaxation, band, converged, reaction)
+    return Result(settings, report, relaxation, band, converged, reaction, std)
 
 
 def prepare(settings: Settings) -> Job:

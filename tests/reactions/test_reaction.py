@@ -38,7 +38,7 @@ def found(band):
 def test_the_chain_from_band_to_rate(found, band):
     assert found.problems == () and found.proof.holds
     assert found.barriers_eV[0] == pytest.approx(band.barrier_forward_eV, abs=2e-3)
-    assert found.std_eV is None  # EMT has no ensemble
+    assert found.std is None  # EMT has no ensemble
     assert [modes.n_imaginary for modes in found.modes] == [0, 1, 0]
     again = rates(*found.modes, found.energies_eV, TEMPERATURES)
     for name, series in found.rates.rate_per_s.items():
