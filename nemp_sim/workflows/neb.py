@@ -36,7 +36,13 @@ from nemp_sim.reactions.steps import elementary_steps
 from nemp_sim.relax import Engine, KeptStep, Relaxation, Step, relax
 from nemp_sim.report import Quantity, Report, concluded, write_report
 from nemp_sim.surfaces.adsorbates import place
-from nemp_sim.surfaces.slabs import PD_LATTICE_ANGSTROM, fcc_slab, freeze_lowest_layers
+from nemp_sim.surfaces.slabs import (
+    PD_LATTICE_ANGSTROM,
+    fcc_slab,
+    freeze_lowest_layers,
+    slab_words,
+    vacuum_words,
+)
 from nemp_sim.views import two_views
 from nemp_sim.workflow import WorkflowResult, ended, engine_of
 
@@ -264,25 +270,28 @@ def prepare(settings: Settings) -> Job:
             fixed_layers=1 if settings.fixed_layers is None else settings.fixed_layers,
         )
         ends = place(slab, "H", "fcc"), place(slab, "H", "hcp")
-        held = len(slab.constraints[0].index) if slab.constraints else 0
+        a = settings.lattice_constant_angstrom
+        whose = " of PBE, of the Pd–H training data" if a == PD_LATTICE_ANGSTROM else ""
         note = (
-            f"Pd(111), 2 × 2 cell, three layers, lattice constant "
-            f"{settings.lattice_constant_angstrom} Å; {held} atoms of the lowest layers are held."
+            f"Pd(111), 2 × 2 cell, {slab_words(slab)}; lattice constant {a} Å{whose}, not the "
+            "potential's own, at which nemp adsorption builds its slabs."
         )
         return Job("H from fcc to hcp on Pd(111)", ends, ("fcc", "hcp"), (note,))
     ends = read_structure(settings.initial, "initial"), read_structure(settings.final, "final")
     title = f"{settings.initial.name} to {settings.final.name}"
-    layers = settings.fixed_layers
+    layers, space = settings.fixed_layers, vacuum_words(ends[0])
+    cell = f" The cell: {space}." if space else ""
     if any(atoms.constraints for atoms in ends):
         ignored = f" --fixed-layers {layers} was not used." if layers is not None else ""
-        return Job(title, ends, notes=(f"Constraints are those of the files.{ignored}",))
+        return Job(title, ends, notes=(f"Constraints are those of the files.{ignored}{cell}",))
     if not layers:
-        return Job(title, ends, notes=("No atom is held.",))
+        return Job(title, ends, notes=(f"No atom is held.{cell}",))
     initial = freeze_lowest_layers(ends[0], layers)
     final = ends[1].copy()
     final.set_constraint(initial.constraints)
     held = len(initial.constraints[0].index)
-    note = f"The files hold no constraints: the lowest {layers} layers are held ({held} atoms)."
+    words = f"the lowest {layers} layers are held" if layers > 1 else "the lowest layer is held"
+    note = f"The files hold no constraints: {words} ({held} atoms).{cell}"
     return Job(title, (initial, final), notes=(note,))
 
 
