@@ -149,6 +149,9 @@ def _verdict(found: Reaction, max_std_eV: float) -> str:
     method = found.rates.headline(temperature)
     rate = found.rates.rate_per_s[method][middle]
     told = f"k({temperature:g} K) = {rate:.1e} 1/s ({method.capitalize()})"
+    if found.std is not None:
+        factor = reaction_report.factor_of(found.std.forward_eV, temperature)
+        told += f", within a factor of {factor:.1f} by the ± of the barrier"
     missing = ", ".join(f"{t:g}" for t in found.missing_instantons_K)
     lost = f"NO INSTANTON RATE at {missing} K. " if missing else ""
     return f"{lost}{barrier}; {corrected}. Saddle proved: {found.proof.sentence()}. {told}."

@@ -70,10 +70,10 @@ def sentences(found: Reaction) -> tuple[str, ...]:
     for name, modes in zip(NAMES, found.modes, strict=True):
         notes += remarks(modes, f"{name} state", saddle=name == "saddle")
     if found.rates is not None:
-        moving = found.modes[0].indices
         notes.append(
-            f"Rates are for one path out of the initial state; {len(moving)} atoms vibrate, the "
-            "others are held. No recrossing, no coupling to electrons."
+            "Rates are for one path out of the initial state; of its "
+            f"{len(found.states[0])} atoms, those that vibrate are {len(found.modes[0].indices)} "
+            "in number, the others are held. No recrossing, no coupling to electrons."
         )
         cold = [t for t in found.rates.temperature_K if found.rates.remark(t).startswith("below")]
         if cold:
@@ -114,12 +114,17 @@ def rate_table(light: Rates, heavy: Rates | None, std_eV: float | None) -> str:
         values = {name: f"{series[k]:.2e}" for name, series in light.rate_per_s.items()}
         if light.headline(t) != "wigner":
             values["wigner"] = "—"
-        factor = "—" if std_eV is None else f"{np.exp(std_eV / (kB * t)):.1f}"
+        factor = "—" if std_eV is None else f"{factor_of(std_eV, float(t)):.1f}"
         row = [f"{t:g}", f"{light.free_energy_barrier_eV[k]:.3f}", *values.values(), factor]
         if heavy:
             row.append(f"{light.rate_per_s['eckart'][k] / heavy.rate_per_s['eckart'][k]:.2f}")
         lines.append("| " + " | ".join([*row, light.remark(t)]) + " |")
     return "\n".join(lines)
+
+
+def factor_of(std_eV: float, temperature_K: float) -> float:
+    """exp(σ / k_B T): within which factor a rate is known, by the ± of its barrier alone."""
+    return float(np.exp(std_eV / (kB * temperature_K)))
 
 
 def instanton_table(paths: Sequence[Instanton]) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from ase import Atoms
 
-from nemp_sim.mode_files import mode_table, remarks
+from nemp_sim.mode_files import conditions, mode_table, remarks
 from nemp_sim.report import Quantity, Report, plus_minus
 from nemp_sim.surfaces.adsorbates import FORMS
 from nemp_sim.surfaces.adsorption import Minimum
@@ -38,7 +38,7 @@ def adsorption_report(  # noqa: PLR0913 (what the report is of)
         for m, e in found
         if m.state in BOUND and e.std_eV is not None and e.std_eV > max_std_eV
     ]
-    remarks_of_run = [*notes, *_definitions(found), *_conditions(found, slab, gas_modes)]
+    remarks_of_run = [*notes, *_definitions(found), *_conditions(found, gas_modes)]
     remarks_of_run += [*_fates(found), *_mode_remarks(found)]
     verdict = _best(found)
     if unsure:
@@ -120,21 +120,20 @@ def _gas(name: str) -> list[tuple[str, float]]:
     return list(FORMS[name].gas.items())
 
 
-def _conditions(found: Found, slab: Atoms, gas_modes: Mapping[str, Vibrations]) -> list[str]:
+def _conditions(found: Found, gas_modes: Mapping[str, Vibrations]) -> list[str]:
     """How the zero-point energies were made, and whether they change the order."""
     modes = next((e.modes for _, e in found if e.modes is not None), None)
     if modes is None:
         return []
-    means = {"analytic": "analytic second derivatives", "differences": "central differences"}
     notes = [
-        f"Vibrations: harmonic, {means[modes.method]}; all {len(slab)} atoms of the slab held, all "
-        "of the adsorbate free; gas molecules without translations and rotations. ΔZPE = ½ Σ ħω of "
-        "the adsorbate − Σ ν ½ Σ ħω of the gas molecules, imaginary modes left out."
+        f"Vibrations of the adsorbate: {conditions(modes)}. ΔZPE = ½ Σ ħω of the adsorbate − "
+        "Σ ν ½ Σ ħω of the gas molecules, imaginary modes left out."
     ]
     for name, of_gas in gas_modes.items():
         values = ", ".join(f"{value:.0f}" for value in of_gas.wavenumbers_cm1)
         zero = of_gas.zero_point_energy_eV
-        notes.append(f"{name} in the gas phase: {values} cm⁻¹, zero-point energy {zero:.4f} eV.")
+        told = f"{values} cm⁻¹, zero-point energy {zero:.4f} eV; {conditions(of_gas)}"
+        notes.append(f"{name} in the gas phase: {told}.")
     for name in dict.fromkeys(m.adsorbate for m, _ in found):
         known = [p for p in bound_of(found, name) if p[1].corrected_eV is not None]
         lowest = min(known, key=lambda pair: pair[1].corrected_eV or 0.0, default=None)

@@ -216,8 +216,8 @@ def vacuum_words(atoms: Atoms) -> str:
         return f"{gap:.1f} Å of vacuum" if gap >= MIN_VACUUM_ANGSTROM else ""
     if atoms.cell.rank < 3:
         return "no periodicity along the normal"
-    free = (abs(_normal(atoms) @ atoms.cell.array[2]) - np.ptp(heights)) / 2
-    return f"{free:.1f} Å of vacuum on either side and no periodicity along the normal"
+    free = abs(_normal(atoms) @ atoms.cell.array[2]) - np.ptp(heights)
+    return f"{free:.1f} Å of vacuum and no periodicity along the normal"
 
 
 def slab_words(slab: Atoms) -> str:

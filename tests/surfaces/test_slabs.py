@@ -145,13 +145,13 @@ def test_layers_follow_the_normal_of_a_tilted_cell():
 
 def test_a_slab_in_words_for_a_methods_section():
     slab = fcc_slab(size=(2, 2, 4), fixed_layers=2, vacuum_angstrom=7.0)
-    free = "7.0 Å of vacuum on either side and no periodicity along the normal"
+    free = "14.0 Å of vacuum and no periodicity along the normal"
     assert slab_words(slab) == f"4 layers, the lowest 2 held (8 of 16 atoms), {free}"
     slab.pbc = True
     slab.positions[:, 2] += 9.0  # over the boundary
     slab.wrap()
     assert slab_words(slab) == "4 layers, the lowest 2 held (8 of 16 atoms), 14.0 Å of vacuum"
-    assert slab_words(fcc_slab(fixed_layers=0)).startswith("3 layers, none held, 8.0 Å")
+    assert slab_words(fcc_slab(fixed_layers=0)).startswith("3 layers, none held, 16.0 Å")
     assert slab_words(fcc_slab()).startswith("3 layers, the lowest held (4 of 12 atoms)")
     assert vacuum_words(bulk("Pd")) == vacuum_words(Atoms("H")) == ""
 

@@ -63,7 +63,7 @@ def test_energies_are_those_of_ase_one_by_one(emt, tmp_path):
         report["gas"].keys() == {"H2", "H2O"} and len(report["gas"]["H2O"]["wavenumbers_cm1"]) == 3
     )
     (slab_note,) = (note for note in report["notes"] if note.startswith("Pd(111), 2 × 2 cell"))
-    assert "3 layers, the lowest held (4 of 12 atoms), 8.0 Å of vacuum" in slab_note
+    assert "3 layers, the lowest held (4 of 12 atoms), 16.0 Å of vacuum" in slab_note
     assert report["minima"][0]["adsorption_eV"] == result.minima[0][1].adsorption_eV
     assert report["coverage_ML"] == 0.25
     frames = read(result.directory / "adsorption.extxyz", ":")
