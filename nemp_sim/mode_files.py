@@ -55,6 +55,19 @@ def mode_table(found: Vibrations) -> str:
     return "\n".join(lines) + "\n"
 
 
+def conditions(found: Vibrations) -> str:
+    """How modes were made, for a methods section: approximation, derivatives, atoms held."""
+    by = {"analytic": "analytic second derivatives", "differences": "central differences of forces"}
+    n_all, chosen = len(found.atoms), found.atoms[found.indices]
+    who = f"all {n_all} atoms vibrate"
+    if len(chosen) < n_all:
+        formula = chosen.get_chemical_formula(mode="hill")
+        verb = "vibrates" if len(chosen) == 1 else "vibrate"
+        who = f"{len(chosen)} of {n_all} atoms ({formula}) {verb}, the others are held"
+    left = {"molecule": "; translations and rotations are left out", "crystal": ""}
+    return f"harmonic, {by[found.method]}; {who}{left.get(found.rigid, '')}"
+
+
 def remarks(found: Vibrations, what: str, saddle: bool = False) -> list[str]:
     """Imaginary modes by name, and real ones that are hardly harmonic.
 

@@ -87,6 +87,19 @@ class Report:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
+def decimals(value: float, significant: int = 2) -> int:
+    """Decimals that show so many significant digits of a number below 1; at least 3."""
+    if value == 0 or not math.isfinite(value):
+        return 3
+    return max(3, significant - 1 - math.floor(math.log10(abs(value))))
+
+
+def plus_minus(value: float, std: float | None, form: str = ".3f") -> str:
+    """A value and, where there is one, its standard deviation, both with the same decimals."""
+    spread = "" if std is None else f" ± {std:{form.lstrip('+z')}}"
+    return f"{value:{form}}{spread}"
+
+
 def versions() -> dict[str, str]:
     """Version of Python, of this package and of those that its numbers depend on."""
     found = {"python": platform.python_version(), "nemp_sim": nemp_sim.__version__}
@@ -223,5 +236,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
             rows += _flat(value, f"{prefix}{name}.")
         else:
             shown = ", ".join(map(str, value)) if isinstance(value, list) else value
+            if value is None and prefix == "settings.":
+                shown = "default"
             rows.append((f"{prefix}{name}", "—" if shown in (None, "") else str(shown)))
     return rows

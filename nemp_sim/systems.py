@@ -32,6 +32,8 @@ class System:
         head: read-out of that potential; None: the first.
         relax: what a search for the minimum may move: "positions", or "auto" for the cell of
             crystals too.
+        measured_angstrom: lattice constant of a cubic crystal at room temperature, Å, as measured;
+            None: not cubic, or not known.
     """
 
     build: Callable[[], Atoms]
@@ -39,6 +41,7 @@ class System:
     potential: str | None
     head: str | None = None
     relax: str = "auto"
+    measured_angstrom: float | None = None
 
 
 def _rock_salt(hydrogen_amu: float | None = None) -> Atoms:
@@ -100,8 +103,8 @@ def water_box(repeats: int, box_angstrom: float, seed: int = 1) -> Atoms:
 
 
 SYSTEMS: Mapping[str, System] = {
-    "Pd": System(lambda: bulk("Pd", "fcc", a=3.95), "crystal", "pdh.pt"),
-    "Ag": System(lambda: bulk("Ag", "fcc", a=4.15), "crystal", "agpd.pt", "liquid"),
+    "Pd": System(lambda: bulk("Pd", "fcc", a=3.95), "crystal", "pdh.pt", None, "auto", 3.89),
+    "Ag": System(lambda: bulk("Ag", "fcc", a=4.15), "crystal", "agpd.pt", "liquid", "auto", 4.086),
     "PdH": System(_rock_salt, "crystal", "pdh.pt"),
     "PdD": System(lambda: _rock_salt(DEUTERIUM_AMU), "crystal", "pdh.pt"),
     "AgPd": System(_alternating_layers, "crystal", "agpd.pt", "liquid"),

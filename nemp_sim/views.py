@@ -20,6 +20,7 @@ SMALLEST_RADIUS = 0.35  # Å
 FADED = 0.65  # share of white in the colour of the lowest atoms, seen from above
 COLUMN_INCH = 2.1
 MARGIN_ANGSTROM = 0.2
+IMAGES_AROUND = 2  # periodic images on each side: they fill a rectangle about an oblique cell
 
 Box = tuple[float, float, float, float]
 
@@ -71,6 +72,27 @@ def draw_structure(axes: Axes, atoms: Atoms, rotation: str = ABOVE, box: Box | N
         patch.set_linewidth(0.7)
     axes.set_axis_off()
     return box
+
+
+def cell_with_neighbours(atoms: Atoms, margin_angstrom: float) -> tuple[Atoms, Box]:
+    """A slab with the periodic images around its cell, and the box about that cell from above.
+
+    Args:
+        atoms: periodic along the first two vectors of its cell, or not.
+        margin_angstrom: shown around the cell.
+    """
+    corners = np.array(list(np.ndindex(2, 2, 1))) @ atoms.cell.array
+    low = corners[:, :2].min(axis=0) - margin_angstrom
+    high = corners[:, :2].max(axis=0) + margin_angstrom
+    reach = np.where(atoms.pbc[:2], IMAGES_AROUND, 0)
+    tiled = atoms.repeat((*(2 * reach + 1), 1))
+    tiled.positions -= reach @ atoms.cell.array[:2]
+    radii = _radii(tiled, ABOVE)[:, None]
+    places = tiled.positions[:, :2]
+    seen = ((places + radii > low) & (places - radii < high)).all(axis=1)
+    shown = tiled[seen]
+    shown.set_cell(atoms.cell)
+    return shown, (*low.tolist(), *high.tolist())
 
 
 def in_the_middle(structures: Sequence[Atoms]) -> list[Atoms]:

@@ -58,3 +58,21 @@ class UncertainEMT:
         return SimpleNamespace(
             energy=exact.energy, forces=forces, energy_std=energy_std, forces_std=stds
         )
+
+
+class CommitteeEMT(EMTEngine):
+    """EMT with members: an error that all structures share, and one along x of the last atom.
+
+    Attributes:
+        slopes: (M,) eV/Å, mean zero, of the second error: a difference of energies over Δx has the
+            standard deviation |Δx| of them, whatever the structures share.
+    """
+
+    slopes = np.array([-0.2, 0.1, 0.3, -0.2])
+    shared = np.array([5.0, -4.0, 1.0, -2.0])
+
+    def evaluate(self, structures):
+        result = super().evaluate(structures)
+        x = np.array([atoms.positions[-1, 0] for atoms in structures])
+        result.energy_members = result.energy[:, None] + self.shared + x[:, None] * self.slopes
+        return result

@@ -171,7 +171,7 @@ def drawn(part: Part, figures: dict[str, tuple[Figure, str]]) -> Part:
         for name, (figure, _) in figures.items():
             save_figure(figure, directory / name)
 
-    more = {name: f"{what}; {Path(name).stem}.pdf too" for name, (_, what) in figures.items()}
+    more = {name: what for name, (_, what) in figures.items()}
     return replace(part, files={**part.files, **more}, write=write)
 
 

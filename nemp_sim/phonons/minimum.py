@@ -4,6 +4,7 @@ from dataclasses import astuple, dataclass
 
 import numpy as np
 from ase import Atoms
+from ase.cell import Cell
 from ase.spacegroup.symmetrize import check_symmetry, refine_symmetry
 
 from nemp_sim.config import require
@@ -12,6 +13,7 @@ from nemp_sim.minimum import FMAX_EV_PER_A, SMAX_GPA, StressEngine, check_minimu
 from nemp_sim.phonons.force_constants import SYMPREC_ANGSTROM, boxed, periodic_axes
 from nemp_sim.relax import relax
 
+EQUAL_ANGSTROM, EQUAL_DEGREE = 5e-4, 0.05  # lattice constants and angles told apart in words
 RELAX = ("auto", "cell", "positions", "none")
 
 
@@ -86,7 +88,8 @@ def to_minimum(engine: StressEngine, start: Atoms, limits: Limits) -> Minimum:
     limit = smax_allowed if wanted == "cell" else np.inf if is_bulk else None
     _, smax = check_minimum(engine, atoms, fmax, limit)
     done = {
-        "cell": "Positions and cell were relaxed.",
+        "cell": f"Positions and cell were relaxed, from {lattice_words(boxed(start))} to "
+        f"{lattice_words(atoms)}.",
         "positions": "Positions were relaxed in the given cell.",
         "none": "Nothing was relaxed: cell and positions are as given.",
     }
@@ -96,6 +99,23 @@ def to_minimum(engine: StressEngine, start: Atoms, limits: Limits) -> Minimum:
     if start.constraints:
         notes.append("Constraints of the file were not used: every atom vibrates.")
     return Minimum(atoms, tuple(notes), taken)
+
+
+def conventional_cell(atoms: Atoms) -> Cell:
+    """The conventional cell of a crystal, in spglib's setting; without symmetry its own cell."""
+    found = check_symmetry(atoms, symprec=SYMPREC_ANGSTROM)
+    return atoms.cell if found is None else Cell(found.std_lattice)
+
+
+def lattice_words(atoms: Atoms) -> str:
+    """Lattice constants of the conventional cell of a crystal, for a report."""
+    a, b, c, *angles = conventional_cell(atoms).cellpar().tolist()
+    words = f"a = {a:.3f} Å"
+    if max(abs(b - a), abs(c - a)) > EQUAL_ANGSTROM:
+        words = f"a, b, c = {a:.3f}, {b:.3f}, {c:.3f} Å"
+    if max(abs(angle - 90.0) for angle in angles) > EQUAL_DEGREE:
+        words += f" with α, β, γ = {', '.join(f'{angle:.1f}' for angle in angles)}°"
+    return words
 
 
 def symmetrised(atoms: Atoms, tolerance_angstrom: float) -> Atoms:

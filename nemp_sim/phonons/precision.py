@@ -10,8 +10,9 @@ from ase import Atoms
 from nemp_sim.phonons.force_constants import ForceConstants, force_constants, phonopy_like, to_ase
 from nemp_sim.phonons.parts import Part
 from nemp_sim.potential import Potential
-from nemp_sim.report import Quantity
+from nemp_sim.report import Quantity, decimals
 
+ZERO_EV_PER_A = 1e-9  # what symmetry leaves of forces, by rounding
 UNCERTAIN_EV_PER_A = 0.5  # a predicted error of forces above this at a minimum is worth a warning
 
 
@@ -124,7 +125,10 @@ def _part(error: Float32Error | None, predicted: float | None) -> Part:
         ]
     if predicted is not None:
         label = "Predicted error of the forces (largest standard deviation)"
-        quantities.append(Quantity("force_std_eV_per_A", label, predicted, "eV/Å"))
+        if predicted < ZERO_EV_PER_A:
+            label, predicted = "Predicted error of the forces, which are zero by symmetry", 0.0
+        digits = decimals(predicted)
+        quantities.append(Quantity("force_std_eV_per_A", label, predicted, "eV/Å", digits))
         if predicted > UNCERTAIN_EV_PER_A:
             notes.append(
                 f"UNCERTAIN: the potential predicts errors of {predicted:.2f} eV/Å for its own "

@@ -10,9 +10,11 @@ from ase.units import GPa
 from nemp_sim.phonons.files import FILES, FORCE_FILES
 from nemp_sim.phonons.force_constants import SYMPREC_ANGSTROM, ForceConstants, boxed
 from nemp_sim.phonons.gamma import GammaModes
+from nemp_sim.phonons.imaginary import ZERO_THZ, SpecialPoint
+from nemp_sim.phonons.minimum import EQUAL_ANGSTROM, conventional_cell
 from nemp_sim.phonons.spectra import Spectra
 from nemp_sim.relax import largest_force
-from nemp_sim.report import Quantity, Report
+from nemp_sim.report import Quantity, Report, plus_minus
 
 NAMED_IMAGINARY = (
     10  # imaginary modes listed in report.md, named points first; all are in report.json
@@ -25,6 +27,7 @@ def phonon_report(
     constants: ForceConstants,
     found: Spectra,
     notes: Sequence[str] = (),
+    std_THz: np.ndarray | None = None,
 ) -> Report:
     """The report of a phonon run, without its provenance.
 
@@ -34,6 +37,8 @@ def phonon_report(
         constants: its force constants.
         found: what follows from them.
         notes: remarks on how the structure was made.
+        std_THz: (points, bands) predicted standard deviations of the frequencies at the named wave
+            vectors; None: not computed.
     """
     verdict = (
         f"Stable: no imaginary mode on path and mesh; highest frequency {found.max_THz:.3f} THz."
@@ -57,15 +62,15 @@ def phonon_report(
         if len(found.imaginary) > len(listed):
             notes.append(f"{len(found.imaginary)} imaginary modes in all: see report.json.")
     if len(constants.phonon.primitive) <= 2:
-        named = "; ".join(
-            f"{p.label} {' '.join(f'{f:z.2f}' for f in p.frequencies_THz)}"
-            for p in found.bands.points
-        )
-        notes = [*notes, f"Frequencies in THz at {named}."]
+        notes = [*notes, _named_frequencies(found.bands.points, std_THz)]
     return Report(
         title=title,
         verdict=verdict,
-        quantities=(*_results(constants, found), *_setting(atoms, constants, found)),
+        quantities=(
+            *_results(constants, found),
+            *_uncertainty(std_THz),
+            *_setting(atoms, constants, found),
+        ),
         notes=(*notes, found.thermal.remark()),
         files={
             **FILES,
@@ -74,7 +79,48 @@ def phonon_report(
             "thermal.png": "thermal properties",
             "report.json": "these numbers for programs",
         },
-        data=_data(atoms, constants, found),
+        data=_data(atoms, constants, found, std_THz),
+    )
+
+
+def _named_frequencies(points: Sequence[SpecialPoint], std_THz: np.ndarray | None) -> str:
+    """The frequencies at the named wave vectors, with their ± where these are known."""
+    stds = [[None] * len(p.frequencies_THz) for p in points] if std_THz is None else std_THz
+    named = "; ".join(
+        f"{p.label} {', '.join(map(_frequency, p.frequencies_THz, own))}"
+        for p, own in zip(points, stds, strict=True)
+    )
+    what = "" if std_THz is None else " (± 1 predicted standard deviation, at this geometry)"
+    return f"Frequencies in THz{what} at {named}."
+
+
+def _frequency(value: float, std: float | None) -> str:
+    return plus_minus(value, std if std is None or std > ZERO_THZ else None, "z.2f")
+
+
+def _uncertainty(std_THz: np.ndarray | None) -> tuple[Quantity, ...]:
+    if std_THz is None:
+        return ()
+    label = "Largest predicted standard deviation of a frequency at a named point"
+    return (Quantity("frequency_std_THz", label, float(std_THz.max()), "THz"),)
+
+
+def lattice_remark(atoms: Atoms, measured_angstrom: float) -> str:
+    """What the potential's own lattice constant does to the frequencies of a cubic crystal.
+
+    Args:
+        atoms: relaxed in its cell.
+        measured_angstrom: cubic lattice constant at room temperature.
+    """
+    own = float(conventional_cell(atoms).lengths()[0])
+    percent = 100 * (own / measured_angstrom - 1)
+    side = "above" if percent > 0 else "below"
+    higher = "higher" if percent > 0 else "lower"
+    return (
+        f"The lattice constant is the potential's own, {own:.3f} Å, {abs(percent):.1f} % {side} "
+        f"the measured {measured_angstrom:.3f} Å. At the measured one frequencies are {higher} by "
+        "about 3γ times that, with Grüneisen's γ a little above 2 in such metals (--gruneisen "
+        "computes it); docs/phonons.md compares with experiment and DFT."
     )
 
 
@@ -167,6 +213,7 @@ def _setting(atoms: Atoms, constants: ForceConstants, found: Spectra) -> tuple[Q
             "Atoms in the primitive cell (a mole above is of these)",
             len(phonon.primitive),
         ),
+        *_lattice(atoms, constants),
         Quantity("primitive_volume_A3", "Volume of the primitive cell", primitive_volume, "Å³"),
         Quantity(
             "space_group",
@@ -210,14 +257,36 @@ def _setting(atoms: Atoms, constants: ForceConstants, found: Spectra) -> tuple[Q
     )
 
 
-def _data(atoms: Atoms, constants: ForceConstants, found: Spectra) -> dict[str, object]:
+def _lattice(atoms: Atoms, constants: ForceConstants) -> list[Quantity]:
+    """Lattice constants of the conventional cell of a crystal, those that are equal once."""
+    if not constants.periodic.all():
+        return []
+    lengths = conventional_cell(boxed(atoms)).lengths()
+    found: list[Quantity] = []
+    for name, length in zip("abc", lengths.tolist(), strict=True):
+        if all(abs(length - float(q.value or 0)) > EQUAL_ANGSTROM for q in found):
+            label = f"Lattice constant {name} of the conventional cell"
+            found.append(Quantity(f"lattice_{name}_A", label, length, "Å", 4))
+    return found
+
+
+def _data(
+    atoms: Atoms, constants: ForceConstants, found: Spectra, std_THz: np.ndarray | None
+) -> dict[str, object]:
     """Arrays for report.json."""
+    stds = [None] * len(found.bands.points) if std_THz is None else list(std_THz)
     return {
         "cell_A": atoms.cell.array,
+        "conventional_cellpar": conventional_cell(boxed(atoms)).cellpar(),
         "primitive_matrix": constants.phonon.primitive_matrix,
         "special_points": [
-            {"label": p.label, "q": p.q, "frequencies_THz": p.frequencies_THz}
-            for p in found.bands.points
+            {
+                "label": p.label,
+                "q": p.q,
+                "frequencies_THz": p.frequencies_THz,
+                "frequencies_std_THz": std,
+            }
+            for p, std in zip(found.bands.points, stds, strict=True)
         ],
         "imaginary": [
             {

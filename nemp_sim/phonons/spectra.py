@@ -14,6 +14,7 @@ from phonopy import Phonopy
 from phonopy.phonon.band_structure import BandStructure
 from phonopy.phonon.mesh import Mesh
 from phonopy.phonon.thermal_properties import ThermalProperties
+from scipy.optimize import linear_sum_assignment
 
 from nemp_sim.config import require
 from nemp_sim.phonons.density import DensityOfStates, density_of_states
@@ -31,7 +32,8 @@ class Bands:
 
     Attributes:
         distances: s arrays (n_s,) of the distance along the path, 1/Å, without 2π.
-        frequencies_THz: s arrays (n_s, bands); negative: imaginary.
+        frequencies_THz: s arrays (n_s, bands), each column one branch (``connected``); negative:
+            imaginary.
         ticks: distance of each named point.
         tick_labels: its name; two names where the path jumps, as in "U|K".
         points: every named wave vector once.
@@ -251,11 +253,31 @@ def _bands(
             points.setdefault(name, SpecialPoint(_pretty(name), named[name], values))
     return Bands(
         distances=tuple(np.array(d) for d in raw.distances),
-        frequencies_THz=tuple(np.array(f) for f in raw.frequencies),
+        frequencies_THz=tuple(map(connected, raw.frequencies, raw.eigenvectors)),
         ticks=tuple(ticks),
         tick_labels=tuple(labels),
         points=tuple(points.values()),
     )
+
+
+def connected(frequencies: np.ndarray, eigenvectors: np.ndarray) -> np.ndarray:
+    """Frequencies along a segment with each column one branch, through crossings too.
+
+    From one wave vector to the next, the modes are matched by the overlap |⟨e_i(q)|e_j(q + Δq)⟩|²
+    of their eigenvectors. Lines through modes in order of frequency turn away from one another
+    between the two wave vectors beside a crossing: a gap that is not there.
+
+    Args:
+        frequencies: (n, bands) in ascending order at each of n wave vectors.
+        eigenvectors: (n, bands, bands) complex, in columns.
+    """
+    order = np.arange(frequencies.shape[1])
+    found = [frequencies[0]]
+    for k in range(1, len(frequencies)):
+        overlap = np.abs(eigenvectors[k - 1].conj().T @ eigenvectors[k]) ** 2
+        order = linear_sum_assignment(overlap, maximize=True)[1][order]
+        found.append(frequencies[k][order])
+    return np.array(found)
 
 
 def _thermal(raw: ThermalProperties, mesh: Mesh) -> Thermal:

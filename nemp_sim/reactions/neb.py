@@ -304,17 +304,6 @@ def _result(neb: BatchedNEB, converged: bool, model_calls: int) -> NEBResult:
     )
 
 
-def energy_spread(engine: Engine, images: Sequence[Atoms]) -> np.ndarray | None:
-    """Standard deviation (n,) of the energy of each image above the first one, eV.
-
-    None where the engine has no ensemble read-out.
-    """
-    members = getattr(engine.evaluate(list(images)), "energy_members", None)
-    if members is None:
-        return None
-    return (members - members[0]).std(axis=1)
-
-
 def minima_on_the_way(energies_eV: np.ndarray) -> list[int]:
     """Images between the ends that are local minima deeper than ``LOCAL_MINIMUM_EV``."""
     found = []

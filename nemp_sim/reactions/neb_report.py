@@ -12,14 +12,21 @@ from nemp_sim.mode_files import write_modes
 from nemp_sim.plots import remove_figure, save_figure
 from nemp_sim.reactions import reaction_report
 from nemp_sim.reactions.neb import NEBResult, remarks
+from nemp_sim.reactions.path_std import PathStd
 from nemp_sim.reactions.plots import arrhenius_figure
 from nemp_sim.reactions.reaction import NAMES, Reaction
 from nemp_sim.relax import Relaxation
-from nemp_sim.report import Quantity, Report
+from nemp_sim.report import Quantity, Report, plus_minus
 
 
-def band_report(
-    title: str, notes: Sequence[str], fmax_eV_per_A: float, ends: Relaxation, band: NEBResult
+def band_report(  # noqa: PLR0913 (what the report is of)
+    title: str,
+    notes: Sequence[str],
+    fmax_eV_per_A: float,
+    ends: Relaxation,
+    band: NEBResult,
+    std: PathStd | None,
+    max_std_eV: float,
 ) -> Report:
     """The report of a band, without provenance.
 
@@ -29,6 +36,8 @@ def band_report(
         fmax_eV_per_A: largest force wanted.
         ends: the relaxed ends.
         band: the band between them.
+        std: its predicted standard deviations; None without an ensemble.
+        max_std_eV: largest accepted one of a barrier.
     """
     unconverged = []
     for what, part in (("ends", ends), ("band", band)):
@@ -37,9 +46,10 @@ def band_report(
                 f"the {what} after {part.optimizer_steps} steps (largest force "
                 f"{part.fmax_eV_per_A:.3f} eV/Å, wanted {fmax_eV_per_A} eV/Å)"
             )
+    reaction = plus_minus(band.reaction_energy_eV, std.reaction_eV if std else None, "+.3f")
     verdict = (
-        f"Barrier {band.barrier_forward_eV:.3f} eV forward, {band.barrier_reverse_eV:.3f} eV "
-        f"reverse; reaction energy {band.reaction_energy_eV:+.3f} eV. Converged."
+        f"{_barriers((band.barrier_forward_eV, band.barrier_reverse_eV), std, max_std_eV)}; "
+        f"reaction energy {reaction} eV. Converged."
     )
     if unconverged:
         verdict = (
@@ -49,7 +59,7 @@ def band_report(
     return Report(
         title=f"Nudged elastic band: {title}",
         verdict=verdict,
-        quantities=_quantities(fmax_eV_per_A, ends, band, not unconverged),
+        quantities=_quantities(fmax_eV_per_A, ends, band, not unconverged, std),
         notes=(*notes, *([] if unconverged else remarks(band))),
         files={
             "neb.extxyz": "all images with energies (eV) and forces (eV/Å): ase gui neb.extxyz",
@@ -59,7 +69,9 @@ def band_report(
         data={
             "path_A": band.path_length_A,
             "energies_eV": band.energies_eV,
-            "energy_zero": "as the potential gives it; barriers are differences",
+            "energies_std_eV": std.energies_eV if std else None,
+            "energy_zero": "as the potential gives it; barriers are differences, "
+            "and energies_std_eV is of differences from the first image",
         },
     )
 
@@ -81,16 +93,21 @@ def with_reaction(report: Report, found: Reaction, max_std_eV: float) -> Report:
     )
 
 
-def with_steps(report: Report, steps: Sequence[NEBResult]) -> Report:
-    """The report of a band with a table of its elementary steps."""
+def with_steps(
+    report: Report, steps: Sequence[NEBResult], stds: Sequence[PathStd | None]
+) -> Report:
+    """The report of a band with a table of its elementary steps and their ±."""
     lines = ["| step | barrier eV | reverse eV | reaction eV | largest force eV/Å | converged |"]
     lines.append("|---:|---:|---:|---:|---:|---|")
-    for number, step in enumerate(steps, 1):
-        values = f"{step.barrier_forward_eV:.3f} | {step.barrier_reverse_eV:.3f} | "
-        values += f"{step.reaction_energy_eV:+.3f} | {step.fmax_eV_per_A:.4f}"
-        lines.append(f"| {number} | {values} | {'yes' if step.converged else 'NO'} |")
-    names = ("barrier_forward_eV", "barrier_reverse_eV", "reaction_energy_eV", "converged")
-    plain = [{name: getattr(step, name) for name in names} for step in steps]
+    plain = []
+    for number, (step, std) in enumerate(zip(steps, stds, strict=True), 1):
+        energies = _energies(step, std)
+        values = [plus_minus(v, s, form) for _, _, v, s, form in energies]
+        values += [f"{step.fmax_eV_per_A:.4f}", "yes" if step.converged else "NO"]
+        lines.append(f"| {number} | {' | '.join(values)} |")
+        plain.append({f"{key}_eV": value for key, _, value, _, _ in energies})
+        plain[-1] |= {f"{key}_std_eV": spread for key, _, _, spread, _ in energies}
+        plain[-1]["converged"] = step.converged
     files = {f"step-{k + 1}.extxyz": f"band of elementary step {k + 1}" for k in range(len(steps))}
     lost = [str(k) for k, step in enumerate(steps, 1) if not step.converged]
     verdict = f"{report.verdict} {len(steps)} elementary steps."
@@ -116,17 +133,15 @@ def write_reaction(directory: Path, found: Reaction, title: str) -> None:
         save_figure(arrhenius_figure(found.rates, found.heavy, title), directory / "rates.png")
 
 
-def is_uncertain(found: Reaction, max_std_eV: float) -> bool:
+def is_uncertain(std: PathStd | None, max_std_eV: float) -> bool:
     """Whether a barrier has a larger standard deviation than accepted."""
-    return found.std_eV is not None and max(found.std_eV) > max_std_eV
+    return std is not None and std.barrier_eV > max_std_eV
 
 
 def _verdict(found: Reaction, max_std_eV: float) -> str:
-    forward, reverse = found.barriers_eV
     here, top, _ = found.zero_point_eV()
-    spread = f" ± {found.std_eV[0]:.3f}" if found.std_eV else ""
-    barrier = f"Barrier {forward:.3f}{spread} eV forward, {reverse:.3f} eV reverse"
-    corrected = f"{forward + top - here:.3f} eV with zero-point energies"
+    barrier = _barriers(found.barriers_eV, found.std, max_std_eV)
+    corrected = f"{found.barriers_eV[0] + top - here:.3f} eV with zero-point energies"
     if found.problems:
         return f"NOT PROVED: {'; '.join(found.problems)}. {barrier}."
     middle = int(np.abs(found.rates.temperature_K - 300).argmin())
@@ -134,11 +149,36 @@ def _verdict(found: Reaction, max_std_eV: float) -> str:
     method = found.rates.headline(temperature)
     rate = found.rates.rate_per_s[method][middle]
     told = f"k({temperature:g} K) = {rate:.1e} 1/s ({method.capitalize()})"
-    if is_uncertain(found, max_std_eV):
-        barrier = f"UNCERTAIN (above {max_std_eV} eV): {barrier}"
+    if found.std is not None:
+        factor = reaction_report.factor_of(found.std.forward_eV, temperature)
+        told += f", within a factor of {factor:.1f} by the ± of the barrier"
     missing = ", ".join(f"{t:g}" for t in found.missing_instantons_K)
     lost = f"NO INSTANTON RATE at {missing} K. " if missing else ""
     return f"{lost}{barrier}; {corrected}. Saddle proved: {found.proof.sentence()}. {told}."
+
+
+def _barriers(barriers_eV: tuple[float, float], std: PathStd | None, max_std_eV: float) -> str:
+    """Both barriers with their ±, and in capitals where that is too much."""
+    stds = (std.forward_eV, std.reverse_eV) if std else (None, None)
+    forward, reverse = map(plus_minus, barriers_eV, stds)
+    uncertain = f"UNCERTAIN (above {max_std_eV} eV): " if is_uncertain(std, max_std_eV) else ""
+    return f"{uncertain}Barrier {forward} eV forward, {reverse} eV reverse"
+
+
+def _energies(
+    band: NEBResult, std: PathStd | None
+) -> tuple[tuple[str, str, float, float | None, str], ...]:
+    """Key, name, value, standard deviation and format of barriers and reaction energy."""
+    forward, reverse, whole = (
+        (std.forward_eV, std.reverse_eV, std.reaction_eV) if std else (None, None, None)
+    )
+    top = "highest image, climbing" if band.climbing else "highest image"
+    name = f"Barrier, forward ({top})"
+    return (
+        ("barrier_forward", name, band.barrier_forward_eV, forward, ".3f"),
+        ("barrier_reverse", "Barrier, reverse", band.barrier_reverse_eV, reverse, ".3f"),
+        ("reaction_energy", "Reaction energy", band.reaction_energy_eV, whole, "+.3f"),
+    )
 
 
 def _labelled(atoms: Atoms, name: str) -> Atoms:
@@ -149,17 +189,20 @@ def _labelled(atoms: Atoms, name: str) -> Atoms:
 
 
 def _quantities(
-    fmax_eV_per_A: float, ends: Relaxation, band: NEBResult, converged: bool
+    fmax_eV_per_A: float,
+    ends: Relaxation,
+    band: NEBResult,
+    converged: bool,
+    std: PathStd | None,
 ) -> tuple[Quantity, ...]:
     length = float(band.path_length_A[-1])
-    climbing = "highest image, climbing" if band.climbing else "highest image"
+    energies = []
+    for key, name, value, spread, _ in _energies(band, std):
+        energies.append(Quantity(f"{key}_eV", name, value, "eV"))
+        energies.append(Quantity(f"{key}_std_eV", reaction_report.STD, spread, "eV"))
     return (
         Quantity("converged", "Converged (ends and band)", converged),
-        Quantity(
-            "barrier_forward_eV", f"Barrier, forward ({climbing})", band.barrier_forward_eV, "eV"
-        ),
-        Quantity("barrier_reverse_eV", "Barrier, reverse", band.barrier_reverse_eV, "eV"),
-        Quantity("reaction_energy_eV", "Reaction energy", band.reaction_energy_eV, "eV"),
+        *energies,
         Quantity(
             "barrier_spline_eV", "Barrier, forward, of the spline", band.spline_barrier_eV, "eV"
         ),

@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 from nemp_sim.plots import BLACK, BLUE, FONT_POINTS, GREY, VERMILLION, new_figure, style_axes
 from nemp_sim.reactions.kinetics import Rates
 from nemp_sim.reactions.neb import NEBResult
+from nemp_sim.reactions.path_std import PathStd
+from nemp_sim.report import plus_minus
 
 GREEN = "#009E73"
 STYLE = {"linewidth": 1.3, "marker": "o", "markersize": 2.5}  # points: computed, lines: guides
@@ -24,15 +26,14 @@ LINES = {
 def neb_profile(
     result: NEBResult,
     ends: tuple[str, str] = ("initial", "final"),
-    std_eV: np.ndarray | None = None,
+    std: PathStd | None = None,
 ) -> Figure:
     """Energy above the initial state (eV) along the path (Å), with the barrier marked.
 
     Args:
         result: the band; a band that is not converged says so in the figure.
         ends: names of the initial and the final state.
-        std_eV: standard deviation of the energy of each image above the first; a band about the
-            spline.
+        std: predicted standard deviations; drawn as a band about the spline, and printed.
     """
     figure, axes = new_figure()
     path, energy = result.path_length_A, result.energies_eV - result.energies_eV[0]
@@ -50,14 +51,14 @@ def neb_profile(
     axes.scatter(path[images], energy[images], color=BLUE, zorder=3, **dots)
     axes.scatter(path[top], energy[top], color=VERMILLION, zorder=4, **dots | {"s": 42})
     low, high = result.spline_energies_eV.min(), result.spline_energies_eV.max()
-    if std_eV is not None:
-        wide = np.interp(result.spline_path_A, path, std_eV)
+    if std is not None:
+        wide = np.interp(result.spline_path_A, path, std.energies_eV)
         edges = result.spline_energies_eV - wide, result.spline_energies_eV + wide
         band: dict[str, Any] = {
             "color": BLUE,
             "alpha": 0.15,
             "linewidth": 0,
-            "label": "± 1 standard deviation",
+            "label": "± 1 predicted standard deviation",
         }
         axes.fill_between(result.spline_path_A, *edges, **band)
         axes.legend(fontsize=FONT_POINTS - 1.5, frameon=False, loc="lower center")
@@ -65,7 +66,7 @@ def neb_profile(
     span = max(high - low, 1e-3)
     axes.set_xlim(path[0] - 0.04 * path[-1], 1.04 * path[-1])
     axes.set_ylim(low - 0.15 * span, high + 0.19 * span)
-    _mark_barrier(axes, path[top], energy[top], path[-1])
+    _mark_barrier(axes, path[top], energy[top], path[-1], std.forward_eV if std else None)
     for index, name in zip((0, -1), ends, strict=True):
         axes.annotate(
             name,
@@ -83,16 +84,16 @@ def neb_profile(
     return figure
 
 
-def _mark_barrier(axes: Axes, x: float, height: float, length: float) -> None:
-    """A double arrow from zero to ``height`` (eV) at ``x`` (Å), with its label on top."""
+def _mark_barrier(axes: Axes, x: float, height: float, length: float, std_eV: float | None) -> None:
+    """A double arrow from zero to ``height`` (eV) at ``x`` (Å), with its label above the band."""
     if height <= 0:
         return
     arrow = {"arrowstyle": "<->", "color": VERMILLION, "linewidth": 1.2, "shrinkA": 0, "shrinkB": 4}
     axes.annotate("", xy=(x, height), xytext=(x, 0), arrowprops=arrow, zorder=2)
     side = "left" if x < 0.15 * length else "right" if x > 0.85 * length else "center"
     axes.annotate(
-        f"$\\Delta E^\\ddagger$ = {height:.3f} eV",
-        (x, height),
+        f"$\\Delta E^\\ddagger$ = {plus_minus(height, std_eV)} eV",
+        (x, height + (std_eV or 0.0)),
         xytext=(0, 8),
         textcoords="offset points",
         ha=side,

@@ -11,9 +11,9 @@ from nemp_sim.config import require
 from nemp_sim.reactions.instanton import Instanton, highest_temperature, instanton
 from nemp_sim.reactions.kinetics import Rates, rates
 from nemp_sim.reactions.neb import NEBResult
+from nemp_sim.reactions.path_std import PathStd, path_std
 from nemp_sim.reactions.transition_state import Proof, Refinement, prove, refine_saddle
 from nemp_sim.relax import Engine, Step, relax
-from nemp_sim.statistics import combination_std
 from nemp_sim.units import DEUTERIUM_AMU
 from nemp_sim.vibrations import Vibrations, vibrations
 
@@ -31,8 +31,8 @@ class Reaction:
         refinement: how the saddle was found.
         proof: what lies on its sides.
         energies_eV: (3,) of the states.
-        std_eV: standard deviations of the forward and the reverse barrier and of the reaction
-            energy; None without an ensemble.
+        std: predicted standard deviations of barriers and reaction energy; None without an
+            ensemble.
         rates: with the masses of the structures; None where there are no rates.
         heavy: with H replaced by D; None where there are no rates, or no H moves.
         problems: what stands against the result; empty: proved.
@@ -45,7 +45,7 @@ class Reaction:
     refinement: Refinement
     proof: Proof
     energies_eV: np.ndarray
-    std_eV: tuple[float, float, float] | None
+    std: PathStd | None
     rates: Rates | None
     heavy: Rates | None
     problems: tuple[str, ...]
@@ -101,12 +101,7 @@ def analyse(
     proof = prove(engine, everywhere, ends.structures)
     evaluated = engine.evaluate(list(states))
     energies = np.asarray(evaluated.energy, dtype=float)
-    members = getattr(evaluated, "energy_members", None)
-    std = None
-    if members is not None:
-        differences = ([-1, 1, 0], [0, 1, -1], [-1, 0, 1])
-        forth, back, whole = (combination_std(members, weights) for weights in differences)
-        std = forth, back, whole
+    std = path_std(getattr(evaluated, "energy_members", None), top=1)
     problems = _problems(ends.converged, refined, modes, proof, energies)
     light = heavy = None
     if not problems:

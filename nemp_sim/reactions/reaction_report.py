@@ -12,18 +12,20 @@ from nemp_sim.reactions.kinetics import Rates, arrhenius
 from nemp_sim.reactions.reaction import NAMES, Reaction
 from nemp_sim.report import Quantity
 
+STD = "… its predicted standard deviation"
+
 
 def quantities(found: Reaction) -> tuple[Quantity, ...]:
     """Barriers of the refined saddle with zero-point energies, uncertainties and crossover."""
     forward, reverse = found.barriers_eV
     here, top, there = found.zero_point_eV()
-    std = found.std_eV or (None, None, None)
+    std = (found.std.forward_eV, found.std.reverse_eV) if found.std else (None, None)
     values = [
         Quantity("proved", "Saddle proved", not found.problems),
         Quantity("saddle_barrier_forward_eV", "Barrier of the refined saddle", forward, "eV"),
-        Quantity("barrier_forward_std_eV", "… its predicted standard deviation", std[0], "eV"),
+        Quantity("saddle_barrier_forward_std_eV", STD, std[0], "eV"),
         Quantity("saddle_barrier_reverse_eV", "Reverse barrier of it", reverse, "eV"),
-        Quantity("barrier_reverse_std_eV", "… its predicted standard deviation", std[1], "eV"),
+        Quantity("saddle_barrier_reverse_std_eV", STD, std[1], "eV"),
         Quantity(
             "barrier_forward_zpe_eV", "Barrier with zero-point energies", forward + top - here, "eV"
         ),
@@ -68,10 +70,10 @@ def sentences(found: Reaction) -> tuple[str, ...]:
     for name, modes in zip(NAMES, found.modes, strict=True):
         notes += remarks(modes, f"{name} state", saddle=name == "saddle")
     if found.rates is not None:
-        moving = found.modes[0].indices
         notes.append(
-            f"Rates are for one path out of the initial state; {len(moving)} atoms vibrate, the "
-            "others are held. No recrossing, no coupling to electrons."
+            "Rates are for one path out of the initial state; of its "
+            f"{len(found.states[0])} atoms, those that vibrate are {len(found.modes[0].indices)} "
+            "in number, the others are held. No recrossing, no coupling to electrons."
         )
         cold = [t for t in found.rates.temperature_K if found.rates.remark(t).startswith("below")]
         if cold:
@@ -93,7 +95,7 @@ def sections(found: Reaction) -> dict[str, str]:
     """Tables of rates and of the modes of the three states."""
     parts = {}
     if found.rates is not None:
-        std = found.std_eV[0] if found.std_eV else None
+        std = found.std.forward_eV if found.std else None
         parts["Rate constants, 1/s"] = rate_table(found.rates, found.heavy, std)
     if found.instantons:
         parts["Instanton rates"] = instanton_table(found.instantons)
@@ -112,12 +114,17 @@ def rate_table(light: Rates, heavy: Rates | None, std_eV: float | None) -> str:
         values = {name: f"{series[k]:.2e}" for name, series in light.rate_per_s.items()}
         if light.headline(t) != "wigner":
             values["wigner"] = "—"
-        factor = "—" if std_eV is None else f"{np.exp(std_eV / (kB * t)):.1f}"
+        factor = "—" if std_eV is None else f"{factor_of(std_eV, float(t)):.1f}"
         row = [f"{t:g}", f"{light.free_energy_barrier_eV[k]:.3f}", *values.values(), factor]
         if heavy:
             row.append(f"{light.rate_per_s['eckart'][k] / heavy.rate_per_s['eckart'][k]:.2f}")
         lines.append("| " + " | ".join([*row, light.remark(t)]) + " |")
     return "\n".join(lines)
+
+
+def factor_of(std_eV: float, temperature_K: float) -> float:
+    """exp(σ / k_B T): within which factor a rate is known, by the ± of its barrier alone."""
+    return float(np.exp(std_eV / (kB * temperature_K)))
 
 
 def instanton_table(paths: Sequence[Instanton]) -> str:

@@ -1,54 +1,45 @@
 """Report of adsorption energies."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 from ase import Atoms
 
-from nemp_sim.domain import Finding
-from nemp_sim.mode_files import mode_table, remarks
-from nemp_sim.report import Quantity, Report
+from nemp_sim.mode_files import conditions, mode_table, remarks
+from nemp_sim.report import Quantity, Report, plus_minus
 from nemp_sim.surfaces.adsorbates import FORMS
 from nemp_sim.surfaces.adsorption import Minimum
+from nemp_sim.surfaces.energies import BOUND, Energies, Found, bound_of
 from nemp_sim.surfaces.slabs import layers_from_below
 from nemp_sim.vibrations import Vibrations
 
-BOUND = ("adsorbed", "absorbed")
 
-
-@dataclass(frozen=True)
-class Energies:
-    """Energies of one minimum.
-
-    Attributes:
-        adsorption_eV: E(slab with adsorbate) − E(slab) − Σ ν E(gas), without zero-point energy.
-        std_eV: its predicted standard deviation; None without an ensemble.
-        zero_point_eV: zero-point energy of the adsorbate minus that of the gas; None: not computed.
-        modes: vibrations of the adsorbate, the metal held; None likewise.
-        outside: where the structure leaves the domain of the potential; None: not judged.
-    """
-
-    adsorption_eV: float
-    std_eV: float | None
-    zero_point_eV: float | None
-    modes: Vibrations | None
-    outside: tuple[Finding, ...] | None = None
-
-
-Found = Sequence[tuple[Minimum, Energies]]
-
-
-def adsorption_report(
-    title: str, slab: Atoms, found: Found, max_std_eV: float, notes: Sequence[str]
+def adsorption_report(  # noqa: PLR0913 (what the report is of)
+    title: str,
+    slab: Atoms,
+    found: Found,
+    max_std_eV: float,
+    notes: Sequence[str],
+    gas_modes: Mapping[str, Vibrations] | None = None,
 ) -> Report:
-    """The report, without provenance; ``data["trusted"]`` says whether all of it can be used."""
+    """The report, without provenance; ``data["trusted"]`` says whether all of it can be used.
+
+    Args:
+        title: what is adsorbed on what.
+        slab: the clean slab.
+        found: every structure with its energies.
+        max_std_eV: largest accepted standard deviation of an adsorption energy.
+        notes: how the slab was made.
+        gas_modes: vibrations of the gas molecules, where zero-point energies are wanted.
+    """
+    gas_modes = gas_modes or {}
     unconverged = [f"{m.adsorbate} from {s}" for m, _ in found for s in _lost(m, "not converged")]
     unsure = [
         f"{m.adsorbate} {m.site} ({e.std_eV:.2f} eV)"
         for m, e in found
         if m.state in BOUND and e.std_eV is not None and e.std_eV > max_std_eV
     ]
-    remarks_of_run = [*notes, *_definitions(found), *_fates(found), *_mode_remarks(found)]
+    remarks_of_run = [*notes, *_definitions(found), *_conditions(found, gas_modes)]
+    remarks_of_run += [*_fates(found), *_mode_remarks(found)]
     verdict = _best(found)
     if unsure:
         verdict = f"UNCERTAIN: above {max_std_eV} eV for {', '.join(unsure)}. {verdict}"
@@ -57,11 +48,13 @@ def adsorption_report(
     names = dict.fromkeys(m.adsorbate for m, _ in found)
     lost = [n for n in names if not any(m.adsorbate == n and m.state in BOUND for m, _ in found)]
     n_top = len(layers_from_below(slab)[-1])
-    sections = {"Minima": _table(found)}
+    sections = {"Structures": _table(found)}
     for minimum, energy in found:
         if energy.modes is not None:
             heading = f"Vibrations of {minimum.adsorbate} at {minimum.site} ({minimum.state})"
             sections[heading] = mode_table(energy.modes)
+    for name, modes in gas_modes.items():
+        sections[f"Vibrations of {name} in the gas phase"] = mode_table(modes)
     return Report(
         title=f"Adsorption: {title}",
         verdict=verdict,
@@ -73,21 +66,23 @@ def adsorption_report(
         ),
         notes=tuple(remarks_of_run),
         files={
-            "adsorption.extxyz": "the clean slab, then all minima in the order of the table",
+            "adsorption.extxyz": "the clean slab, then all structures in the order of the table",
             "adsorption.png": "adsorption energies by site, eV",
-            "sites.png": "where the minima are, from above",
+            "sites.png": "where the structures are, from above",
         },
         sections=sections,
         data={
             "trusted": not unconverged and not unsure and not lost,
-            "minima": [_plain(m, e) for m, e in found],
+            "minima": [_plain(m, e, found) for m, e in found],
+            "gas": {
+                name: {
+                    "zero_point_eV": modes.zero_point_energy_eV,
+                    "wavenumbers_cm1": modes.wavenumbers_cm1,
+                }
+                for name, modes in gas_modes.items()
+            },
         },
     )
-
-
-def energy_of(pair: tuple[Minimum, Energies]) -> float:
-    """Adsorption energy, eV: what minima are ordered by."""
-    return pair[1].adsorption_eV
 
 
 def _lost(minimum: Minimum, state: str) -> tuple[str, ...]:
@@ -97,13 +92,19 @@ def _lost(minimum: Minimum, state: str) -> tuple[str, ...]:
 def _best(found: Found) -> str:
     parts = []
     for name in dict.fromkeys(m.adsorbate for m, _ in found):
-        bound = [p for p in found if p[0].adsorbate == name and p[0].state in BOUND]
+        bound = bound_of(found, name)
         if not bound:
             parts.append(f"{name}: no bound minimum")
             continue
-        minimum, energy = min(bound, key=energy_of)
-        spread = "" if energy.std_eV is None else f" ± {energy.std_eV:.3f}"
-        parts.append(f"{name}: {minimum.site}, {energy.adsorption_eV:+.3f}{spread} eV")
+        minimum, energy = bound[0]
+        value = plus_minus(energy.adsorption_eV, energy.std_eV, "+.3f")
+        told = f"{name}: {minimum.site}, {value} eV"
+        if energy.corrected_eV is not None:
+            told += f" ({energy.corrected_eV:+.3f} with zero-point energies)"
+        for other, its in (pair for pair in bound[1:] if not pair[1].n_imaginary):
+            told += f", {other.site} {plus_minus(*its.above(energy))} eV above it"
+            break
+        parts.append(told)
     return "Most stable: " + "; ".join(parts) + "."
 
 
@@ -117,6 +118,28 @@ def _definitions(found: Found) -> list[str]:
 
 def _gas(name: str) -> list[tuple[str, float]]:
     return list(FORMS[name].gas.items())
+
+
+def _conditions(found: Found, gas_modes: Mapping[str, Vibrations]) -> list[str]:
+    """How the zero-point energies were made, and whether they change the order."""
+    modes = next((e.modes for _, e in found if e.modes is not None), None)
+    if modes is None:
+        return []
+    notes = [
+        f"Vibrations of the adsorbate: {conditions(modes)}. ΔZPE = ½ Σ ħω of the adsorbate − "
+        "Σ ν ½ Σ ħω of the gas molecules, imaginary modes left out."
+    ]
+    for name, of_gas in gas_modes.items():
+        values = ", ".join(f"{value:.0f}" for value in of_gas.wavenumbers_cm1)
+        zero = of_gas.zero_point_energy_eV
+        told = f"{values} cm⁻¹, zero-point energy {zero:.4f} eV; {conditions(of_gas)}"
+        notes.append(f"{name} in the gas phase: {told}.")
+    for name in dict.fromkeys(m.adsorbate for m, _ in found):
+        known = [p for p in bound_of(found, name) if p[1].corrected_eV is not None]
+        lowest = min(known, key=lambda pair: pair[1].corrected_eV or 0.0, default=None)
+        if lowest is not None and lowest is not known[0]:
+            notes.append(f"With zero-point energies {name} is lowest at {lowest[0].site}.")
+    return notes
 
 
 def _fates(found: Found) -> list[str]:
@@ -142,28 +165,45 @@ def _mode_remarks(found: Found) -> list[str]:
 
 
 def _table(found: Found) -> str:
+    """Every structure; zero-point energies where they were computed."""
+    zero = any(e.zero_point_eV is not None for _, e in found)
+    heads = ["E_ads eV", "±", "above the lowest eV", "±"]
+    heads += ["ΔZPE eV", "E_ads + ΔZPE eV"] if zero else []
+    heads += ["height Å", "d(metal) Å"]
     lines = [
-        "| adsorbate | started from | state | site | E_ads eV | ± | ΔZPE eV | height Å | "
-        "d(metal) Å | bonds Å | domain |",
-        "|---|---|---|---|---:|---:|---:|---:|---:|---|---|",
+        f"| adsorbate | started from | state | site | {' | '.join(heads)} | bonds Å | domain |",
+        f"|---|---|---|---{'|---:' * len(heads)}|---|---|",
     ]
     for m, e in found:
         bonds = "; ".join(
             f"{p} {', '.join(f'{v:.3f}' for v in values)}" for p, values in m.bond_lengths_A.items()
         )
-        values = (e.adsorption_eV, 0), (e.std_eV, 1), (e.zero_point_eV, 0)
-        energy, std, zpe = (
-            "—" if v is None or m.state not in BOUND else f"{v:+.3f}"[plus:] for v, plus in values
-        )
-        n_imaginary = 0 if e.modes is None else e.modes.n_imaginary
+        values = [f"{e.adsorption_eV:+.3f}", _shown(e.std_eV)]
+        values += [_shown(value) for value in _above_lowest(m, e, found)]
+        values += [_shown(v, "+.3f") for v in (e.zero_point_eV, e.corrected_eV)] if zero else []
+        if m.state not in BOUND:
+            values = ["—"] * len(values)
+        n_imaginary = e.n_imaginary
         plural = "s" if n_imaginary > 1 else ""
         state = f"{m.state}, {n_imaginary} imaginary mode{plural}" if n_imaginary else m.state
         site = m.site if m.offset_A < 0.3 else f"{m.site} ({m.offset_A:.1f} Å beside)"
-        lines.append(
-            f"| {m.adsorbate} | {', '.join(m.starts)} | {state} | {site} | {energy} | {std} | "
-            f"{zpe} | {m.height_A:.2f} | {m.metal_distance_A:.2f} | {bonds} | {_domain(e)} |"
-        )
+        values += [f"{m.height_A:.2f}", f"{m.metal_distance_A:.2f}"]
+        cells = [m.adsorbate, ", ".join(m.starts), state, site, *values, bonds, _domain(e)]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _shown(value: float | None, form: str = ".3f") -> str:
+    return "—" if value is None else f"{value:{form}}"
+
+
+def _above_lowest(
+    minimum: Minimum, energy: Energies, found: Found
+) -> tuple[float | None, float | None]:
+    """How far a bound structure lies above the lowest of its adsorbate, eV, and the ± of that."""
+    if minimum.state not in BOUND:
+        return None, None
+    return energy.above(bound_of(found, minimum.adsorbate)[0][1])
 
 
 def _domain(energy: Energies) -> str:
@@ -173,12 +213,19 @@ def _domain(energy: Energies) -> str:
     return f"OUTSIDE: {'; '.join(map(str, energy.outside))}" if energy.outside else "inside"
 
 
-def _plain(minimum: Minimum, energy: Energies) -> dict:
+def _plain(minimum: Minimum, energy: Energies, found: Found) -> dict:
     names = ("adsorbate", "starts", "state", "site", "offset_A", "height_A", "metal_distance_A")
     values = {name: getattr(minimum, name) for name in names}
     values |= {"bond_lengths_A": minimum.bond_lengths_A, "energy_eV": minimum.energy_eV}
-    for name in ("adsorption_eV", "std_eV", "zero_point_eV"):
-        values[name] = getattr(energy, name) if minimum.state in BOUND else None
+    numbers = {
+        "adsorption_eV": energy.adsorption_eV,
+        "std_eV": energy.std_eV,
+        "zero_point_eV": energy.zero_point_eV,
+        "adsorption_zpe_eV": energy.corrected_eV,
+    }
+    values |= {key: n if minimum.state in BOUND else None for key, n in numbers.items()}
+    above = _above_lowest(minimum, energy, found)
+    values |= dict(zip(("above_lowest_eV", "above_lowest_std_eV"), above, strict=True))
     values["domain"] = _domain(energy)
     if energy.modes is not None:
         values["wavenumbers_cm1"] = energy.modes.wavenumbers_cm1

@@ -17,6 +17,7 @@ from ase.units import GPa
 from nemp_sim.config import require
 from nemp_sim.errors import InputError
 from nemp_sim.relax import Engine
+from nemp_sim.structures import fixed_coordinates
 
 FACETS = {"111": fcc111, "100": fcc100, "110": fcc110}
 PD_LATTICE_ANGSTROM = 3.95  # PBE, at the settings of the shipped Pd–H training data
@@ -194,22 +195,56 @@ def layers_from_below(atoms: Atoms) -> list[np.ndarray]:
         InputError: no atoms, or a third axis that is periodic without vacuum.
     """
     require(len(atoms) > 0, "atoms", "empty", "a structure with atoms")
-    a, b, c = complete_cell(atoms.cell.array)
-    normal = np.cross(a, b)
-    normal /= np.linalg.norm(normal)
-    heights = atoms.positions @ normal
-    if atoms.pbc[2]:
-        period = abs(c @ normal)
-        ordered = np.sort(heights % period)
-        gaps = np.diff(ordered, append=ordered[0] + period)
-        if gaps.max() < MIN_VACUUM_ANGSTROM:
-            raise InputError(
-                f"fixed_layers: {atoms.get_chemical_formula()} is periodic along its third cell "
-                f"vector and its widest gap there is {gaps.max():.2f} Å, so no layer is the lowest "
-                f"(a vacuum of {MIN_VACUUM_ANGSTROM} Å is wanted). Put FixAtoms into the file."
-            )
-        lowest = ordered[(gaps.argmax() + 1) % len(ordered)]
-        heights = (heights - lowest + 1e-6) % period
+    heights, gap = _heights(atoms)
+    if atoms.pbc[2] and gap < MIN_VACUUM_ANGSTROM:
+        raise InputError(
+            f"fixed_layers: {atoms.get_chemical_formula()} is periodic along its third cell "
+            f"vector and its widest gap there is {gap:.2f} Å, so no layer is the lowest "
+            f"(a vacuum of {MIN_VACUUM_ANGSTROM} Å is wanted). Put FixAtoms into the file."
+        )
     order = np.argsort(heights, kind="stable")
     breaks = np.flatnonzero(np.diff(heights[order]) > LAYER_GAP_ANGSTROM) + 1
     return np.split(order, breaks)
+
+
+def vacuum_words(atoms: Atoms) -> str:
+    """The empty space along the third cell vector, for a report; empty where there is none."""
+    if not atoms.pbc.any():
+        return ""
+    heights, gap = _heights(atoms)
+    if atoms.pbc[2]:
+        return f"{gap:.1f} Å of vacuum" if gap >= MIN_VACUUM_ANGSTROM else ""
+    if atoms.cell.rank < 3:
+        return "no periodicity along the normal"
+    free = abs(_normal(atoms) @ atoms.cell.array[2]) - np.ptp(heights)
+    return f"{free:.1f} Å of vacuum and no periodicity along the normal"
+
+
+def slab_words(slab: Atoms) -> str:
+    """Layers of a clean slab, those that are held, and its vacuum, for a report."""
+    layers = layers_from_below(slab)
+    held = fixed_coordinates(slab).all(axis=1)
+    n_held = sum(1 for layer in layers if held[layer].all())
+    which = "the lowest" if n_held == 1 else f"the lowest {n_held}"
+    words = f"{which} held ({held.sum()} of {len(slab)} atoms)" if n_held else "none held"
+    return ", ".join(filter(None, (f"{len(layers)} layers, {words}", vacuum_words(slab))))
+
+
+def _normal(atoms: Atoms) -> np.ndarray:
+    """Unit vector normal to the first two cell vectors."""
+    a, b, _ = complete_cell(atoms.cell.array)
+    normal = np.cross(a, b)
+    return normal / np.linalg.norm(normal)
+
+
+def _heights(atoms: Atoms) -> tuple[np.ndarray, float]:
+    """Heights (N,) along the normal, of a periodic cell above its widest gap; and that gap, Å."""
+    normal = _normal(atoms)
+    heights = atoms.positions @ normal
+    if not atoms.pbc[2]:
+        return heights, np.inf
+    period = abs(atoms.cell.array[2] @ normal)
+    ordered = np.sort(heights % period)
+    gaps = np.diff(ordered, append=ordered[0] + period)
+    lowest = ordered[(gaps.argmax() + 1) % len(ordered)]
+    return (heights - lowest + 1e-6) % period, float(gaps.max())

@@ -22,12 +22,18 @@ from nemp_sim.plots import save_figure
 from nemp_sim.potential import Potential
 from nemp_sim.relax import Engine, KeptStep, Relaxation, relax
 from nemp_sim.report import write_report
-from nemp_sim.statistics import combination_std
 from nemp_sim.surfaces.adsorbates import FORMS, gas_molecule
 from nemp_sim.surfaces.adsorption import Minimum, candidates, merged, outcome
+from nemp_sim.surfaces.energies import BOUND, Energies
 from nemp_sim.surfaces.plots import energy_levels, site_map
-from nemp_sim.surfaces.report import BOUND, Energies, adsorption_report
-from nemp_sim.surfaces.slabs import FACETS, composition_shares, equation_of_state, fcc_slab
+from nemp_sim.surfaces.report import adsorption_report
+from nemp_sim.surfaces.slabs import (
+    FACETS,
+    composition_shares,
+    equation_of_state,
+    fcc_slab,
+    slab_words,
+)
 from nemp_sim.vibrations import Vibrations, vibrations
 from nemp_sim.workflow import WorkflowResult, ended, engine_of
 
@@ -118,7 +124,8 @@ class Result(WorkflowResult[Settings]):
 
     Attributes:
         slab: the clean slab, relaxed.
-        minima: without duplicates, with their energies.
+        minima: without duplicates, saddles that a symmetric start ended on among them, with
+            their energies.
         converged: whether the slab and the gas molecules did.
     """
 
@@ -169,8 +176,11 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
     every = [outcome(slab, c, atoms, fmax <= settings.fmax) for c, atoms, fmax in ends]
     minima = merged(slab, every)
     gases = dict(zip(names, references.structures[1:], strict=True))
-    found = tuple(zip(minima, energies(settings, engine, slab, gases, minima), strict=True))
-    report = adsorption_report(_title(settings), slab, found, settings.max_std, notes)
+    gas_modes = {name: vibrations(engine, gases[name]) for name in names if settings.zpe}
+    values = energies(settings, engine, slab, gases, minima, gas_modes)
+    found = tuple(zip(minima, values, strict=True))
+    limits = settings.max_std, notes, gas_modes
+    report = adsorption_report(_title(settings), slab, found, *limits)
     bound = [slab, *(m.atoms for m in minima if m.state in BOUND)]
     report = ended(report, engine, settings, started, bound)
     write_structures(settings.directory / "adsorption.extxyz", [slab, *(m.atoms for m in minima)])
@@ -189,7 +199,8 @@ def build_slab(settings: Settings, engine: Engine) -> tuple[Atoms, list[str]]:
     """
     if settings.slab is not None:
         slab = read_structure(settings.slab, "slab")
-        return slab, [f"Slab of {settings.slab.name}: {slab.get_chemical_formula()}."]
+        words = f"{slab.get_chemical_formula()}, {slab_words(slab)}"
+        return slab, [f"Slab of {settings.slab.name}: {words}."]
     a, how = settings.lattice_constant, "as given"
     if a is None:
         bulk = equation_of_state(engine, settings.metal, settings.seed)
@@ -202,28 +213,25 @@ def build_slab(settings: Settings, engine: Engine) -> tuple[Atoms, list[str]]:
         fixed_layers=settings.fixed_layers,
         seed=settings.seed,
     )
-    cells = f"{settings.size[0]} × {settings.size[1]} cell, {settings.size[2]} layers"
-    held = f"{settings.fixed_layers} layers held"
-    return slab, [f"{settings.metal}({settings.facet}), {cells}, {held}, a = {a:.4f} Å {how}."]
+    cells = f"{settings.size[0]} × {settings.size[1]} cell, {slab_words(slab)}"
+    return slab, [f"{settings.metal}({settings.facet}), {cells}; a = {a:.4f} Å {how}."]
 
 
-def energies(
+def energies(  # noqa: PLR0913 (everything that is compared)
     settings: Settings,
     engine: Engine,
     slab: Atoms,
     gases: dict[str, Atoms],
     minima: list[Minimum],
+    gas_modes: dict[str, Vibrations],
 ) -> list[Energies]:
-    """Adsorption energy, uncertainty, zero-point correction and domain of each minimum."""
+    """Adsorption energy, uncertainty, zero-point correction and domain of each structure."""
     names = list(gases)
     wanted: dict[str, Any] = {}
     if isinstance(engine, Potential):
         wanted = {"uncertainty": engine.n_members > 0, "on_extrapolation": "ignore"}
     evaluated = engine.evaluate([slab, *gases.values(), *(m.atoms for m in minima)], **wanted)
     members = getattr(evaluated, "energy_members", None)
-    gas_modes = {}
-    if settings.zpe:
-        gas_modes = {name: vibrations(engine, atoms) for name, atoms in gases.items()}
     found = []
     for number, minimum in enumerate(minima):
         weights = np.zeros(len(evaluated.energy))
@@ -231,14 +239,14 @@ def energies(
         gas = FORMS[minimum.adsorbate].gas
         for name, amount in gas.items():
             weights[1 + names.index(name)] = -amount
-        std = None if members is None else combination_std(members, weights)
+        own = None if members is None else weights @ members
         modes = _modes(settings, engine, slab, minimum)
         correction = None
         if modes is not None:
             of_gas = sum(n * gas_modes[g].zero_point_energy_eV for g, n in gas.items())
             correction = modes.zero_point_energy_eV - of_gas
         outside = evaluated.outside[1 + len(names) + number] if wanted else None
-        found.append(Energies(float(weights @ evaluated.energy), std, correction, modes, outside))
+        found.append(Energies(float(weights @ evaluated.energy), own, correction, modes, outside))
     return found
 
 
@@ -267,4 +275,4 @@ def _title(settings: Settings) -> str:
     return f"{', '.join(settings.adsorbates)} on {surface}"
 
 
-app = workflow_app(Settings, run, sections=("Minima",))
+app = workflow_app(Settings, run, sections=("Structures",))

@@ -20,7 +20,7 @@ from nemp_sim.locks import alone
 from nemp_sim.plots import remove_figure, save_figure
 from nemp_sim.reactions.ends import check_ends
 from nemp_sim.reactions.matching import match_atoms
-from nemp_sim.reactions.neb import BandSettings, NEBResult, energy_spread, run_neb
+from nemp_sim.reactions.neb import BandSettings, NEBResult, run_neb
 from nemp_sim.reactions.neb_report import (
     band_report,
     is_uncertain,
@@ -29,13 +29,20 @@ from nemp_sim.reactions.neb_report import (
     write_images,
     write_reaction,
 )
+from nemp_sim.reactions.path_std import PathStd, band_stds
 from nemp_sim.reactions.plots import neb_profile
 from nemp_sim.reactions.reaction import Reaction, analyse
 from nemp_sim.reactions.steps import elementary_steps
 from nemp_sim.relax import Engine, KeptStep, Relaxation, Step, relax
 from nemp_sim.report import Quantity, Report, concluded, write_report
 from nemp_sim.surfaces.adsorbates import place
-from nemp_sim.surfaces.slabs import PD_LATTICE_ANGSTROM, fcc_slab, freeze_lowest_layers
+from nemp_sim.surfaces.slabs import (
+    PD_LATTICE_ANGSTROM,
+    fcc_slab,
+    freeze_lowest_layers,
+    slab_words,
+    vacuum_words,
+)
 from nemp_sim.views import two_views
 from nemp_sim.workflow import WorkflowResult, ended, engine_of
 
@@ -173,19 +180,22 @@ class Result(WorkflowResult[Settings]):
         band: the band between them.
         converged: whether ends and band both are.
         reaction: saddle, proof, modes and rates, where asked for and the band converged.
+        std: predicted standard deviations of the band; None without an ensemble.
     """
 
     relaxation: Relaxation
     band: NEBResult
     converged: bool
     reaction: Reaction | None = None
+    std: PathStd | None = None
 
     @property
     def trusted(self) -> bool:
         """Whether all that was asked for is there: converged, the saddle proved, certain."""
+        std = self.std if self.reaction is None else self.reaction.std
+        uncertain = is_uncertain(std, self.settings.max_std)
         if self.reaction is None:
-            return self.converged
-        uncertain = is_uncertain(self.reaction, self.settings.max_std)
+            return self.converged and not uncertain
         lacking = self.reaction.problems or self.reaction.missing_instantons_K
         return self.converged and not lacking and not uncertain
 
@@ -223,10 +233,12 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
             _write_unfinished(settings, engine, job, kept.step, error, started)
         raise
     converged = relaxation.converged and band.converged
-    report = band_report(job.title, job.notes, settings.fmax, relaxation, band)
+    std, *of_steps = band_stds(engine, [band, *steps])
+    limits = settings.fmax, relaxation, band, std, settings.max_std
+    report = band_report(job.title, job.notes, *limits)
     write_images(settings.directory / "neb.extxyz", band.images, band.path_length_A)
     if steps:
-        report = with_steps(report, steps)
+        report = with_steps(report, steps, of_steps)
         for number, step in enumerate(steps, 1):
             path_A = step.path_length_A
             write_images(settings.directory / f"step-{number}.extxyz", step.images, path_A)
@@ -239,12 +251,11 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
         write_reaction(settings.directory, reaction, job.title)
     report = ended(report, engine, settings, started, band.images)
     drawn = replace(band, converged=relaxation.converged and band.converged)
-    spread = energy_spread(engine, band.images)
-    save_figure(neb_profile(drawn, job.names, spread), settings.directory / "neb.png")
+    save_figure(neb_profile(drawn, job.names, std), settings.directory / "neb.png")
     save_figure(_geometry(job, band, reaction), settings.directory / "geometry.png")
     write_report(report, settings.directory)
     _on_the_way(settings).unlink(missing_ok=True)
-    return Result(settings, report, relaxation, band, converged, reaction)
+    return Result(settings, report, relaxation, band, converged, reaction, std)
 
 
 def prepare(settings: Settings) -> Job:
@@ -259,25 +270,28 @@ def prepare(settings: Settings) -> Job:
             fixed_layers=1 if settings.fixed_layers is None else settings.fixed_layers,
         )
         ends = place(slab, "H", "fcc"), place(slab, "H", "hcp")
-        held = len(slab.constraints[0].index) if slab.constraints else 0
+        a = settings.lattice_constant_angstrom
+        whose = " of PBE, of the Pd–H training data" if a == PD_LATTICE_ANGSTROM else ""
         note = (
-            f"Pd(111), 2 × 2 cell, three layers, lattice constant "
-            f"{settings.lattice_constant_angstrom} Å; {held} atoms of the lowest layers are held."
+            f"Pd(111), 2 × 2 cell, {slab_words(slab)}; lattice constant {a} Å{whose}, not the "
+            "potential's own, at which nemp adsorption builds its slabs."
         )
         return Job("H from fcc to hcp on Pd(111)", ends, ("fcc", "hcp"), (note,))
     ends = read_structure(settings.initial, "initial"), read_structure(settings.final, "final")
     title = f"{settings.initial.name} to {settings.final.name}"
-    layers = settings.fixed_layers
+    layers, space = settings.fixed_layers, vacuum_words(ends[0])
+    cell = f" The cell: {space}." if space else ""
     if any(atoms.constraints for atoms in ends):
         ignored = f" --fixed-layers {layers} was not used." if layers is not None else ""
-        return Job(title, ends, notes=(f"Constraints are those of the files.{ignored}",))
+        return Job(title, ends, notes=(f"Constraints are those of the files.{ignored}{cell}",))
     if not layers:
-        return Job(title, ends, notes=("No atom is held.",))
+        return Job(title, ends, notes=(f"No atom is held.{cell}",))
     initial = freeze_lowest_layers(ends[0], layers)
     final = ends[1].copy()
     final.set_constraint(initial.constraints)
     held = len(initial.constraints[0].index)
-    note = f"The files hold no constraints: the lowest {layers} layers are held ({held} atoms)."
+    words = f"the lowest {layers} layers are held" if layers > 1 else "the lowest layer is held"
+    note = f"The files hold no constraints: {words} ({held} atoms).{cell}"
     return Job(title, (initial, final), notes=(note,))
 
 

@@ -33,13 +33,14 @@ from nemp_sim.phonons.force_constants import (
     remarks,
     supercell_matrix,
 )
+from nemp_sim.phonons.frequency_std import std_at
 from nemp_sim.phonons.gamma import gamma_modes
 from nemp_sim.phonons.isotopes import with_isotopes
 from nemp_sim.phonons.minimum import RELAX, Limits, to_minimum
 from nemp_sim.phonons.parts import Part, gamma_part, with_parts
 from nemp_sim.phonons.plots import bands_and_dos, thermal_properties
 from nemp_sim.phonons.precision import precision_of
-from nemp_sim.phonons.report import molecule_report, phonon_report
+from nemp_sim.phonons.report import lattice_remark, molecule_report, phonon_report
 from nemp_sim.phonons.spectra import Spectra, spectra
 from nemp_sim.plots import save_figure
 from nemp_sim.potential import Potential
@@ -69,6 +70,9 @@ class Settings(Wanted):
         small_supercell: allow half the shortest lattice vector to be less than the cutoff.
         follow_imaginary: displace along the softest mode, relax, and try again while unstable.
         mesh: three points of the Γ-centred mesh; None: chosen.
+        uncertainty: predicted standard deviations of the frequencies at the named points, at some
+            ten times the cost of the force constants; None: where the displaced supercells hold
+            1000 atoms or fewer.
         device: "auto", "cpu", "cuda" or "cuda:1".
         dtype: "float32" or "float64"; force constants want float64.
         on_extrapolation: outside the domain of the potential: "warn", "raise" or "ignore".
@@ -87,6 +91,7 @@ class Settings(Wanted):
     small_supercell: bool = False
     follow_imaginary: bool = False
     mesh: tuple[int, ...] | None = None
+    uncertainty: bool | None = None
     device: str = "auto"
     dtype: str | None = "float64"
     on_extrapolation: str = "warn"
@@ -174,6 +179,8 @@ def run(settings: Settings, engine: StressEngine | None = None, show: Show | Non
     limits = Limits(wanted, settings.fmax, settings.smax, settings.steps)
     minimum = to_minimum(engine, start, limits)
     atoms, notes = minimum.atoms, [*minimum.notes, f"Optimiser steps: {minimum.optimizer_steps}."]
+    if built and built.measured_angstrom and wanted in ("auto", "cell"):
+        notes.append(lattice_remark(atoms, built.measured_angstrom))
     say("evaluating displaced supercells")
     constants = _constants(settings, engine, atoms)
     if settings.follow_imaginary:
@@ -222,7 +229,9 @@ def _crystal(
     found = spectra(constants, settings.mesh, settings.temperatures_K())
     notes = [*notes, *remarks(constants, getattr(engine, "cutoff_angstrom", None))]
     title = f"Phonons: {_formula(atoms)} ({settings.structure})"
-    report = phonon_report(title, atoms, constants, found, notes)
+    say("uncertainties of frequencies")
+    how = engine, atoms, constants, settings.displacement, settings.uncertainty
+    report = phonon_report(title, atoms, constants, found, notes, std_at(found.bands.points, *how))
     label = f"{_formula(atoms)}, {_name_of(engine)}"
 
     def write_all(directory: Path) -> None:

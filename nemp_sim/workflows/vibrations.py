@@ -17,13 +17,14 @@ from nemp_sim.console import Show, logged
 from nemp_sim.errors import InputError
 from nemp_sim.files import write_structures
 from nemp_sim.locks import alone
-from nemp_sim.mode_files import mode_table, remarks, write_modes
+from nemp_sim.mode_files import conditions, mode_table, remarks, write_modes
 from nemp_sim.phonons.extra_plots import modes_of_molecule
 from nemp_sim.phonons.isotopes import with_isotopes
 from nemp_sim.plots import SUBSCRIPTS, save_figure
 from nemp_sim.reactions.kinetics import harmonic_free_energy_eV
-from nemp_sim.relax import Engine, relax
-from nemp_sim.report import Quantity, Report, write_report
+from nemp_sim.relax import Engine, largest_force, relax
+from nemp_sim.report import Quantity, Report, decimals, write_report
+from nemp_sim.surfaces.slabs import vacuum_words
 from nemp_sim.systems import choose_potential, read_system, systems_of
 from nemp_sim.vibrations import METHODS, Vibrations, check_chosen, vibrations
 from nemp_sim.workflow import WorkflowResult, ended, engine_of
@@ -185,8 +186,14 @@ def prepare(settings: Settings) -> Atoms:
 
 def _report(settings: Settings, atoms: Atoms, found: Vibrations) -> Report:
     zero, temperature = found.zero_point_energy_eV, settings.temperature
+    fmax = largest_force(atoms.get_forces())
     free = harmonic_free_energy_eV(found.real_energies_eV, temperature)
-    notes = remarks(found, "The structure")
+    how = "Positions were relaxed in the given cell" if settings.relax else "Nothing was relaxed"
+    space = vacuum_words(atoms)
+    notes = [
+        f"{how}{f' ({space})' if space else ''}. Modes: {conditions(found)}.",
+        *remarks(found, "The structure"),
+    ]
     if found.rigid == "molecule":
         notes.append("Translations and rotations are not in the free energy: a molecule alone.")
     elif found.rigid == "crystal":
@@ -198,6 +205,9 @@ def _report(settings: Settings, atoms: Atoms, found: Vibrations) -> Report:
         title=f"Vibrations: {atoms.get_chemical_formula(mode='metal')} ({settings.structure})",
         verdict=verdict,
         quantities=(
+            Quantity(
+                "fmax_eV_per_A", "Largest force of the structure", fmax, "eV/Å", decimals(fmax)
+            ),
             Quantity("energy_eV", "Potential energy", atoms.get_potential_energy(), "eV", 4),
             Quantity("zero_point_eV", "Zero-point energy", zero, "eV", 4),
             Quantity("vibrational_free_energy_eV", "Free energy of the modes", free, "eV", 4),

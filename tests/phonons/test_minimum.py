@@ -7,7 +7,8 @@ from ase.spacegroup.symmetrize import check_symmetry
 from nemp_sim.errors import InputError
 from nemp_sim.phonons.files import write_force_files
 from nemp_sim.phonons.force_constants import build_phonopy, force_constants
-from nemp_sim.phonons.minimum import Limits, symmetrised, to_minimum
+from nemp_sim.phonons.minimum import Limits, lattice_words, symmetrised, to_minimum
+from nemp_sim.phonons.report import lattice_remark
 from tests.engines import StressEMT
 
 
@@ -37,7 +38,10 @@ def test_phonopy_finds_the_symmetry_of_its_files_again(tmp_path):
 @pytest.mark.parametrize(
     ("atoms", "note"),
     [
-        (bulk("Cu", a=3.5), "Positions and cell were relaxed."),
+        (
+            bulk("Cu", a=3.5),
+            "Positions and cell were relaxed, from a = 3.500 Å to a = 3.590 Å.",
+        ),
         (fcc111("Cu", (1, 1, 3), a=3.59, vacuum=6.0), "Positions were relaxed in the given cell."),
         (molecule("CO"), "Positions were relaxed in the given cell."),
     ],
@@ -46,6 +50,17 @@ def test_what_is_relaxed(atoms, note):
     minimum = to_minimum(StressEMT(), atoms, Limits())
     assert minimum.notes == (note,) and minimum.optimizer_steps > 0
     assert np.abs(minimum.atoms.get_forces()).max() < 1e-3
+
+
+def test_lattice_constants_are_those_of_the_conventional_cell():
+    hexagonal = bulk("Mg", a=3.21, c=5.2)
+    assert lattice_words(hexagonal) == (
+        "a, b, c = 3.210, 3.210, 5.200 Å with α, β, γ = 90.0, 90.0, 120.0°"
+    )
+    assert lattice_words(bulk("Pd", a=3.89)) == lattice_words(bulk("Pd", a=3.89, cubic=True))
+    told = lattice_remark(bulk("Pd", a=3.9289), 3.89)
+    assert "own, 3.929 Å, 1.0 % above the measured 3.890 Å" in told and "higher by" in told
+    assert "1.0 % below" in lattice_remark(bulk("Pd", a=3.8511), 3.89)
 
 
 def test_unknown_ways_are_refused():

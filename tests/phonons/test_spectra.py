@@ -8,6 +8,7 @@ from ase.calculators.emt import EMT
 from ase.units import J as joule
 from ase.units import _hplanck, _Nav, kB
 from matplotlib.image import imread
+from phonopy.physical_units import get_physical_units
 
 from nemp_sim.phonons.files import FILES, publishing, write_phonopy_files
 from nemp_sim.phonons.force_constants import (
@@ -55,6 +56,29 @@ def test_bands_of_fcc(copper):
     x = next(p for p in found.bands.points if p.label == "X")
     assert x.frequencies_THz[0] == pytest.approx(x.frequencies_THz[1], abs=1e-6)
     assert found.bands.ticks[1] == pytest.approx(1 / 3.59)
+
+
+def test_branches_go_through_their_crossing(copper):
+    """Between K and Γ the polarisations are fixed by symmetry: along q, along z, and across."""
+    constants, found = copper
+    segment = found.bands.tick_labels.index("U|K")
+    points = found.raw.bands.qpoints[segment]
+    reciprocal = np.linalg.inv(constants.phonon.primitive.cell)
+    along = reciprocal @ points[0]
+    along /= np.linalg.norm(along)
+    (axis,) = np.eye(3)[np.abs(along) < 1e-6]
+    factor = get_physical_units().DefaultToTHz
+    matrices = constants.phonon.run_qpoints(points, with_dynamical_matrices=True)
+    matrices = np.array(matrices.dynamical_matrices)
+    wanted = []
+    for polarisation in (along, axis, np.cross(along, axis)):
+        values = (polarisation @ matrices @ polarisation).real
+        wanted.append(factor * np.sqrt(np.maximum(values, 0)))
+    drawn, in_order = found.bands.frequencies_THz[segment], found.raw.bands.frequencies[segment]
+    assert np.abs(drawn - in_order).max() > 0.05  # they do cross
+    for branch in drawn.T:
+        assert min(np.abs(branch - line).max() for line in wanted) < 2e-3
+    np.testing.assert_allclose(np.sort(drawn), in_order)
 
 
 def test_path_is_that_of_the_cell_as_given(copper):

@@ -16,7 +16,7 @@ from scipy.optimize import root
 from nemp_sim.errors import EvaluationError, InputError
 from nemp_sim.plots import save_figure
 from nemp_sim.reactions.ends import check_ends, first_path
-from nemp_sim.reactions.neb import BandSettings, energy_spread, remarks, run_neb
+from nemp_sim.reactions.neb import BandSettings, remarks, run_neb
 from nemp_sim.reactions.plots import neb_profile
 from nemp_sim.relax import relax
 from nemp_sim.surfaces.adsorbates import place
@@ -152,14 +152,6 @@ def test_restart_goes_on_where_the_band_was(ends):
     assert again.barrier_forward_eV == pytest.approx(fresh.barrier_forward_eV, abs=1e-3)
     with pytest.raises(InputError, match="path: image 1 holds Pd12"):
         run_neb(EMTEngine(), *ends, settings, path=[path[0][:12]])
-
-
-def test_spread_of_the_energies_is_relative_to_the_first_image(random_potential, ends):
-    potential = random_potential("smooth", n_members=6)
-    spread = energy_spread(potential, ends)
-    members = potential.evaluate(list(ends)).energy_members
-    assert spread[0] == 0 and spread[1] == pytest.approx(np.std(members[1] - members[0]))
-    assert energy_spread(EMTEngine(), ends) is None
 
 
 def test_a_path_without_saddle_is_named():

@@ -8,10 +8,13 @@ from nemp_sim.errors import InputError
 from nemp_sim.reactions.instanton import Instanton
 from nemp_sim.reactions.kinetics import rates
 from nemp_sim.reactions.neb import BandSettings, run_neb
+from nemp_sim.reactions.neb_report import with_reaction
+from nemp_sim.reactions.path_std import path_std
 from nemp_sim.reactions.plots import arrhenius_figure
 from nemp_sim.reactions.reaction import analyse, deuterated
 from nemp_sim.reactions.reaction_report import data, rate_table, sections, sentences
 from nemp_sim.relax import relax
+from nemp_sim.report import Report
 from nemp_sim.surfaces.adsorbates import place
 from nemp_sim.surfaces.slabs import fcc_slab
 from nemp_sim.vibrations import vibrations
@@ -38,12 +41,27 @@ def found(band):
 def test_the_chain_from_band_to_rate(found, band):
     assert found.problems == () and found.proof.holds
     assert found.barriers_eV[0] == pytest.approx(band.barrier_forward_eV, abs=2e-3)
-    assert found.std_eV is None  # EMT has no ensemble
+    assert found.std is None  # EMT has no ensemble
     assert [modes.n_imaginary for modes in found.modes] == [0, 1, 0]
     again = rates(*found.modes, found.energies_eV, TEMPERATURES)
     for name, series in found.rates.rate_per_s.items():
         np.testing.assert_allclose(series, again.rate_per_s[name])
     assert found.rates.barrier_eV == pytest.approx(found.barriers_eV[0])
+
+
+def test_a_rate_is_known_within_a_factor_by_the_std_of_its_barrier(found):
+    stds = path_std(np.array([[0.0, 0.0], [0.13, 0.09], [0.01, 0.03]]), top=1)
+    assert stds.forward_eV == pytest.approx(0.02)
+    known = replace(found, std=stds)
+    factor = np.exp(0.02 / (8.617333e-5 * 300))
+    report = with_reaction(Report("t", "v", ()), known, max_std_eV=0.2)
+    forward = known.barriers_eV[0]
+    assert f"Barrier {forward:.3f} ± 0.020 eV forward" in report.verdict
+    assert f"within a factor of {factor:.1f} by the ± of the barrier" in report.verdict
+    assert f"| {factor:.1f} |" in report.sections["Rate constants, 1/s"]
+    values = {q.key: q.value for q in report.quantities}
+    assert values["saddle_barrier_forward_std_eV"] == stds.forward_eV
+    assert "within a factor" not in with_reaction(Report("t", "v", ()), found, 0.2).verdict
 
 
 def test_deuterium_has_its_own_modes_from_the_same_hessian(found):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from ase.calculators.singlepoint import SinglePointCalculator
@@ -7,10 +9,12 @@ from nemp_sim.errors import InputError
 from nemp_sim.statistics import combination_std
 from nemp_sim.surfaces.adsorbates import place
 from nemp_sim.surfaces.adsorption import Candidate, candidates, merged, outcome
+from nemp_sim.surfaces.energies import Energies
 from nemp_sim.surfaces.plots import energy_levels, site_map
-from nemp_sim.surfaces.report import Energies, adsorption_report
+from nemp_sim.surfaces.report import adsorption_report
 from nemp_sim.surfaces.sites import all_sites
 from nemp_sim.surfaces.slabs import fcc_slab
+from nemp_sim.vibrations import Vibrations
 
 
 def with_energy(atoms, energy=-1.0):
@@ -118,10 +122,100 @@ def test_shared_errors_cancel_in_differences():
     assert combination_std(members, [1, 1]) > 1.5
 
 
+def test_the_difference_of_two_sites_has_its_own_smaller_std(slab):
+    """Members of E_ads of which nearly all is shared: the ± of a difference is what is not."""
+    rng = np.random.default_rng(1)
+    shared, own = 0.2 * rng.normal(size=64), 0.01 * rng.normal(size=(2, 64))
+    members = -1.9 + shared + own
+    low, high = (Energies(e, m, None, None) for e, m in zip((-1.9, -1.88), members, strict=True))
+    apart, std = high.above(low)
+    assert apart == pytest.approx(0.02) and std == pytest.approx(np.std(own[1] - own[0]))
+    assert low.std_eV == pytest.approx(np.std(members[0])) and std < 0.1 * low.std_eV
+    assert low.above(low) == (0.0, 0.0)
+    assert high.above(Energies(-2.0, None, None, None))[1] is None
+    hcp = replace(fate(slab, "H", lift(0.0)), site="hcp")
+    found = [(hcp, low), (fate(slab, "H", lift(0.0)), high)]
+    report = adsorption_report("H", slab, found, 1.0, [])
+    assert f"H: hcp, -1.900 ± {low.std_eV:.3f} eV, fcc 0.020 ± {std:.3f} eV above it" in (
+        report.verdict
+    )
+    row = report.sections["Structures"].splitlines()[3]
+    assert f"| -1.880 | {high.std_eV:.3f} | 0.020 | {std:.3f} |" in row
+    assert "ZPE" not in report.sections["Structures"]
+    values = report.data["minima"][1]
+    assert values["above_lowest_eV"] == apart and values["above_lowest_std_eV"] == std
+    assert values["std_eV"] == high.std_eV and values["adsorption_zpe_eV"] is None
+
+
+def modes_of(slab, energies_eV):
+    """Vibrations with given energies, negative: imaginary."""
+    energies = np.array(energies_eV)
+    atoms = place(slab, "H", "fcc")
+    shapes = np.zeros((len(energies), 13, 3))
+    shapes[:, -1, 2] = 1.0
+    return Vibrations(atoms, np.array([12]), None, 0.0, energies, shapes, 0, "nothing", "analytic")
+
+
+def test_zero_point_energies_are_added_and_their_conditions_told(slab):
+    gas = {"H2": modes_of(slab, [0.5])}
+    low = Energies(-0.5, None, 0.06, modes_of(slab, [0.1, 0.1, 0.1]))
+    high = Energies(-0.49, None, 0.03, modes_of(slab, [-0.05, 0.1, 0.1]))
+    hcp = replace(fate(slab, "H", lift(0.0)), site="hcp")
+    found = [(fate(slab, "H", lift(0.0)), low), (hcp, high)]
+    report = adsorption_report("H", slab, found, 1.0, [], gas)
+    assert "fcc, -0.500 eV (-0.440 with zero-point energies)." in report.verdict  # hcp: a saddle
+    assert "| +0.030 | -0.460 |" in report.sections["Structures"]
+    told = "\n".join(report.notes)
+    assert "harmonic, analytic second derivatives; 1 of 13 atoms (H) vibrates, the others" in told
+    assert "H2 in the gas phase: 4033 cm⁻¹, zero-point energy 0.2500 eV" in told
+    assert "With zero-point energies H is lowest at hcp." in told
+    assert report.data["gas"]["H2"]["zero_point_eV"] == 0.25
+    assert report.data["minima"][0]["adsorption_zpe_eV"] == pytest.approx(-0.44)
+    assert "Vibrations of H2 in the gas phase" in report.sections
+    axes = energy_levels(found, "H").axes[0]
+    styles = [line.get_linestyle() for line in axes.lines if len(line.get_xdata())][:2]
+    assert styles == ["-", "--"]
+    legend = [text.get_text() for text in energy_levels(found, "H").legends[0].get_texts()]
+    assert legend == ["adsorbed", "no minimum (saddle)"]
+
+
+def test_zero_is_left_out_of_the_figure_where_it_is_far(slab):
+    far = [(fate(slab, "CO", lift(0.0)), Energies(e, None, None, None)) for e in (-1.9, -1.8)]
+    assert energy_levels(far, "CO").axes[0].get_ylim()[1] < -1.5
+    near = [(m, Energies(e.adsorption_eV + 1.8, None, None, None)) for m, e in far]
+    low, high = energy_levels(near, "CO").axes[0].get_ylim()
+    assert low < -0.1 and high > 0
+
+
+def test_every_mark_lies_among_all_of_its_neighbours(slab):
+    """The atoms drawn nearest to a mark are as near as the nearest periodic images."""
+    for site in all_sites(slab)[::2]:
+        if site.below:
+            continue
+        start = Candidate("H", site.label, place(slab, "H", site))
+        found = [
+            (outcome(slab, start, with_energy(start.atoms), True), Energies(0, None, None, None))
+        ]
+        axes = site_map(slab, found).axes[0]
+        (mark,) = axes.texts
+        atoms = np.array([p.center for p in axes.patches if isinstance(p, Circle)])
+        drawn = np.sort(np.linalg.norm(atoms - mark.xy, axis=1))
+        images = np.array([i * slab.cell[0] + j * slab.cell[1] for i, j in np.ndindex(7, 7)])
+        images -= 3 * (slab.cell[0] + slab.cell[1])
+        every = (slab.positions[:, None] + images - start.atoms.positions[-1])[..., :2]
+        wanted = np.sort(np.linalg.norm(every, axis=-1).ravel())
+        near = wanted < 1.9  # farther ones may lie outside of what is drawn
+        assert near.sum() >= 3
+        np.testing.assert_allclose(drawn[: near.sum()], wanted[near], atol=1e-6)
+
+
 def test_report_names_what_is_not_to_be_trusted(slab):
     good = fate(slab, "H", lift(0.0))
     bad = fate(slab, "H", lift(0.5), converged=False)
-    energies = [Energies(-0.5, 0.1, None, None), Energies(-0.4, None, None, None)]
+    energies = [
+        Energies(-0.5, np.array([-0.4, -0.6]), None, None),
+        Energies(-0.4, None, None, None),
+    ]
     found = list(zip([good, bad], energies, strict=True))
     report = adsorption_report("H on Pd(111)", slab, found[:1], 0.2, [])
     assert report.data["trusted"] and "fcc, -0.500 ± 0.100 eV" in report.verdict
@@ -136,11 +230,8 @@ def test_report_names_what_is_not_to_be_trusted(slab):
     assert "eV" in axes.get_ylabel()
     surface, beside = site_map(slab, found).axes
     (mark,) = surface.texts
-    assert mark.get_text() == "1" and beside.texts[0].get_text() == "H, eV\n1  fcc  −0.50"
-    atoms = np.array([p.center for p in surface.patches if isinstance(p, Circle)])
-    to_metal = np.sort(np.linalg.norm(atoms - mark.xy, axis=1))
-    wanted = np.linalg.norm((slab.positions - good.atoms.positions[-1])[:, :2], axis=1)
-    np.testing.assert_allclose(to_metal, np.sort(wanted), atol=1e-6)
+    assert mark.get_text() == "1"
+    assert beside.texts[0].get_text() == "H, eV\n1  fcc  −0.50"
 
 
 def test_nothing_bound(slab):

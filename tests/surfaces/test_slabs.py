@@ -15,6 +15,8 @@ from nemp_sim.surfaces.slabs import (
     fcc_slab,
     freeze_lowest_layers,
     layers_from_below,
+    slab_words,
+    vacuum_words,
 )
 from tests.engines import EMTEngine, StressEMT
 
@@ -139,6 +141,19 @@ def test_layers_follow_the_normal_of_a_tilted_cell():
     slab = fcc111("Pd", (2, 2, 3), a=3.95, vacuum=8.0)
     slab.rotate(70, "x", rotate_cell=True)
     assert sorted(layers_from_below(slab)[0]) == [0, 1, 2, 3]
+
+
+def test_a_slab_in_words_for_a_methods_section():
+    slab = fcc_slab(size=(2, 2, 4), fixed_layers=2, vacuum_angstrom=7.0)
+    free = "14.0 Å of vacuum and no periodicity along the normal"
+    assert slab_words(slab) == f"4 layers, the lowest 2 held (8 of 16 atoms), {free}"
+    slab.pbc = True
+    slab.positions[:, 2] += 9.0  # over the boundary
+    slab.wrap()
+    assert slab_words(slab) == "4 layers, the lowest 2 held (8 of 16 atoms), 14.0 Å of vacuum"
+    assert slab_words(fcc_slab(fixed_layers=0)).startswith("3 layers, none held, 16.0 Å")
+    assert slab_words(fcc_slab()).startswith("3 layers, the lowest held (4 of 12 atoms)")
+    assert vacuum_words(bulk("Pd")) == vacuum_words(Atoms("H")) == ""
 
 
 def test_freezing_replaces_older_constraints_of_the_copy_only():

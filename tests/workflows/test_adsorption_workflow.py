@@ -59,6 +59,11 @@ def test_energies_are_those_of_ase_one_by_one(emt, tmp_path):
             modes.append(0.5 * job.get_energies().real[rigid:].sum())
         assert energies.zero_point_eV == pytest.approx(modes[0] - modes[1] + modes[2], abs=0.02)
     report = json.loads((result.directory / "report.json").read_text())
+    assert (
+        report["gas"].keys() == {"H2", "H2O"} and len(report["gas"]["H2O"]["wavenumbers_cm1"]) == 3
+    )
+    (slab_note,) = (note for note in report["notes"] if note.startswith("Pd(111), 2 × 2 cell"))
+    assert "3 layers, the lowest held (4 of 12 atoms), 16.0 Å of vacuum" in slab_note
     assert report["minima"][0]["adsorption_eV"] == result.minima[0][1].adsorption_eV
     assert report["coverage_ML"] == 0.25
     frames = read(result.directory / "adsorption.extxyz", ":")
@@ -123,7 +128,9 @@ def test_what_is_not_bound_has_no_energy_and_is_not_judged(emt, tmp_path, monkey
     assert [len(atoms) for atoms in judged] == [12, 13]
     values = json.loads((result.directory / "report.json").read_text(encoding="utf-8"))["minima"]
     assert values[0]["adsorption_eV"] < 0 and values[1]["adsorption_eV"] is None
-    assert "| desorbed | top | — | — | — |" in (result.directory / "report.md").read_text("utf-8")
+    assert "| desorbed | top | — | — | — | — |" in (result.directory / "report.md").read_text(
+        "utf-8"
+    )
 
 
 def test_each_row_says_whether_it_is_inside_the_domain(pdh):
@@ -140,11 +147,11 @@ def test_each_row_says_whether_it_is_inside_the_domain(pdh):
         atoms.calc = SinglePointCalculator(atoms, energy=energy)
         minima.append(outcome(slab, good, atoms, True))
     gases = {"H2": molecule("H2")}
-    found = adsorption.energies(Settings(), engine, slab, gases, minima)
+    found = adsorption.energies(Settings(), engine, slab, gases, minima, {})
     assert not found[0].outside and found[1].outside
     assert list(map(str, found[1].outside)) == list(map(str, evaluated.outside[2]))
     report = adsorption_report("H", slab, list(zip(minima, found, strict=True)), 9.0, [])
-    rows = report.sections["Minima"].splitlines()[2:]
+    rows = report.sections["Structures"].splitlines()[2:]
     assert rows[0].endswith("| inside |") and "| OUTSIDE: Pd11 and H12 are 0.6 Å" in rows[1]
     assert report.data["minima"][1]["domain"].startswith("OUTSIDE")
 

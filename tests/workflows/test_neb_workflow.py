@@ -19,6 +19,7 @@ from nemp_sim.relax import relax
 from nemp_sim.surfaces.adsorbates import place
 from nemp_sim.surfaces.slabs import fcc_slab
 from nemp_sim.workflows.neb import Settings, app, matched, prepare, run
+from tests.engines import CommitteeEMT
 
 RUN = ["report.json", "report.md", "run.log", "settings.toml"]
 FILES = ["geometry.pdf", "geometry.png", "neb.extxyz", "neb.pdf", "neb.png", *RUN]
@@ -83,6 +84,29 @@ def test_default_job_writes_band_figure_and_report(emt, tmp_path):
     assert imread(result.directory / "neb.png").shape[:2] == (620, 840)
 
 
+def test_verdict_report_and_figure_hold_the_same_uncertainties(tmp_path):
+    engine = CommitteeEMT()
+    result = run(Settings(out=tmp_path, images=3, max_std=0.2), engine)
+    x = np.array([image.positions[-1, 0] for image in result.band.images])
+    way, slope = np.abs(x - x[0]), engine.slopes.std()
+    report = report_of(result.directory)
+    np.testing.assert_allclose(report["energies_std_eV"], slope * way, atol=1e-9)
+    top = report["saddle_index"]
+    stds = slope * np.array([way[top], way[-1] - way[top], way[-1]])
+    keys = ("barrier_forward", "barrier_reverse", "reaction_energy")
+    np.testing.assert_allclose([report[f"{key}_std_eV"] for key in keys], stds, atol=1e-9)
+    assert stds.max() < 1 < engine.shared.std()  # what the images share has cancelled
+    values = [report[f"{key}_eV"] for key in keys]
+    told = [f"{v:.3f} ± {s:.3f} eV" for v, s in zip(values, stds, strict=True)]
+    assert f"Barrier {told[0]} forward, {told[1]} reverse" in report["verdict"]
+    assert told[2] in report["verdict"] and "UNCERTAIN" not in report["verdict"]
+    text = (result.directory / "report.md").read_text(encoding="utf-8")
+    assert f"| … its predicted standard deviation | {stds[0]:.3f} | eV |" in text
+    strict = run(Settings(out=tmp_path, images=3, max_std=0.05), engine)
+    assert result.trusted and strict.converged and not strict.trusted
+    assert strict.report.verdict.startswith("UNCERTAIN (above 0.05 eV): Barrier")
+
+
 def test_full_job_goes_on_to_rates(emt, tmp_path):
     result = run(Settings(out=tmp_path, images=5, full=True, temperatures=(200, 300)), emt)
     assert result.trusted and result.reaction.problems == ()
@@ -118,6 +142,7 @@ def test_a_path_of_two_hops_is_taken_apart(emt, tmp_path, monkeypatch):
     result = run(Settings(*files, images=9, fmax=0.05, split=True, out=tmp_path), emt)
     steps = report_of(result.directory)["steps"]
     assert len(steps) == 2 and all(step["converged"] for step in steps)
+    assert {step["barrier_forward_std_eV"] for step in steps} == {None}  # EMT has no ensemble
     assert "2 elementary steps" in result.report.verdict
     total = sum(step["reaction_energy_eV"] for step in steps)
     assert total == pytest.approx(result.band.reaction_energy_eV, abs=2e-3)

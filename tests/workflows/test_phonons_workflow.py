@@ -75,7 +75,7 @@ def test_default_job_writes_everything(settings):
         result.spectra.max_THz, rel=0.1
     )
     text = (result.directory / "report.md").read_text(encoding="utf-8")
-    assert "translations at Γ" in text and "Frequencies in THz at Γ 0.00 0.00 0.00; X" in text
+    assert "translations at Γ" in text and "Frequencies in THz at Γ 0.00, 0.00, 0.00; X" in text
 
 
 def test_a_file_is_relaxed_first(settings, copper):

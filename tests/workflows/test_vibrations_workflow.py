@@ -30,6 +30,13 @@ def test_adsorbate_modes_are_those_of_ase(emt, tmp_path):
     assert report["vibrational_free_energy_eV"] == pytest.approx(wanted, rel=1e-3)
     assert report["vibrating"] == [12] and report["method"] == "differences"
     assert len(read(result.directory / "modes.extxyz", ":")) == 3 * 20
+    free = atoms.cell[2, 2] - np.ptp(atoms.positions[:, 2])
+    assert report["notes"][0] == (
+        f"Positions were relaxed in the given cell ({free:.1f} Å of vacuum and no periodicity "
+        "along the normal). Modes: harmonic, central differences of forces; 1 of 13 atoms (H) "
+        "vibrates, the others are held."
+    )
+    assert report["fmax_eV_per_A"] <= 1e-4
 
 
 def test_a_molecule_loses_translations_and_rotations_and_takes_isotopes(emt, tmp_path):
