@@ -16,7 +16,7 @@ from nemp_sim.console import Command
 
 WORKFLOWS = (
     *("evaluate", "relax", "adsorption", "neb", "vibrations", "diffusion"),
-    *("phonons", "pimd", "umbrella", "label"),
+    *("md", "phonons", "pimd", "umbrella", "label"),
 )
 CHECKED_AT_ONCE = 64  # structures of ``nemp check`` between two lines that are printed
 

@@ -18,7 +18,6 @@ from ase.units import kB
 from nemp_sim.command import workflow_app
 from nemp_sim.config import require, require_plain_name
 from nemp_sim.console import Show, logged
-from nemp_sim.files import read_structure, write_structures
 from nemp_sim.ipi.client import BeadEngine
 from nemp_sim.locks import alone, clear
 from nemp_sim.pathintegral.averages import (
@@ -41,15 +40,13 @@ from nemp_sim.pathintegral.processes import Helper
 from nemp_sim.pathintegral.report import Findings, IsotopeChange, pimd_report, write_findings
 from nemp_sim.pathintegral.run import load_clients, simulate
 from nemp_sim.pathintegral.structure import Structure, structure_averages
-from nemp_sim.relax import relax
 from nemp_sim.report import write_report
+from nemp_sim.starts import start_structure
 from nemp_sim.structures import with_mass
 from nemp_sim.systems import choose_potential, read_system, systems_of
 from nemp_sim.workflow import WorkflowResult, ended
 
 BUILT_IN = systems_of("slab", "molecule", "liquid")  # crystals are cells of too few atoms
-START_FMAX = 0.1  # eV/Å, and at most so many steps: a start for dynamics, no minimum
-START_STEPS = 40
 
 
 @dataclass(frozen=True)
@@ -236,7 +233,8 @@ def run(settings: Settings, engine: BeadEngine | None = None, show: Show | None 
         engine, helpers = load_clients(name, settings.device, settings.dtype, head, policy)
     if settings.fresh:
         clear(settings.directory)
-    atoms, notes = _start_structure(settings, engine)
+    kept, built_in = settings.directory / "start.extxyz", settings.system in BUILT_IN
+    atoms, notes = start_structure(kept, engine, _built(settings), built_in)
     first = (settings.isotope or (None,))[0]
     atoms = atoms if first is None else with_mass(atoms, "H", ISOTOPES[first])
 
@@ -332,24 +330,13 @@ def _isotope_change(
     return IsotopeChange((names[0], names[1]), masses, tuple(kinetic), change, float(classical))
 
 
-def _start_structure(settings: Settings, engine: BeadEngine) -> tuple[Atoms, list[str]]:
-    """The structure that the simulations start from; the same again where they go on."""
-    path = settings.directory / "start.extxyz"
+def _built(settings: Settings) -> Atoms:
+    """The structure as it is built or read, with its lowest layers held."""
     built_in = BUILT_IN.get(settings.system)
-    if path.is_file() and built_in:
-        return read_structure(path, "start"), ["The start is that of the earlier run here."]
     held = settings.fixed_layers
     if held is None:
         held = 1 if built_in and built_in.kind == "slab" else 0
-    atoms = read_system(settings.system, BUILT_IN, fixed_layers=held)
-    notes = ["The start is the structure of the file."]
-    if built_in:
-        relaxed = relax(engine, [atoms], START_FMAX, START_STEPS)
-        atoms = relaxed.structures[0]
-        atoms.calc, atoms.info = None, {}
-        notes = [f"Built-in structure, relaxed to forces of {relaxed.fmax_eV_per_A:.2f} eV/Å."]
-    write_structures(path, atoms)
-    return (read_structure(path, "start") if built_in else atoms), notes  # the same when it goes on
+    return read_system(settings.system, BUILT_IN, fixed_layers=held)
 
 
 app = workflow_app(Settings, run, goes_on=True)
