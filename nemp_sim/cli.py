@@ -359,12 +359,15 @@ def export_lammps(
     device: Annotated[str, typer.Option(help="Where the ranks evaluate: auto, cpu …")] = "auto",
     dtype: Annotated[str | None, typer.Option(help="float32 or float64.")] = None,
     head: Annotated[str | None, typer.Option(help="Read-out (level of theory).")] = None,
+    memory_gb: Annotated[
+        float | None, typer.Option(help="What one rank may take, GB; default: what is free.")
+    ] = None,
 ) -> None:
     """Write a potential for LAMMPS (pair_style mliap unified) and print the input lines."""
     from nemp_sim.lammps import export_lammps, input_lines
 
     file = output or Path(potential).with_suffix(".mliap").name
-    model = export_lammps(potential, file, device, dtype, head)
+    model = export_lammps(potential, file, device, dtype, head, memory_gb)
     print(f"written: {file}\n")
     print(input_lines(model, file))
 
