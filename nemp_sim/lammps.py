@@ -27,7 +27,7 @@ from nemp_sim.config import require
 from nemp_sim.derivatives import pair_gradients
 from nemp_sim.errors import EvaluationError, InputError
 from nemp_sim.files import private_directory, replacing
-from nemp_sim.lammps_graph import Pairs, rank_graph, reach_of_ghosts
+from nemp_sim.lammps_graph import Pairs, rank_graph
 from nemp_sim.memory import bytes_per_edge, free_memory
 from nemp_sim.potential import MEMORY_SHARE, Potential
 
@@ -113,27 +113,24 @@ class LammpsModel:
     def _in_parts(self, data: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401
         """Energies (n,) of the owned atoms and ∂E/∂r_ij (E, 3), by parts that fit the memory.
 
-        A part is some consecutive atoms, which LAMMPS keeps near one another, and all that their
-        energies depend on; what does not fit is halved.
+        A part is atoms near one another and all that their energies depend on; what does not fit
+        is halved.
         """
-        species, pairs = self._species_of(data), self._pairs(data)
+        cut = Pairs(self._species_of(data), *self._pairs(data))
         if not self._checked:
-            self._warn_of_a_thin_shell(data.nlocal, len(species), *pairs)
-        cut = Pairs(species, *pairs)
-        most = self._most_edges()
-        energies = torch.zeros(data.nlocal, dtype=torch.float64, device=species.device)
-        forces = torch.zeros(data.npairs, 3, dtype=torch.float64, device=species.device)
-        todo = [(0, data.nlocal)]
+            self._warn_of_a_thin_shell(cut.reach_of_ghosts(data.nlocal))
+        most, device = self._most_edges(), self.potential.device
+        energies = torch.zeros(data.nlocal, dtype=torch.float64, device=device)
+        forces = torch.zeros(data.npairs, 3, dtype=torch.float64, device=device)
+        todo = [torch.arange(data.nlocal, device=device)]
         while todo:
-            start, stop = todo.pop()
-            owned = torch.arange(start, stop, device=species.device)
+            owned = todo.pop()
             part = cut.part(owned, self.n_steps)
-            if len(part.edges) > most and stop - start > 1:
-                middle = (start + stop) // 2
-                todo += [(middle, stop), (start, middle)]
+            if len(part.edges) > most and len(owned) > 1:
+                todo += cut.halves(owned)
                 continue
-            energies[start:stop], gradients = pair_gradients(
-                self.potential.model, part.graph, stop - start
+            energies[owned], gradients = pair_gradients(
+                self.potential.model, part.graph, len(owned)
             )
             forces[part.edges] += gradients
         return energies, forces
@@ -176,17 +173,14 @@ class LammpsModel:
                 f"{'GPU' if on_gpu else 'CPU'}. Export with --device {'cuda' if on_gpu else 'cpu'}."
             )
 
-    def _warn_of_a_thin_shell(
-        self, n_owned: int, n_atoms: int, centre: Tensor, neighbour: Tensor, vectors: Tensor
-    ) -> None:
+    def _warn_of_a_thin_shell(self, reach_angstrom: float) -> None:
         """Say once that the input lacks ``comm_modify``, of which LAMMPS tells nothing itself."""
         self._checked = True
-        reach = reach_of_ghosts(n_owned, n_atoms, centre, neighbour, vectors)
         cutoff = self.potential.cutoff_angstrom
-        if 0 < reach < self.n_steps * cutoff:
+        if 0 < reach_angstrom < self.n_steps * cutoff:
             warnings.warn(
-                f"the ghosts reach {reach:.1f} Å beyond the atoms of a rank, but must reach "
-                f"{self.n_steps + 1} cutoffs of {cutoff:g} Å: energies are wrong unless the "
+                f"the ghosts reach {reach_angstrom:.1f} Å beyond the atoms of a rank, but must "
+                f"reach {self.n_steps + 1} cutoffs of {cutoff:g} Å: energies are wrong unless the "
                 f"structure ends there. Put 'comm_modify cutoff {self.shell_angstrom:.1f}' into "
                 "the input.",
                 stacklevel=2,
@@ -230,7 +224,7 @@ def export_lammps(
         output: the file to write.
         device: where LAMMPS' ranks evaluate: "auto" (a GPU where there is one), "cpu", "cuda" …
         dtype: "float32" or "float64"; None takes that of the file.
-        head: read-out (level of theory); None: the first one.
+        head: read-out (level of theory); None: the only one.
         memory_gb: what one rank may take, GB, without Kokkos: atoms that need more are evaluated
             part by part. None: a share of what is free, which suits one rank on a device.
 

@@ -57,31 +57,6 @@ def _exchanged(exchange: Any, values: Tensor) -> Tensor:  # noqa: ANN401 (a func
     return result
 
 
-def reach_of_ghosts(
-    n_owned: int, n_atoms: int, centre: Tensor, neighbour: Tensor, vectors: Tensor
-) -> float:
-    """How far the ghosts reach beyond the owned atoms along some axis, Å; 0 without ghosts.
-
-    LAMMPS hands over no positions: those of the atoms that pairs connect with the first one follow
-    from r_ij.
-    """
-    if n_owned in (0, n_atoms) or not len(centre):
-        return 0.0
-    positions = vectors.new_zeros(n_atoms, 3)
-    known = torch.zeros(n_atoms, dtype=torch.bool, device=centre.device)
-    known[0] = True
-    while True:
-        edge = (known[centre] & ~known[neighbour]).nonzero()[:, 0]
-        if not len(edge):
-            break
-        positions[neighbour[edge]] = positions[centre[edge]] + vectors[edge]
-        known[neighbour[edge]] = True
-    owned, every = positions[:n_owned][known[:n_owned]], positions[known]
-    below = owned.amin(0) - every.amin(0)
-    above = every.amax(0) - owned.amax(0)
-    return float(torch.maximum(below, above).max())
-
-
 def rank_graph(
     species: Tensor,
     centre: Tensor,
@@ -140,6 +115,16 @@ class Pairs:
         self._first = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         self._species, self._neighbour, self._vectors = species, neighbour, vectors
         self._place = torch.full_like(species, -1)
+        self._positions: Tensor | None = None
+
+    def halves(self, atoms: Tensor) -> tuple[Tensor, Tensor]:
+        """Atoms in two halves, cut normal to the axis along which they are widest."""
+        if self._positions is None:
+            self._positions, _ = self.places()
+        mine = self._positions[atoms]
+        order = mine[:, int((mine.amax(0) - mine.amin(0)).argmax())].argsort(stable=True)
+        middle = len(atoms) // 2
+        return atoms[order[:middle]].sort().values, atoms[order[middle:]].sort().values
 
     def part(self, owned: Tensor, n_steps: int) -> Part:
         """Atoms ``owned`` and those up to ``n_steps`` hops away with all their pairs.
@@ -167,6 +152,36 @@ class Pairs:
         )
         self._place[present] = -1
         return Part(graph, edges)
+
+    def places(self) -> tuple[Tensor, Tensor]:
+        """Positions (N, 3), Å, of the atoms that pairs connect with the first one, and which.
+
+        LAMMPS hands over no positions: they follow from r_ij, the first atom at the origin.
+        """
+        positions = self._vectors.new_zeros(len(self._species), 3)
+        known = torch.zeros(len(self._species), dtype=torch.bool, device=positions.device)
+        newest = torch.arange(min(1, len(known)), device=positions.device)
+        known[newest] = True
+        while len(newest):
+            edges = self._edges_of(newest)
+            centres = newest.repeat_interleave(self._first[newest + 1] - self._first[newest])
+            new = ~known[self._neighbour[edges]]
+            edges, centres = edges[new], centres[new]
+            ends = self._neighbour[edges]
+            positions[ends] = positions[centres] + self._vectors[edges]
+            known[ends] = True
+            newest = ends.unique()
+        return positions, known
+
+    def reach_of_ghosts(self, n_owned: int) -> float:
+        """How far the ghosts reach beyond the owned atoms along some axis, Å; 0 without ghosts."""
+        if n_owned in (0, len(self._species)) or not len(self._neighbour):
+            return 0.0
+        positions, known = self.places()
+        owned, every = positions[:n_owned][known[:n_owned]], positions[known]
+        below = owned.amin(0) - every.amin(0)
+        above = every.amax(0) - owned.amax(0)
+        return float(torch.maximum(below, above).max())
 
     def _edges_of(self, atoms: Tensor) -> Tensor:
         """Numbers of all pairs whose centres these are, in their order."""

@@ -29,7 +29,7 @@ class System:
         build: makes it, near its minimum; nothing is held.
         kind: "crystal" (a few atoms, repeated), "slab", "molecule" or "liquid".
         potential: name of the shipped potential for it; None: none is shipped.
-        head: read-out of that potential; None: the first.
+        head: read-out of that potential; None: the only one.
         relax: what a search for the minimum may move: "positions", or "auto" for the cell of
             crystals too.
     """

@@ -53,7 +53,7 @@ class Settings:
         zpe: zero-point energies of the adsorbates and gas molecules as well.
         max_std: largest predicted standard deviation of an adsorption energy that is accepted, eV.
         potential: path or name of a potential.
-        head: read-out of the potential; None: the first.
+        head: read-out of the potential; None: the only one.
         device: "auto", "cpu", "cuda" or "cuda:1".
         dtype: "float32" or "float64".
         on_extrapolation: outside the domain of the potential: "warn", "raise" or "ignore".

@@ -27,12 +27,12 @@ from nemp_sim.plots import save_figure
 from nemp_sim.relax import Engine
 from nemp_sim.report import write_report
 from nemp_sim.starts import start_structure
-from nemp_sim.systems import SYSTEMS, choose_potential, read_system
-from nemp_sim.workflow import WorkflowResult, ended, engine_of
+from nemp_sim.systems import SYSTEMS, read_system
+from nemp_sim.workflow import WithSystem, WorkflowResult, ended, engine_of
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(WithSystem):
     """Everything that fixes a run.
 
     Attributes:
@@ -58,7 +58,7 @@ class Settings:
         seed: seed of the random numbers.
         fresh: discard an older run in the same directory.
         potential: path or name of a potential; None: that of the built-in structure.
-        head: read-out of the potential; None: that of the built-in structure, or the first.
+        head: read-out of the potential; None: that of the built-in structure, or the only one.
         device: "auto", "cpu", "cuda" or "cuda:1".
         dtype: "float32" or "float64"; None: that of the potential.
         on_extrapolation: outside the domain of the potential: "warn", "raise" or "ignore".
@@ -114,14 +114,6 @@ class Settings:
         require_plain_name(self.name)
         self.dynamics()
         self.potential_and_head()
-
-    def potential_and_head(self) -> tuple[str, str | None]:
-        """Those that are given, or those of the built-in structure.
-
-        Raises:
-            InputError: neither.
-        """
-        return choose_potential(self.structure, self.potential, self.head, argument="structure")
 
     def dynamics(self) -> Dynamics:
         """What the integrator needs.

@@ -49,7 +49,7 @@ class Settings:
             Pd(111).
         final: file of the final state, where ``initial`` is given.
         potential: path or name of a potential.
-        head: read-out of the potential; None: the first.
+        head: read-out of the potential; None: the only one.
         images: moving images between the ends.
         fmax: largest force on an atom at convergence, of the ends and of the band, eV/Å.
         steps: most optimiser steps, of the ends and of the band each.

@@ -43,21 +43,21 @@ from nemp_sim.pathintegral.structure import Structure, structure_averages
 from nemp_sim.report import write_report
 from nemp_sim.starts import start_structure
 from nemp_sim.structures import with_mass
-from nemp_sim.systems import choose_potential, read_system, systems_of
-from nemp_sim.workflow import WorkflowResult, ended
+from nemp_sim.systems import read_system, systems_of
+from nemp_sim.workflow import WithSystem, WorkflowResult, ended
 
 BUILT_IN = systems_of("slab", "molecule", "liquid")  # crystals are cells of too few atoms
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(WithSystem):
     """Everything that fixes a run.
 
     Attributes:
         system: h-pd111, co-pd111, methanol or H2O (gas), water (64 molecules), or a file (its last
             frame).
         potential: path or name of a potential; None: that of the built-in system.
-        head: read-out of the potential; None: the first.
+        head: read-out of the potential; None: that of the built-in system, or the only one.
         beads: numbers of beads; 1 is classical dynamics.
         temperature: temperature, K.
         steps: time steps of each run, equilibration included.
@@ -93,6 +93,8 @@ class Settings:
         name: the results go to ``out``/pimd-``name``; None: made from the system.
     """
 
+    system_field = "system"
+    built_in = BUILT_IN
     system: str = "h-pd111"
     potential: str | None = None
     head: str | None = None
@@ -148,14 +150,6 @@ class Settings:
         for beads in self.beads:
             self.dynamics(beads)
         self.potential_and_head()
-
-    def potential_and_head(self) -> tuple[str, str | None]:
-        """Those that are given, or those of the built-in system.
-
-        Raises:
-            InputError: neither.
-        """
-        return choose_potential(self.system, self.potential, self.head, BUILT_IN)
 
     def dynamics(self, beads: int) -> Dynamics:
         """The part that concerns i-PI.

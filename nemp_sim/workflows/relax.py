@@ -23,12 +23,12 @@ from nemp_sim.plots import BLUE, FONT_POINTS, GREY, new_figure, save_figure
 from nemp_sim.relax import OPTIMIZERS, KeptStep, Step, largest_force, relax
 from nemp_sim.report import Quantity, Report, write_report
 from nemp_sim.surfaces.slabs import freeze_lowest_layers
-from nemp_sim.systems import SYSTEMS, choose_potential, read_system
-from nemp_sim.workflow import WorkflowResult, ended, engine_of
+from nemp_sim.systems import SYSTEMS, read_system
+from nemp_sim.workflow import WithSystem, WorkflowResult, ended, engine_of
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(WithSystem):
     """Everything that fixes a run.
 
     Attributes:
@@ -40,7 +40,7 @@ class Settings:
         optimizer: "lbfgs" or "fire", without ``cell``.
         fixed_layers: lowest layers held where a structure holds no constraints.
         potential: path or name of a potential; None: that of the built-in structure.
-        head: read-out of the potential; None: that of the built-in structure, or the first.
+        head: read-out of the potential; None: that of the built-in structure, or the only one.
         device: "auto", "cpu", "cuda" or "cuda:1".
         dtype: "float32" or "float64"; None: that of the potential.
         on_extrapolation: outside the domain of the potential: "warn", "raise" or "ignore".
@@ -48,6 +48,7 @@ class Settings:
         name: the results go to ``out``/relax-``name``; None: made from the structures.
     """
 
+    system_field = "structures"
     structures: str = "h-pd111"
     cell: bool = False
     fmax: float = 0.01
@@ -75,14 +76,6 @@ class Settings:
         require(self.fixed_layers >= 0, "fixed_layers", self.fixed_layers, "0 or more")
         require_plain_name(self.name)
         self.potential_and_head()
-
-    def potential_and_head(self) -> tuple[str, str | None]:
-        """Those that are given, or those of the built-in structure.
-
-        Raises:
-            InputError: neither.
-        """
-        return choose_potential(self.structures, self.potential, self.head, argument="structures")
 
     def plan(self) -> str:
         """What a run would do, in words."""
