@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -86,4 +87,5 @@ class SavedState:
             "arrays": [*state.arrays],
         }
         with replacing(self.path) as temporary, temporary.open("wb") as handle:
-            np.savez(handle, about=json.dumps(about), **state.arrays)
+            arrays: dict[str, Any] = state.arrays
+            np.savez(handle, about=json.dumps(about), **arrays)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -39,7 +40,9 @@ class Series:
         """Some replicas alone, from a time on."""
         late = self.time_ps > after_ps
         kept = {k: v for k, v in vars(self).items() if k != "time_ps"}
-        cut = {k: None if v is None else v[late][:, list(replicas)] for k, v in kept.items()}
+        cut: dict[str, Any] = {
+            k: None if v is None else v[late][:, list(replicas)] for k, v in kept.items()
+        }
         return Series(self.time_ps[late], **cut)
 
 
@@ -77,7 +80,7 @@ def read_log(directory: Path) -> Series:
     table = np.genfromtxt(directory / LOG, delimiter=",", names=True, dtype=float)
     replicas = int(table["replica"].max()) + 1
 
-    def column(name: str) -> np.ndarray | None:
+    def column(name: str) -> Any:  # noqa: ANN401 (an array, or None where it is not known)
         known = name in (table.dtype.names or ())
         return table[name].reshape(-1, replicas) if known else None
 
@@ -130,7 +133,8 @@ def frames_of(paths: Sequence[Path], after_ps: float) -> tuple[np.ndarray, np.nd
 
     The cells are those of the first: replicas share theirs, and ``npt`` has one.
     """
-    places, cells = [], []
+    places: list[list[np.ndarray]] = []
+    cells: list[np.ndarray] = []
     for path in paths:
         kept = [a for a in each_structure(path, "trajectory") if a.info["time_ps"] > after_ps]
         places.append([a.positions for a in kept])

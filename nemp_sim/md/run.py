@@ -130,7 +130,7 @@ def simulate(
         atoms.get_forces()
     else:
         _take_up(state, atoms, calculator)
-        sizes, begun = state.arrays["sizes"], state.step
+        sizes, begun = state.arrays["sizes"].tolist(), state.step
     _refuse_shorter(begun, n_steps, dynamics, directory)
     integrator = integrator_of(atoms, dynamics, rng)
     if state is not None:
@@ -213,15 +213,17 @@ def first_momenta(start: Atoms, dynamics: Dynamics, rng: np.random.Generator) ->
     """(R·N, 3) momenta in ASE's units; of free structures in ``nve``, without a drift.
 
     Raises:
-        InputError: "file" without momenta in the structure.
+        InputError: "file" without momenta in the structure, or for several replicas of ``nve``.
     """
-    given = start.has("momenta")
-    if dynamics.velocities == "file" and not given:
-        raise InputError("velocities is 'file', but the structure has no momenta. Use maxwell.")
-    count = len(dynamics.temperatures_K)
+    given, count = start.has("momenta"), len(dynamics.temperatures_K)
+    copies = dynamics.ensemble == "nve" and count > 1
+    if dynamics.velocities == "file":
+        wanted = "maxwell in nve: the replicas would all be one"
+        wanted = wanted if given else "maxwell: the structure has no momenta"
+        require(given and not copies, "velocities", "file", wanted)
     if dynamics.velocities == "zero":
         return np.zeros((count * len(start), 3))
-    if dynamics.velocities == "file" or (dynamics.velocities == "auto" and given):
+    if dynamics.velocities == "file" or (dynamics.velocities == "auto" and given and not copies):
         return np.concatenate([start.get_momenta()] * count)
     momenta = []
     for temperature in dynamics.temperatures_K:
@@ -242,7 +244,9 @@ def degrees_of_freedom(start: Atoms, dynamics: Dynamics, joined: Atoms) -> int:
     return max(free - 3 * bool(kept), 1)
 
 
-def integrator_of(atoms: Atoms, dynamics: Dynamics, rng: np.random.Generator) -> MolecularDynamics:
+def integrator_of(
+    atoms: Atoms, dynamics: Dynamics, rng: np.random.Generator
+) -> VelocityVerlet | Langevin | LangevinBAOAB:
     """ASE's integrator of the ensemble, for the joined structure."""
     step, friction = dynamics.timestep_fs * units.fs, dynamics.friction_per_ps / PS
     if dynamics.ensemble == "nve":

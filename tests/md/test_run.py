@@ -260,7 +260,7 @@ def test_a_longer_run_begins_as_the_shorter_one(tmp_path):
         ({"timestep_fs": -1.0}, copper, EMTEngine, "timestep is -1.0"),
         ({"friction_per_ps": 0.0}, copper, EMTEngine, "friction is 0.0"),
         ({"temperatures_K": (-3.0,)}, copper, EMTEngine, "temperature is -3.0"),
-        ({"velocities": "file"}, copper, EMTEngine, "has no momenta"),
+        ({"velocities": "file"}, copper, EMTEngine, "the structure has no momenta"),
         ({"ensemble": "npt"}, copper, EMTEngine, "EMTEngine records no error of stresses"),
         ({"ensemble": "npt"}, slab, StressEMT, "has a surface or held atoms"),
         ({"ensemble": "npt", "temperatures_K": (1.0, 2.0)}, copper, StressEMT, "replicas is 2"),
