@@ -372,5 +372,29 @@ def export_lammps(
     print(input_lines(model, file))
 
 
+@app.command("export-metatomic", cls=Command, rich_help_panel="Potentials")
+def export_metatomic(
+    potential: Annotated[str, typer.Argument(help="A path, or the name of a potential.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Default: <name>-metatomic.pt.")
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32 or float64.")] = None,
+    head: Annotated[str | None, typer.Option(help="Read-out (level of theory).")] = None,
+) -> None:
+    """Write a potential as the file that metatomic's engines load (extra: metatomic)."""
+    from nemp_sim.checkpoint import load_potential
+    from nemp_sim.errors import InputError
+
+    engine = load_potential(potential, "cpu", dtype, head)
+    try:
+        from nemp_sim.metatomic import export_metatomic
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"{error.name} is not installed. Install it: pip install 'nemp_sim[metatomic]'."
+        ) from None
+    file = output or Path(f"{Path(potential).stem}-metatomic.pt")
+    print(f"written: {export_metatomic(engine, file)}")
+
+
 if __name__ == "__main__":
     app()
