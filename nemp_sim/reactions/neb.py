@@ -304,15 +304,31 @@ def _result(neb: BatchedNEB, converged: bool, model_calls: int) -> NEBResult:
     )
 
 
-def energy_spread(engine: Engine, images: Sequence[Atoms]) -> np.ndarray | None:
-    """Standard deviation (n,) of the energy of each image above the first one, eV.
+@dataclass(frozen=True)
+class Spread:
+    """Predicted standard deviations of a band; what all images share cancels.
 
-    None where the engine has no ensemble read-out.
+    Attributes:
+        of_images_eV: (n,) of the energy of each image above the first.
+        forward_eV: of the forward barrier.
+        reverse_eV: of the reverse barrier.
+        reaction_eV: of the reaction energy.
     """
-    members = getattr(engine.evaluate(list(images)), "energy_members", None)
+
+    of_images_eV: np.ndarray
+    forward_eV: float
+    reverse_eV: float
+    reaction_eV: float
+
+
+def energy_spread(engine: Engine, band: NEBResult) -> Spread | None:
+    """Standard deviations of a band; None where the engine has no ensemble read-out."""
+    members = getattr(engine.evaluate(list(band.images)), "energy_members", None)
     if members is None:
         return None
-    return (members - members[0]).std(axis=1)
+    of_images = (members - members[0]).std(axis=1)
+    reverse = float((members[band.saddle_index] - members[-1]).std())
+    return Spread(of_images, float(of_images[band.saddle_index]), reverse, float(of_images[-1]))
 
 
 def minima_on_the_way(energies_eV: np.ndarray) -> list[int]:

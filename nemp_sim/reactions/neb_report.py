@@ -11,7 +11,7 @@ from nemp_sim.files import write_structures
 from nemp_sim.mode_files import write_modes
 from nemp_sim.plots import remove_figure, save_figure
 from nemp_sim.reactions import reaction_report
-from nemp_sim.reactions.neb import NEBResult, remarks
+from nemp_sim.reactions.neb import NEBResult, Spread, remarks
 from nemp_sim.reactions.plots import arrhenius_figure
 from nemp_sim.reactions.reaction import NAMES, Reaction
 from nemp_sim.relax import Relaxation
@@ -19,7 +19,12 @@ from nemp_sim.report import Quantity, Report
 
 
 def band_report(
-    title: str, notes: Sequence[str], fmax_eV_per_A: float, ends: Relaxation, band: NEBResult
+    title: str,
+    notes: Sequence[str],
+    fmax_eV_per_A: float,
+    ends: Relaxation,
+    band: NEBResult,
+    spread: Spread | None = None,
 ) -> Report:
     """The report of a band, without provenance.
 
@@ -29,6 +34,7 @@ def band_report(
         fmax_eV_per_A: largest force wanted.
         ends: the relaxed ends.
         band: the band between them.
+        spread: its predicted standard deviations.
     """
     unconverged = []
     for what, part in (("ends", ends), ("band", band)):
@@ -37,9 +43,14 @@ def band_report(
                 f"the {what} after {part.optimizer_steps} steps (largest force "
                 f"{part.fmax_eV_per_A:.3f} eV/Å, wanted {fmax_eV_per_A} eV/Å)"
             )
+    forward, reverse, reaction = (
+        f"{q.value:+.3f}"[q.value >= 0 and q.key != "reaction_energy_eV" :]
+        + ("" if q.error is None else f" ± {q.error:.3f}")
+        for q in _energies(band, spread)
+    )
     verdict = (
-        f"Barrier {band.barrier_forward_eV:.3f} eV forward, {band.barrier_reverse_eV:.3f} eV "
-        f"reverse; reaction energy {band.reaction_energy_eV:+.3f} eV. Converged."
+        f"Barrier {forward} eV forward, {reverse} eV reverse; reaction energy {reaction} eV. "
+        "Converged."
     )
     if unconverged:
         verdict = (
@@ -49,7 +60,7 @@ def band_report(
     return Report(
         title=f"Nudged elastic band: {title}",
         verdict=verdict,
-        quantities=_quantities(fmax_eV_per_A, ends, band, not unconverged),
+        quantities=_quantities(fmax_eV_per_A, ends, band, not unconverged, spread),
         notes=(*notes, *([] if unconverged else remarks(band))),
         files={
             "neb.extxyz": "all images with energies (eV) and forces (eV/Å): ase gui neb.extxyz",
@@ -59,6 +70,7 @@ def band_report(
         data={
             "path_A": band.path_length_A,
             "energies_eV": band.energies_eV,
+            "energies_std_eV": None if spread is None else spread.of_images_eV,
             "energy_zero": "as the potential gives it; barriers are differences",
         },
     )
@@ -148,18 +160,32 @@ def _labelled(atoms: Atoms, name: str) -> Atoms:
     return copy
 
 
+def _energies(band: NEBResult, spread: Spread | None) -> tuple[Quantity, ...]:
+    """Both barriers and the reaction energy with their predicted standard deviations."""
+    climbing = "highest image, climbing" if band.climbing else "highest image"
+    forth, back, whole = band.barrier_forward_eV, band.barrier_reverse_eV, band.reaction_energy_eV
+    std = (None, None, None)
+    if spread is not None:
+        std = spread.forward_eV, spread.reverse_eV, spread.reaction_eV
+    label = f"Barrier, forward ({climbing})"
+    return (
+        Quantity("barrier_forward_eV", label, forth, "eV", error=std[0]),
+        Quantity("barrier_reverse_eV", "Barrier, reverse", back, "eV", error=std[1]),
+        Quantity("reaction_energy_eV", "Reaction energy", whole, "eV", error=std[2]),
+    )
+
+
 def _quantities(
-    fmax_eV_per_A: float, ends: Relaxation, band: NEBResult, converged: bool
+    fmax_eV_per_A: float,
+    ends: Relaxation,
+    band: NEBResult,
+    converged: bool,
+    spread: Spread | None,
 ) -> tuple[Quantity, ...]:
     length = float(band.path_length_A[-1])
-    climbing = "highest image, climbing" if band.climbing else "highest image"
     return (
         Quantity("converged", "Converged (ends and band)", converged),
-        Quantity(
-            "barrier_forward_eV", f"Barrier, forward ({climbing})", band.barrier_forward_eV, "eV"
-        ),
-        Quantity("barrier_reverse_eV", "Barrier, reverse", band.barrier_reverse_eV, "eV"),
-        Quantity("reaction_energy_eV", "Reaction energy", band.reaction_energy_eV, "eV"),
+        *_energies(band, spread),
         Quantity(
             "barrier_spline_eV", "Barrier, forward, of the spline", band.spline_barrier_eV, "eV"
         ),

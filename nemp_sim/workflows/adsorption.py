@@ -5,7 +5,7 @@ Without options: H on Pd(111) with pdh.pt. Another job: nemp adsorption --metal 
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,14 @@ from nemp_sim.surfaces.adsorbates import FORMS, gas_molecule
 from nemp_sim.surfaces.adsorption import Minimum, candidates, merged, outcome
 from nemp_sim.surfaces.plots import energy_levels, site_map
 from nemp_sim.surfaces.report import BOUND, Energies, adsorption_report
-from nemp_sim.surfaces.slabs import FACETS, composition_shares, equation_of_state, fcc_slab
+from nemp_sim.surfaces.slabs import (
+    FACETS,
+    composition_shares,
+    equation_of_state,
+    fcc_slab,
+    held_layers,
+    vacuum_of,
+)
 from nemp_sim.vibrations import Vibrations, vibrations
 from nemp_sim.workflow import WorkflowResult, ended, engine_of
 
@@ -169,8 +176,9 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
     every = [outcome(slab, c, atoms, fmax <= settings.fmax) for c, atoms, fmax in ends]
     minima = merged(slab, every)
     gases = dict(zip(names, references.structures[1:], strict=True))
-    found = tuple(zip(minima, energies(settings, engine, slab, gases, minima), strict=True))
-    report = adsorption_report(_title(settings), slab, found, settings.max_std, notes)
+    values, gas_modes = energies(settings, engine, slab, gases, minima)
+    found = tuple(zip(minima, values, strict=True))
+    report = adsorption_report(_title(settings), slab, found, settings.max_std, notes, gas_modes)
     bound = [slab, *(m.atoms for m in minima if m.state in BOUND)]
     report = ended(report, engine, settings, started, bound)
     write_structures(settings.directory / "adsorption.extxyz", [slab, *(m.atoms for m in minima)])
@@ -203,7 +211,7 @@ def build_slab(settings: Settings, engine: Engine) -> tuple[Atoms, list[str]]:
         seed=settings.seed,
     )
     cells = f"{settings.size[0]} × {settings.size[1]} cell, {settings.size[2]} layers"
-    held = f"{settings.fixed_layers} layers held"
+    held = f"{held_layers(settings.fixed_layers)}, {vacuum_of(slab)}"
     return slab, [f"{settings.metal}({settings.facet}), {cells}, {held}, a = {a:.4f} Å {how}."]
 
 
@@ -213,8 +221,8 @@ def energies(
     slab: Atoms,
     gases: dict[str, Atoms],
     minima: list[Minimum],
-) -> list[Energies]:
-    """Adsorption energy, uncertainty, zero-point correction and domain of each minimum."""
+) -> tuple[list[Energies], dict[str, Vibrations]]:
+    """Energies, uncertainty, zero-point correction and domain of each minimum; modes of gases."""
     names = list(gases)
     wanted: dict[str, Any] = {}
     if isinstance(engine, Potential):
@@ -224,7 +232,7 @@ def energies(
     gas_modes = {}
     if settings.zpe:
         gas_modes = {name: vibrations(engine, atoms) for name, atoms in gases.items()}
-    found = []
+    found, every = [], []
     for number, minimum in enumerate(minima):
         weights = np.zeros(len(evaluated.energy))
         weights[0], weights[1 + len(names) + number] = -1.0, 1.0
@@ -239,7 +247,31 @@ def energies(
             correction = modes.zero_point_energy_eV - of_gas
         outside = evaluated.outside[1 + len(names) + number] if wanted else None
         found.append(Energies(float(weights @ evaluated.energy), std, correction, modes, outside))
-    return found
+        every.append(weights)
+    return _above_best(minima, found, every, members), gas_modes
+
+
+def _above_best(
+    minima: list[Minimum],
+    found: list[Energies],
+    weights: list[np.ndarray],
+    members: np.ndarray | None,
+) -> list[Energies]:
+    """The energies with how far each lies above the best of its adsorbate: their own error bar."""
+    result = []
+    for minimum, energy, mine in zip(minima, found, weights, strict=True):
+        rivals = [
+            (e.adsorption_eV, k)
+            for k, (m, e) in enumerate(zip(minima, found, strict=True))
+            if m.adsorbate == minimum.adsorbate and m.state in BOUND
+        ]
+        if minimum.state in BOUND:
+            lowest, best = min(rivals)
+            std = None if members is None else combination_std(members, mine - weights[best])
+            above = energy.adsorption_eV - lowest
+            energy = replace(energy, above_best_eV=above, above_best_std_eV=std)
+        result.append(energy)
+    return result
 
 
 def _modes(settings: Settings, engine: Engine, slab: Atoms, minimum: Minimum) -> Vibrations | None:
@@ -267,4 +299,4 @@ def _title(settings: Settings) -> str:
     return f"{', '.join(settings.adsorbates)} on {surface}"
 
 
-app = workflow_app(Settings, run, sections=("Minima",))
+app = workflow_app(Settings, run, sections=("Structures",))

@@ -35,7 +35,13 @@ from nemp_sim.reactions.steps import elementary_steps
 from nemp_sim.relax import Engine, KeptStep, Relaxation, Step, relax
 from nemp_sim.report import Quantity, Report, concluded, write_report
 from nemp_sim.surfaces.adsorbates import place
-from nemp_sim.surfaces.slabs import PD_LATTICE_ANGSTROM, fcc_slab, freeze_lowest_layers
+from nemp_sim.surfaces.slabs import (
+    PD_LATTICE_ANGSTROM,
+    fcc_slab,
+    freeze_lowest_layers,
+    held_layers,
+    vacuum_of,
+)
 from nemp_sim.views import two_views
 from nemp_sim.workflow import WorkflowResult, ended, engine_of
 
@@ -223,7 +229,8 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
             _write_unfinished(settings, engine, job, kept.step, error, started)
         raise
     converged = relaxation.converged and band.converged
-    report = band_report(job.title, job.notes, settings.fmax, relaxation, band)
+    spread = energy_spread(engine, band)
+    report = band_report(job.title, job.notes, settings.fmax, relaxation, band, spread)
     write_images(settings.directory / "neb.extxyz", band.images, band.path_length_A)
     if steps:
         report = with_steps(report, steps)
@@ -239,8 +246,8 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
         write_reaction(settings.directory, reaction, job.title)
     report = ended(report, engine, settings, started, band.images)
     drawn = replace(band, converged=relaxation.converged and band.converged)
-    spread = energy_spread(engine, band.images)
-    save_figure(neb_profile(drawn, job.names, spread), settings.directory / "neb.png")
+    of_images = None if spread is None else spread.of_images_eV
+    save_figure(neb_profile(drawn, job.names, of_images), settings.directory / "neb.png")
     save_figure(_geometry(job, band, reaction), settings.directory / "geometry.png")
     write_report(report, settings.directory)
     _on_the_way(settings).unlink(missing_ok=True)
@@ -259,10 +266,11 @@ def prepare(settings: Settings) -> Job:
             fixed_layers=1 if settings.fixed_layers is None else settings.fixed_layers,
         )
         ends = place(slab, "H", "fcc"), place(slab, "H", "hcp")
-        held = len(slab.constraints[0].index) if slab.constraints else 0
+        layers = settings.fixed_layers if settings.fixed_layers is not None else 1
         note = (
-            f"Pd(111), 2 × 2 cell, three layers, lattice constant "
-            f"{settings.lattice_constant_angstrom} Å; {held} atoms of the lowest layers are held."
+            f"Pd(111), 2 × 2 cell, three layers, {held_layers(layers)}, {vacuum_of(slab)}, lattice "
+            f"constant {settings.lattice_constant_angstrom} Å (nemp adsorption prints that of the "
+            "potential's own minimum)."
         )
         return Job("H from fcc to hcp on Pd(111)", ends, ("fcc", "hcp"), (note,))
     ends = read_structure(settings.initial, "initial"), read_structure(settings.final, "final")
