@@ -10,7 +10,12 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from nemp_sim.console import Command, status_line, terminated_like_interrupted
+from nemp_sim.console import (
+    Command,
+    plain_warnings,
+    status_line,
+    terminated_like_interrupted,
+)
 from nemp_sim.domain_report import UNTRUSTED, is_outside
 from nemp_sim.options import Option, options_of, read_settings, to_toml
 from nemp_sim.report import plain
@@ -58,7 +63,7 @@ def workflow_app(
             print(f"{to_toml(plain(chosen))}\n{chosen.plan()}\nfiles in {chosen.directory}/")
             return
         try:
-            with terminated_like_interrupted(), status_line(quiet) as show:
+            with plain_warnings(), terminated_like_interrupted(), status_line(quiet) as show:
                 result = run(chosen, show=show)
         except KeyboardInterrupt:
             if not goes_on:

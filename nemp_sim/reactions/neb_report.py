@@ -136,8 +136,8 @@ def is_uncertain(found: Reaction, max_std_eV: float) -> bool:
 def _verdict(found: Reaction, max_std_eV: float) -> str:
     forward, reverse = found.barriers_eV
     here, top, _ = found.zero_point_eV()
-    spread = f" ± {found.std_eV[0]:.3f}" if found.std_eV else ""
-    barrier = f"Barrier {forward:.3f}{spread} eV forward, {reverse:.3f} eV reverse"
+    spread = [f" ± {std:.3f}" for std in found.std_eV] if found.std_eV else ["", ""]
+    barrier = f"Barrier {forward:.3f}{spread[0]} eV forward, {reverse:.3f}{spread[1]} eV reverse"
     corrected = f"{forward + top - here:.3f} eV with zero-point energies"
     if found.problems:
         return f"NOT PROVED: {'; '.join(found.problems)}. {barrier}."

@@ -22,6 +22,7 @@ from nemp_sim.plots import save_figure
 from nemp_sim.potential import Potential
 from nemp_sim.relax import Engine, KeptStep, Relaxation, relax
 from nemp_sim.report import write_report
+from nemp_sim.start_check import check_start
 from nemp_sim.statistics import combination_std
 from nemp_sim.surfaces.adsorbates import FORMS, gas_molecule
 from nemp_sim.surfaces.adsorption import Minimum, candidates, merged, outcome
@@ -157,6 +158,7 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
     started = time.perf_counter()
     engine = engine_of(engine, settings, settings.potential, settings.head)
     clean, notes = build_slab(settings, engine)
+    check_start(engine, {"slab": clean})
     names = sorted({gas for name in settings.adsorbates for gas in FORMS[name].gas})
     settings.directory.mkdir(parents=True, exist_ok=True)
     kept = KeptStep(show or (lambda step: None))

@@ -27,6 +27,7 @@ from nemp_sim.reactions.neb import BandSettings, run_neb
 from nemp_sim.reactions.reaction import Reaction, analyse
 from nemp_sim.relax import Engine, relax
 from nemp_sim.report import Quantity, Report, write_report
+from nemp_sim.start_check import check_start
 from nemp_sim.surfaces.adsorbates import place
 from nemp_sim.surfaces.slabs import PD_LATTICE_ANGSTROM, fcc_slab
 from nemp_sim.workflow import WorkflowResult, ended, engine_of
@@ -136,6 +137,7 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
     start, reaction = _start(settings, engine, show)
     atom = len(start) - 1 if settings.atom is None else settings.atom
     require(0 <= atom < len(start), "atom", atom, f"between 0 and {len(start) - 1}")
+    check_start(engine, {"structure": start})
     every = max(1, settings.n_steps // 400)
     positions = langevin(
         engine,

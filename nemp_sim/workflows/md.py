@@ -26,6 +26,7 @@ from nemp_sim.pairs import pair_distances, pair_figure
 from nemp_sim.plots import save_figure
 from nemp_sim.relax import Engine
 from nemp_sim.report import write_report
+from nemp_sim.start_check import check_start
 from nemp_sim.starts import start_structure
 from nemp_sim.systems import SYSTEMS, read_system
 from nemp_sim.workflow import WithSystem, WorkflowResult, ended, engine_of
@@ -193,6 +194,7 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
     started, show = time.perf_counter(), show or (lambda event: None)
     structure = prepare(settings)
     engine = engine_of(engine, settings, *settings.potential_and_head())
+    check_start(engine, {"structure": structure})
     if settings.fresh:
         clear(settings.directory)
     kept, built_in = settings.directory / "start.extxyz", settings.structure in SYSTEMS

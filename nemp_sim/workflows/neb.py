@@ -34,6 +34,7 @@ from nemp_sim.reactions.reaction import Reaction, analyse
 from nemp_sim.reactions.steps import elementary_steps
 from nemp_sim.relax import Engine, KeptStep, Relaxation, Step, relax
 from nemp_sim.report import Quantity, Report, concluded, write_report
+from nemp_sim.start_check import check_start
 from nemp_sim.surfaces.adsorbates import place
 from nemp_sim.surfaces.slabs import (
     PD_LATTICE_ANGSTROM,
@@ -169,6 +170,11 @@ class Job:
     names: tuple[str, str] = ("initial", "final")
     notes: tuple[str, ...] = ()
 
+    @property
+    def warning(self) -> str:
+        """The note that must be seen first; empty where there is none."""
+        return next((note for note in self.notes if note.startswith("WARNING")), "")
+
 
 @dataclass(frozen=True)
 class Result(WorkflowResult[Settings]):
@@ -217,6 +223,9 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
     path = earlier_band(settings) if settings.restart else None
     dtype = "float64" if settings.full else None  # second derivatives
     engine = engine_of(engine, settings, settings.potential, settings.head, dtype)
+    check_start(engine, dict(zip(("initial", "final"), job.ends, strict=True)))
+    if show is not None and job.warning:
+        show(job.warning)
     settings.directory.mkdir(parents=True, exist_ok=True)
     kept = KeptStep(show or (lambda step: None), _on_the_way(settings))
     try:
@@ -245,6 +254,8 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
         report = with_reaction(report, reaction, settings.max_std)
         write_reaction(settings.directory, reaction, job.title)
     report = ended(report, engine, settings, started, band.images)
+    if job.warning and not converged:
+        report = replace(report, verdict=f"{job.warning} {report.verdict}")
     drawn = replace(band, converged=relaxation.converged and band.converged)
     of_images = None if spread is None else spread.of_images_eV
     save_figure(neb_profile(drawn, job.names, of_images), settings.directory / "neb.png")

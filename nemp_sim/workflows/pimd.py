@@ -41,6 +41,7 @@ from nemp_sim.pathintegral.report import Findings, IsotopeChange, pimd_report, w
 from nemp_sim.pathintegral.run import load_clients, simulate
 from nemp_sim.pathintegral.structure import Structure, structure_averages
 from nemp_sim.report import write_report
+from nemp_sim.start_check import check_start
 from nemp_sim.starts import start_structure
 from nemp_sim.structures import with_mass
 from nemp_sim.systems import read_system, systems_of
@@ -225,10 +226,12 @@ def run(settings: Settings, engine: BeadEngine | None = None, show: Show | None 
     if engine is None:
         name, head = settings.potential_and_head()
         engine, helpers = load_clients(name, settings.device, settings.dtype, head, policy)
+    built = _built(settings)
+    check_start(engine, {"system": built})
     if settings.fresh:
         clear(settings.directory)
     kept, built_in = settings.directory / "start.extxyz", settings.system in BUILT_IN
-    atoms, notes = start_structure(kept, engine, _built(settings), built_in)
+    atoms, notes = start_structure(kept, engine, built, built_in)
     first = (settings.isotope or (None,))[0]
     atoms = atoms if first is None else with_mass(atoms, "H", ISOTOPES[first])
 

@@ -22,6 +22,7 @@ from nemp_sim.minimum import SMAX_GPA, StressEngine, relax_crystals
 from nemp_sim.plots import BLUE, FONT_POINTS, GREY, new_figure, save_figure
 from nemp_sim.relax import OPTIMIZERS, KeptStep, Step, largest_force, relax
 from nemp_sim.report import Quantity, Report, write_report
+from nemp_sim.start_check import check_start
 from nemp_sim.surfaces.slabs import freeze_lowest_layers
 from nemp_sim.systems import SYSTEMS, read_system
 from nemp_sim.workflow import WithSystem, WorkflowResult, ended, engine_of
@@ -126,6 +127,7 @@ def run(settings: Settings, engine: StressEngine | None = None, show: Show | Non
     started = time.perf_counter()
     start = prepare(settings)
     engine = engine_of(engine, settings, *settings.potential_and_head())
+    check_start(engine, {f"structure {k}": atoms for k, atoms in enumerate(start)})
     forces: list[list[float]] = []
 
     def keep(step: Step) -> None:

@@ -24,6 +24,7 @@ from nemp_sim.plots import SUBSCRIPTS, save_figure
 from nemp_sim.reactions.kinetics import harmonic_free_energy_eV
 from nemp_sim.relax import Engine, relax
 from nemp_sim.report import Quantity, Report, write_report
+from nemp_sim.start_check import check_start
 from nemp_sim.systems import read_system, systems_of
 from nemp_sim.vibrations import METHODS, Vibrations, check_chosen, vibrations
 from nemp_sim.workflow import WithSystem, WorkflowResult, ended, engine_of
@@ -138,6 +139,7 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
     atoms = prepare(settings)
     check_chosen(atoms, settings.vibrating)
     engine = engine_of(engine, settings, *settings.potential_and_head())
+    check_start(engine, {"structure": atoms})
     relaxed = relax(engine, [atoms], settings.fmax, settings.steps * settings.relax, show)
     if not relaxed.converged:
         raise InputError(
