@@ -5,9 +5,11 @@ nemp neb --initial a.traj --final b.traj
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from ase import Atoms
 from matplotlib.figure import Figure
 
@@ -239,7 +241,8 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
         raise
     converged = relaxation.converged and band.converged
     spread = energy_spread(engine, band)
-    report = band_report(job.title, job.notes, settings.fmax, relaxation, band, spread)
+    notes = (*job.notes, moved_in_relaxation(job.ends, relaxation.structures))
+    report = band_report(job.title, notes, settings.fmax, relaxation, band, spread)
     write_images(settings.directory / "neb.extxyz", band.images, band.path_length_A)
     if steps:
         report = with_steps(report, steps)
@@ -314,6 +317,16 @@ def matched(job: Job, apply: bool) -> Job:
         note = f"WARNING: another order of like atoms makes the way shorter ({ways}): --match."
         return replace(job, notes=(*job.notes, note))
     return job
+
+
+def moved_in_relaxation(before: Sequence[Atoms], after: Sequence[Atoms]) -> str:
+    """How far the relaxation of the ends moved their atoms, in words."""
+    said = []
+    for name, start, end in zip(("initial", "final"), before, after, strict=True):
+        moved = np.linalg.norm(end.positions - start.positions, axis=1)
+        worst = int(moved.argmax())
+        said.append(f"{name} {moved[worst]:.2f} Å ({end.symbols[worst]}{worst})")
+    return f"Largest displacement in the relaxation of the ends: {', '.join(said)}."
 
 
 def earlier_band(settings: Settings) -> list[Atoms]:
