@@ -52,6 +52,9 @@ def band_report(
         f"Barrier {forward} eV forward, {reverse} eV reverse; reaction energy {reaction} eV. "
         "Converged."
     )
+    if not band.has_saddle:
+        end = "initial" if band.saddle_index == 0 else "final"
+        verdict = f"NO SADDLE between the ends: the {end} state is the highest image. {verdict}"
     if unconverged:
         verdict = (
             f"NOT CONVERGED: {' and '.join(unconverged)}. The numbers are no barrier. Give more "

@@ -198,7 +198,7 @@ class Result(WorkflowResult[Settings]):
     def trusted(self) -> bool:
         """Whether all that was asked for is there: converged, the saddle proved, certain."""
         if self.reaction is None:
-            return self.converged
+            return self.converged and self.band.has_saddle
         uncertain = is_uncertain(self.reaction, self.settings.max_std)
         lacking = self.reaction.problems or self.reaction.missing_instantons_K
         return self.converged and not lacking and not uncertain
