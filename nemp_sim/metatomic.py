@@ -1,14 +1,14 @@
 """A potential for metatomic: the file that its engines (LAMMPS, PLUMED, i-PI, ASE …) load.
 
 Metatomic's models are TorchScript. The network is traced: a record of plain operations of any sizes
-(``torch.jit.is_tracing`` in ``graph`` and ``angular``), whose derivatives the engine takes. The
+(``torch_state.is_traced`` in ``graph`` and ``angular``), whose derivatives the engine takes. The
 record holds no Python, so the file needs neither this package nor its kernels where it is used.
 """
 
 import warnings
 from dataclasses import fields
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Any, Dict, List, Optional
 
 import torch
 from ase.data import atomic_numbers
@@ -43,11 +43,14 @@ class _Network(nn.Module):
     ) -> Tensor:
         known = {"species": species, "centre": centre, "neighbour": neighbour, "vectors": vectors}
         names = (field.name for field in fields(RankGraph))  # the others: for sums in order
-        return self.model(RankGraph(**{name: known.get(name) for name in names}))
+        every: dict[str, Any] = {name: known.get(name) for name in names}
+        return self.model(RankGraph(**every))
 
 
 class _Atomistic(nn.Module):
     """What metatomic calls; TorchScript compiles it."""
+
+    species: Tensor
 
     def __init__(self, network: nn.Module, potential: Potential) -> None:
         super().__init__()

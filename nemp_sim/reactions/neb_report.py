@@ -43,13 +43,10 @@ def band_report(
                 f"the {what} after {part.optimizer_steps} steps (largest force "
                 f"{part.fmax_eV_per_A:.3f} eV/Å, wanted {fmax_eV_per_A} eV/Å)"
             )
-    forward, reverse, reaction = (
-        f"{q.value:+.3f}"[q.value >= 0 and q.key != "reaction_energy_eV" :]
-        + ("" if q.error is None else f" ± {q.error:.3f}")
-        for q in _energies(band, spread)
-    )
+    forward, reverse, reaction = (q.text() for q in _energies(band, spread))
+    sign = "+" if band.reaction_energy_eV >= 0 else ""
     verdict = (
-        f"Barrier {forward} eV forward, {reverse} eV reverse; reaction energy {reaction} eV. "
+        f"Barrier {forward} eV forward, {reverse} eV reverse; reaction energy {sign}{reaction} eV. "
         "Converged."
     )
     if not band.has_saddle:
@@ -167,7 +164,7 @@ def _energies(band: NEBResult, spread: Spread | None) -> tuple[Quantity, ...]:
     """Both barriers and the reaction energy with their predicted standard deviations."""
     climbing = "highest image, climbing" if band.climbing else "highest image"
     forth, back, whole = band.barrier_forward_eV, band.barrier_reverse_eV, band.reaction_energy_eV
-    std = (None, None, None)
+    std: tuple[float | None, ...] = (None, None, None)
     if spread is not None:
         std = spread.forward_eV, spread.reverse_eV, spread.reaction_eV
     label = f"Barrier, forward ({climbing})"

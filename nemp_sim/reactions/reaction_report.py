@@ -12,6 +12,13 @@ from nemp_sim.reactions.kinetics import Rates, arrhenius
 from nemp_sim.reactions.reaction import NAMES, Reaction
 from nemp_sim.report import Quantity
 
+RATE_COLUMNS = (
+    "*classical*: harmonic transition-state theory; *quantum*: with zero-point energies and "
+    "quantum vibrational entropy, k_B T/h exp(−ΔA‡/k_B T); *Wigner*, *Eckart*: times their tunnelling "
+    "factors. To quote: Wigner where it stands, else Eckart, and below the crossover an instanton. "
+    "*within a factor of*: exp(σ/k_B T) of the predicted standard deviation σ of the barrier alone."
+)
+
 
 def quantities(found: Reaction) -> tuple[Quantity, ...]:
     """Barriers of the refined saddle with zero-point energies, uncertainties and crossover."""
@@ -117,7 +124,7 @@ def rate_table(light: Rates, heavy: Rates | None, std_eV: float | None) -> str:
         if heavy:
             row.append(f"{light.rate_per_s['eckart'][k] / heavy.rate_per_s['eckart'][k]:.2f}")
         lines.append("| " + " | ".join([*row, light.remark(t)]) + " |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", RATE_COLUMNS])
 
 
 def instanton_table(paths: Sequence[Instanton]) -> str:

@@ -224,8 +224,8 @@ def _plain(minimum: Minimum, energy: Energies) -> dict:
     names = ("adsorbate", "starts", "state", "site", "offset_A", "height_A", "metal_distance_A")
     values = {name: getattr(minimum, name) for name in names}
     values |= {"bond_lengths_A": minimum.bond_lengths_A, "energy_eV": minimum.energy_eV}
-    names = ("adsorption_eV", "std_eV", "zero_point_eV", "with_zero_point_eV")
-    for name in (*names, "above_best_eV", "above_best_std_eV"):
+    energies = ("adsorption_eV", "std_eV", "zero_point_eV", "with_zero_point_eV")
+    for name in (*energies, "above_best_eV", "above_best_std_eV"):
         values[name] = getattr(energy, name) if minimum.state in BOUND else None
     values["domain"] = _domain(energy)
     if energy.modes is not None:

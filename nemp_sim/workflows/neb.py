@@ -280,9 +280,9 @@ def prepare(settings: Settings) -> Job:
             fixed_layers=1 if settings.fixed_layers is None else settings.fixed_layers,
         )
         ends = place(slab, "H", "fcc"), place(slab, "H", "hcp")
-        layers = settings.fixed_layers if settings.fixed_layers is not None else 1
+        count = settings.fixed_layers if settings.fixed_layers is not None else 1
         note = (
-            f"Pd(111), 2 × 2 cell, three layers, {held_layers(layers)}, {vacuum_of(slab)}, lattice "
+            f"Pd(111), 2 × 2 cell, three layers, {held_layers(count)}, {vacuum_of(slab)}, lattice "
             f"constant {settings.lattice_constant_angstrom} Å (nemp adsorption prints that of the "
             "potential's own minimum)."
         )
