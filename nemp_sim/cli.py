@@ -153,7 +153,7 @@ def list_potentials() -> None:
 
 @app.command(cls=Command, rich_help_panel="Potentials")
 def train(
-    config: Annotated[Path, typer.Argument(help="TOML file: [model], [data], [training].")],
+    config: Annotated[Path, typer.Argument(help=r"TOML file: \[model], \[data], \[training].")],
     out: Annotated[
         Path | None, typer.Option(help="Directory of the run; default: results/train-<name>.")
     ] = None,
@@ -314,7 +314,7 @@ def ipi(  # noqa: PLR0913 (options of a command)
 @app.command(cls=Command, rich_help_panel="Workflows")
 def many(
     file: Annotated[
-        Path, typer.Argument(help="TOML file: workflow, [settings], [vary], [[jobs]].")
+        Path, typer.Argument(help=r"TOML file: workflow, \[settings], \[vary], \[\[jobs]].")
     ],
     workers: Annotated[int, typer.Option(help="Processes on this machine.")] = 1,
     scheduler: Annotated[

@@ -171,9 +171,11 @@ def choose_potential(
         return potential, head
     own = {key: (s.potential, s.head) for key, s in built_in.items() if s.potential}
     if name not in own:
+        there = name in built_in or Path(name).is_file()
+        also = "" if there else f" (and there is no file {name!r}: check the path)"
         raise InputError(
             f"{argument} is {name!r} and potential is not given, but only {', '.join(own)} have a "
-            "shipped one. Give --potential."
+            f"shipped one{also}. Give --potential: nemp list names those that are there."
         )
     shipped, its_head = own[name]
     return shipped, head or its_head

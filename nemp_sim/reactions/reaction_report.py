@@ -14,8 +14,9 @@ from nemp_sim.report import Quantity
 
 RATE_COLUMNS = (
     "*classical*: harmonic transition-state theory; *quantum*: with zero-point energies and "
-    "quantum vibrational entropy, k_B T/h exp(−ΔA‡/k_B T); *Wigner*, *Eckart*: times their tunnelling "
-    "factors. To quote: Wigner where it stands, else Eckart, and below the crossover an instanton. "
+    "quantum vibrational entropy, k_B T/h exp(−ΔA‡/k_B T); *Wigner*, *Eckart*: times their "
+    "tunnelling factors. To quote: Wigner where it stands, else Eckart, and below the crossover "
+    "an instanton. "
     "*within a factor of*: exp(σ/k_B T) of the predicted standard deviation σ of the barrier alone."
 )
 
@@ -101,7 +102,9 @@ def sections(found: Reaction) -> dict[str, str]:
     parts = {}
     if found.rates is not None:
         std = found.std_eV[0] if found.std_eV else None
-        parts["Rate constants, 1/s"] = rate_table(found.rates, found.heavy, std)
+        parts["Rate constants, 1/s"] = "\n\n".join(
+            (rate_table(found.rates, found.heavy, std), RATE_COLUMNS)
+        )
     if found.instantons:
         parts["Instanton rates"] = instanton_table(found.instantons)
     for name, modes in zip(NAMES, found.modes, strict=True):
@@ -124,7 +127,7 @@ def rate_table(light: Rates, heavy: Rates | None, std_eV: float | None) -> str:
         if heavy:
             row.append(f"{light.rate_per_s['eckart'][k] / heavy.rate_per_s['eckart'][k]:.2f}")
         lines.append("| " + " | ".join([*row, light.remark(t)]) + " |")
-    return "\n".join([*lines, "", RATE_COLUMNS])
+    return "\n".join(lines)
 
 
 def instanton_table(paths: Sequence[Instanton]) -> str:

@@ -32,6 +32,9 @@ from nemp_sim.surfaces.adsorbates import place
 from nemp_sim.surfaces.slabs import PD_LATTICE_ANGSTROM, fcc_slab
 from nemp_sim.workflow import WorkflowResult, ended, engine_of
 
+HOP_ANGSTROM = 1.6  # between hollows of Pd(111); of other structures, the order of it
+FEWEST_HOPS = 10  # of all replicas: with fewer, the displacements are vibrations
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -115,6 +118,11 @@ class Result(WorkflowResult[Settings]):
     found: Diffusion
     hops_A2_per_ps: dict[str, float] | None
 
+    @property
+    def trusted(self) -> bool:
+        """Whether the replicas moved farther than vibrations do."""
+        return hop_lengths(self.found, self.settings.replicas) >= FEWEST_HOPS
+
 
 @logged
 @alone
@@ -189,6 +197,11 @@ def msd_figure(found: Diffusion, hops_A2_per_ps: dict[str, float] | None) -> Fig
     return figure
 
 
+def hop_lengths(found: Diffusion, replicas: int) -> float:
+    """Mean-square displacement of the longest lag in squared hop lengths, of all replicas."""
+    return float(replicas * found.msd_A2[-1] / HOP_ANGSTROM**2)
+
+
 def _countdown(show: Show, n_steps: int) -> Callable[[int], None]:
     """Says how far the dynamics is, and how long it takes at the pace so far."""
     begun = time.perf_counter()
@@ -257,9 +270,18 @@ def _report(  # noqa: PLR0913 (all that is reported)
         )
     if reaction is not None and reaction.problems:
         notes.append(f"No prediction: {'; '.join(reaction.problems)}.")
+    hopped = hop_lengths(found, settings.replicas)
+    label = "Squared hop lengths moved, all replicas"
+    quantities.append(Quantity("hop_lengths", label, hopped, "", 1))
     verdict = f"D = {constant:.3f} ± {error:.3f} Å²/ps at {settings.temperature:g} K"
     if hops:
         verdict += f"; classical hops give {hops['classical']:.3f} Å²/ps"
+    if hopped < FEWEST_HOPS:
+        verdict = (
+            f"NO DIFFUSION CONSTANT: the replicas moved {hopped:.1f} squared hop lengths in all, "
+            f"{FEWEST_HOPS} are wanted; the slope is of vibrations. More --picoseconds or "
+            f"--replicas. {verdict}"
+        )
     return Report(
         title=f"Diffusion of {start.symbols[atom]} in {start.get_chemical_formula()}",
         verdict=f"{verdict}.",
