@@ -55,12 +55,7 @@ JOBS = {
     **{f"adsorption-silver-{name}": f"{SILVER} {name}" for name in ("CO", "H", "OH", "O", "CH3O")},
 }
 HARMONIC = {"pimd-h": "h-pd111", "pimd-methanol": "methanol"}  # job and built-in system
-SECTIONS = (
-    "Structures",
-    "Rate constants",
-    "Instanton",
-    "Vibrations",
-)  # beginnings of those printed
+SECTIONS = ("Minima", "Rate constants", "Instanton", "Vibrations")  # beginnings of those printed
 TEMPERATURE_K = 300.0
 
 

@@ -86,7 +86,7 @@ def to_minimum(engine: StressEngine, start: Atoms, limits: Limits) -> Minimum:
     limit = smax_allowed if wanted == "cell" else np.inf if is_bulk else None
     _, smax = check_minimum(engine, atoms, fmax, limit)
     done = {
-        "cell": _relaxed_cell(start, atoms),
+        "cell": "Positions and cell were relaxed.",
         "positions": "Positions were relaxed in the given cell.",
         "none": "Nothing was relaxed: cell and positions are as given.",
     }
@@ -96,16 +96,6 @@ def to_minimum(engine: StressEngine, start: Atoms, limits: Limits) -> Minimum:
     if start.constraints:
         notes.append("Constraints of the file were not used: every atom vibrates.")
     return Minimum(atoms, tuple(notes), taken)
-
-
-def _relaxed_cell(before: Atoms, after: Atoms) -> str:
-    """What the relaxation of a cell did, in words."""
-    volumes = [abs(np.linalg.det(each.cell.array)) for each in (before, after)]
-    return (
-        f"Positions and cell were relaxed: volume {volumes[0]:.3f} → {volumes[1]:.3f} Å³. "
-        "Frequencies are those at the potential's own lattice constants, which carry the error of "
-        "its level of theory."
-    )
 
 
 def symmetrised(atoms: Atoms, tolerance_angstrom: float) -> Atoms:

@@ -124,7 +124,7 @@ def _part(error: Float32Error | None, predicted: float | None) -> Part:
         ]
     if predicted is not None:
         label = "Predicted error of the forces (largest standard deviation)"
-        quantities.append(Quantity("force_std_eV_per_A", label, predicted, "eV/Å", 5))
+        quantities.append(Quantity("force_std_eV_per_A", label, predicted, "eV/Å"))
         if predicted > UNCERTAIN_EV_PER_A:
             notes.append(
                 f"UNCERTAIN: the potential predicts errors of {predicted:.2f} eV/Å for its own "

@@ -8,7 +8,7 @@ from ase.spacegroup.symmetrize import check_symmetry
 from ase.units import GPa
 
 from nemp_sim.phonons.files import FILES, FORCE_FILES
-from nemp_sim.phonons.force_constants import SYMPREC_ANGSTROM, ForceConstants, boxed, periodic_axes
+from nemp_sim.phonons.force_constants import SYMPREC_ANGSTROM, ForceConstants, boxed
 from nemp_sim.phonons.gamma import GammaModes
 from nemp_sim.phonons.spectra import Spectra
 from nemp_sim.relax import largest_force
@@ -152,15 +152,6 @@ def _results(constants: ForceConstants, found: Spectra) -> tuple[Quantity, ...]:
     )
 
 
-def _lattice(vectors: np.ndarray) -> Quantity:
-    """Lengths of the vectors (3, 3) of the conventional cell, one number where they are equal."""
-    lengths = np.linalg.norm(vectors, axis=1)
-    if np.ptp(lengths) < SYMPREC_ANGSTROM:
-        return Quantity("lattice_constant_A", "Lattice constant", float(lengths.mean()), "Å", 4)
-    every = ", ".join(f"{length:.4f}" for length in lengths)
-    return Quantity("lattice_constants_A", "Lengths of the conventional cell", every, "Å")
-
-
 def _setting(atoms: Atoms, constants: ForceConstants, found: Spectra) -> tuple[Quantity, ...]:
     """What it was found with."""
     phonon = constants.phonon
@@ -177,7 +168,6 @@ def _setting(atoms: Atoms, constants: ForceConstants, found: Spectra) -> tuple[Q
             len(phonon.primitive),
         ),
         Quantity("primitive_volume_A3", "Volume of the primitive cell", primitive_volume, "Å³"),
-        *([_lattice(symmetry.std_lattice)] if periodic_axes(atoms).all() else []),
         Quantity(
             "space_group",
             "Space group (with vacuum as if it were bulk)",

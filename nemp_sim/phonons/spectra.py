@@ -20,7 +20,7 @@ from nemp_sim.phonons.density import DensityOfStates, density_of_states
 from nemp_sim.phonons.force_constants import SYMPREC_ANGSTROM, ForceConstants
 from nemp_sim.phonons.imaginary import ZERO_THZ, ImaginaryMode, SpecialPoint, imaginary_modes
 
-Q_SPACING_PER_ANGSTROM = 0.001  # between points of the band path, without 2π
+Q_SPACING_PER_ANGSTROM = 0.004  # between points of the band path, without 2π
 MESH_LENGTH_ANGSTROM = 45.0
 GREEK = {"GAMMA": "Γ", "SIGMA": "Σ", "DELTA": "Δ", "LAMBDA": "Λ"}
 

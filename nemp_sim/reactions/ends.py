@@ -119,7 +119,7 @@ def _check_constraints(initial: Atoms, final: Atoms) -> None:
         _refuse(
             f"the constraints differ: atom {i} ({initial.symbols[i]}) is held in {where} only "
             f"({len(unlike)} atoms differ)",
-            "Fix the same atoms in both ends, in one order (held atoms are not matched)",
+            "Fix the same atoms in both ends",
         )
     if others[0] != others[1]:
         _refuse(

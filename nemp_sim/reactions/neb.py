@@ -104,11 +104,6 @@ class NEBResult:
     optimizer_steps: int
     model_calls: int
 
-    @property
-    def has_saddle(self) -> bool:
-        """Whether the highest image lies between the ends."""
-        return 0 < self.saddle_index < len(self.images) - 1
-
 
 class BatchedNEB(NEB):
     """ASE's NEB with the results of all moving images filled by one engine call per geometry.
@@ -309,31 +304,15 @@ def _result(neb: BatchedNEB, converged: bool, model_calls: int) -> NEBResult:
     )
 
 
-@dataclass(frozen=True)
-class Spread:
-    """Predicted standard deviations of a band; what all images share cancels.
+def energy_spread(engine: Engine, images: Sequence[Atoms]) -> np.ndarray | None:
+    """Standard deviation (n,) of the energy of each image above the first one, eV.
 
-    Attributes:
-        of_images_eV: (n,) of the energy of each image above the first.
-        forward_eV: of the forward barrier.
-        reverse_eV: of the reverse barrier.
-        reaction_eV: of the reaction energy.
+    None where the engine has no ensemble read-out.
     """
-
-    of_images_eV: np.ndarray
-    forward_eV: float
-    reverse_eV: float
-    reaction_eV: float
-
-
-def energy_spread(engine: Engine, band: NEBResult) -> Spread | None:
-    """Standard deviations of a band; None where the engine has no ensemble read-out."""
-    members = getattr(engine.evaluate(list(band.images)), "energy_members", None)
+    members = getattr(engine.evaluate(list(images)), "energy_members", None)
     if members is None:
         return None
-    of_images = (members - members[0]).std(axis=1)
-    reverse = float((members[band.saddle_index] - members[-1]).std())
-    return Spread(of_images, float(of_images[band.saddle_index]), reverse, float(of_images[-1]))
+    return (members - members[0]).std(axis=1)
 
 
 def minima_on_the_way(energies_eV: np.ndarray) -> list[int]:
@@ -351,7 +330,7 @@ def remarks(result: NEBResult) -> list[str]:
     """What a reader of the barrier must know: no saddle between the ends, minima on the way."""
     energies = result.energies_eV - result.energies_eV[0]
     found = []
-    if not result.has_saddle:
+    if result.saddle_index in (0, len(energies) - 1):
         end = "initial" if result.saddle_index == 0 else "final"
         found.append(
             f"The {end} state is the highest image: the path has no saddle, and the 'barrier' is "

@@ -11,7 +11,7 @@ from nemp_sim.files import write_structures
 from nemp_sim.mode_files import write_modes
 from nemp_sim.plots import remove_figure, save_figure
 from nemp_sim.reactions import reaction_report
-from nemp_sim.reactions.neb import NEBResult, Spread, remarks
+from nemp_sim.reactions.neb import NEBResult, remarks
 from nemp_sim.reactions.plots import arrhenius_figure
 from nemp_sim.reactions.reaction import NAMES, Reaction
 from nemp_sim.relax import Relaxation
@@ -19,12 +19,7 @@ from nemp_sim.report import Quantity, Report
 
 
 def band_report(
-    title: str,
-    notes: Sequence[str],
-    fmax_eV_per_A: float,
-    ends: Relaxation,
-    band: NEBResult,
-    spread: Spread | None = None,
+    title: str, notes: Sequence[str], fmax_eV_per_A: float, ends: Relaxation, band: NEBResult
 ) -> Report:
     """The report of a band, without provenance.
 
@@ -34,7 +29,6 @@ def band_report(
         fmax_eV_per_A: largest force wanted.
         ends: the relaxed ends.
         band: the band between them.
-        spread: its predicted standard deviations.
     """
     unconverged = []
     for what, part in (("ends", ends), ("band", band)):
@@ -43,15 +37,10 @@ def band_report(
                 f"the {what} after {part.optimizer_steps} steps (largest force "
                 f"{part.fmax_eV_per_A:.3f} eV/Å, wanted {fmax_eV_per_A} eV/Å)"
             )
-    forward, reverse, reaction = (q.text() for q in _energies(band, spread))
-    sign = "+" if band.reaction_energy_eV >= 0 else ""
     verdict = (
-        f"Barrier {forward} eV forward, {reverse} eV reverse; reaction energy {sign}{reaction} eV. "
-        "Converged."
+        f"Barrier {band.barrier_forward_eV:.3f} eV forward, {band.barrier_reverse_eV:.3f} eV "
+        f"reverse; reaction energy {band.reaction_energy_eV:+.3f} eV. Converged."
     )
-    if not band.has_saddle:
-        end = "initial" if band.saddle_index == 0 else "final"
-        verdict = f"NO SADDLE between the ends: the {end} state is the highest image. {verdict}"
     if unconverged:
         verdict = (
             f"NOT CONVERGED: {' and '.join(unconverged)}. The numbers are no barrier. Give more "
@@ -60,7 +49,7 @@ def band_report(
     return Report(
         title=f"Nudged elastic band: {title}",
         verdict=verdict,
-        quantities=_quantities(fmax_eV_per_A, ends, band, not unconverged, spread),
+        quantities=_quantities(fmax_eV_per_A, ends, band, not unconverged),
         notes=(*notes, *([] if unconverged else remarks(band))),
         files={
             "neb.extxyz": "all images with energies (eV) and forces (eV/Å): ase gui neb.extxyz",
@@ -70,7 +59,6 @@ def band_report(
         data={
             "path_A": band.path_length_A,
             "energies_eV": band.energies_eV,
-            "energies_std_eV": None if spread is None else spread.of_images_eV,
             "energy_zero": "as the potential gives it; barriers are differences",
         },
     )
@@ -136,8 +124,8 @@ def is_uncertain(found: Reaction, max_std_eV: float) -> bool:
 def _verdict(found: Reaction, max_std_eV: float) -> str:
     forward, reverse = found.barriers_eV
     here, top, _ = found.zero_point_eV()
-    spread = [f" ± {std:.3f}" for std in found.std_eV] if found.std_eV else ["", ""]
-    barrier = f"Barrier {forward:.3f}{spread[0]} eV forward, {reverse:.3f}{spread[1]} eV reverse"
+    spread = f" ± {found.std_eV[0]:.3f}" if found.std_eV else ""
+    barrier = f"Barrier {forward:.3f}{spread} eV forward, {reverse:.3f} eV reverse"
     corrected = f"{forward + top - here:.3f} eV with zero-point energies"
     if found.problems:
         return f"NOT PROVED: {'; '.join(found.problems)}. {barrier}."
@@ -160,32 +148,18 @@ def _labelled(atoms: Atoms, name: str) -> Atoms:
     return copy
 
 
-def _energies(band: NEBResult, spread: Spread | None) -> tuple[Quantity, ...]:
-    """Both barriers and the reaction energy with their predicted standard deviations."""
-    climbing = "highest image, climbing" if band.climbing else "highest image"
-    forth, back, whole = band.barrier_forward_eV, band.barrier_reverse_eV, band.reaction_energy_eV
-    std: tuple[float | None, ...] = (None, None, None)
-    if spread is not None:
-        std = spread.forward_eV, spread.reverse_eV, spread.reaction_eV
-    label = f"Barrier, forward ({climbing})"
-    return (
-        Quantity("barrier_forward_eV", label, forth, "eV", error=std[0]),
-        Quantity("barrier_reverse_eV", "Barrier, reverse", back, "eV", error=std[1]),
-        Quantity("reaction_energy_eV", "Reaction energy", whole, "eV", error=std[2]),
-    )
-
-
 def _quantities(
-    fmax_eV_per_A: float,
-    ends: Relaxation,
-    band: NEBResult,
-    converged: bool,
-    spread: Spread | None,
+    fmax_eV_per_A: float, ends: Relaxation, band: NEBResult, converged: bool
 ) -> tuple[Quantity, ...]:
     length = float(band.path_length_A[-1])
+    climbing = "highest image, climbing" if band.climbing else "highest image"
     return (
         Quantity("converged", "Converged (ends and band)", converged),
-        *_energies(band, spread),
+        Quantity(
+            "barrier_forward_eV", f"Barrier, forward ({climbing})", band.barrier_forward_eV, "eV"
+        ),
+        Quantity("barrier_reverse_eV", "Barrier, reverse", band.barrier_reverse_eV, "eV"),
+        Quantity("reaction_energy_eV", "Reaction energy", band.reaction_energy_eV, "eV"),
         Quantity(
             "barrier_spline_eV", "Barrier, forward, of the spline", band.spline_barrier_eV, "eV"
         ),

@@ -12,14 +12,6 @@ from nemp_sim.reactions.kinetics import Rates, arrhenius
 from nemp_sim.reactions.reaction import NAMES, Reaction
 from nemp_sim.report import Quantity
 
-RATE_COLUMNS = (
-    "*classical*: harmonic transition-state theory; *quantum*: with zero-point energies and "
-    "quantum vibrational entropy, k_B T/h exp(−ΔA‡/k_B T); *Wigner*, *Eckart*: times their "
-    "tunnelling factors. To quote: Wigner where it stands, else Eckart, and below the crossover "
-    "an instanton. "
-    "*within a factor of*: exp(σ/k_B T) of the predicted standard deviation σ of the barrier alone."
-)
-
 
 def quantities(found: Reaction) -> tuple[Quantity, ...]:
     """Barriers of the refined saddle with zero-point energies, uncertainties and crossover."""
@@ -102,9 +94,7 @@ def sections(found: Reaction) -> dict[str, str]:
     parts = {}
     if found.rates is not None:
         std = found.std_eV[0] if found.std_eV else None
-        parts["Rate constants, 1/s"] = "\n\n".join(
-            (rate_table(found.rates, found.heavy, std), RATE_COLUMNS)
-        )
+        parts["Rate constants, 1/s"] = rate_table(found.rates, found.heavy, std)
     if found.instantons:
         parts["Instanton rates"] = instanton_table(found.instantons)
     for name, modes in zip(NAMES, found.modes, strict=True):

@@ -13,10 +13,6 @@ from nemp_sim.surfaces.report import BOUND, Energies, Found, energy_of
 from nemp_sim.views import draw_structure
 
 COLOURS = {"adsorbed": BLUE, "absorbed": VERMILLION}
-SADDLE = (0, (2, 1))  # dashes of structures with imaginary modes
-NEAR_ZERO = 0.5  # of the range of energies: nearer than that, zero is in the figure
-IMAGES = 2  # on each side of the cell, of which the map shows a part
-AROUND_ANGSTROM = 1.2  # beside the cell that the map shows
 ONE_PLACE_ANGSTROM = 0.5  # minima closer than this, seen from above, share a mark
 
 
@@ -26,10 +22,7 @@ def energy_levels(found: Found, title: str) -> Figure:
     names = list(dict.fromkeys(m.adsorbate for m, _ in bound))
     figure, axes = new_figure((max(3.4, 1.2 + 2.2 * len(names)), 3.6))
     ends = [e.adsorption_eV + sign * (e.std_eV or 0.0) for _, e in bound for sign in (-1, 1)]
-    low, high = min(ends, default=0.0), max(ends, default=0.0)
-    if not low > NEAR_ZERO * (high - low):
-        high = max(high, 0.0) if high > -NEAR_ZERO * (high - low) else high
-        low = min(low, 0.0)
+    low, high = min([*ends, 0.0]), max([*ends, 0.0])
     span = max(high - low, 0.2)
     for column, name in enumerate(names):
         ours = sorted((pair for pair in bound if pair[0].adsorbate == name), key=energy_of)
@@ -38,9 +31,7 @@ def energy_levels(found: Found, title: str) -> Figure:
         for (minimum, energy), height, place in zip(ours, heights, places, strict=True):
             colour = COLOURS[minimum.state]
             y = energy.adsorption_eV
-            style: dict[str, Any] = {"color": colour, "linewidth": 2.0}
-            style["linestyle"] = "-" if energy.is_minimum else SADDLE
-            axes.plot([column - 0.34, column], [y, y], **style)
+            axes.plot([column - 0.34, column], [y, y], color=colour, linewidth=2.0)
             if energy.std_eV is not None:
                 bar: dict[str, Any] = {
                     "yerr": energy.std_eV,
@@ -68,18 +59,12 @@ def energy_levels(found: Found, title: str) -> Figure:
     for state, colour in COLOURS.items():
         if any(m.state == state for m, _ in bound):
             axes.plot([], [], color=colour, linewidth=2.0, label=state)
-    if not all(e.is_minimum for _, e in bound):
-        axes.plot([], [], color=GREY, linewidth=2.0, linestyle=SADDLE, label="no minimum")
-    if any(e.std_eV is not None for _, e in bound):
-        legend: dict[str, Any] = {"color": GREY, "capsize": 2, "linewidth": 0.8}
-        axes.errorbar([], [], yerr=[], label="± predicted std.", fmt="none", **legend)
     if bound:
-        axes.legend(fontsize=FONT_POINTS - 2, frameon=False, loc="upper left", ncols=2)
+        axes.legend(fontsize=FONT_POINTS - 1.5, frameon=False, loc="upper left", ncols=2)
     axes.tick_params(axis="x", length=0)
-    if low <= 0 <= high:
-        axes.axhline(0, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+    axes.axhline(0, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
     axes.set_xlim(-0.5, max(len(names), 1) - 0.3)
-    axes.set_ylim(low - 0.06 * span, high + 0.24 * span)
+    axes.set_ylim(low - 0.06 * span, high + 0.14 * span)
     ticks = [name.translate(SUBSCRIPTS) for name in names]
     axes.set_xticks(range(len(names)), ticks, fontsize=FONT_POINTS)
     axes.set_ylabel("Adsorption energy (eV)", fontsize=FONT_POINTS)
@@ -96,7 +81,7 @@ def _apart(values: list[float], gap: float) -> list[float]:
 
 
 def site_map(slab: Atoms, found: Found) -> Figure:
-    """The clean slab from above with its images, a panel for each adsorbate, its minima numbered.
+    """The clean slab from above, a panel for each adsorbate, its bound minima numbered by energy.
 
     Args:
         slab: the relaxed clean slab; its atoms are the first of each minimum.
@@ -108,7 +93,7 @@ def site_map(slab: Atoms, found: Found) -> Figure:
     FigureCanvasAgg(figure)
     rows = figure.subplots(len(names), 2, squeeze=False, width_ratios=(3, 2))
     for (axes, beside), name in zip(rows, names, strict=True):
-        left, low, *_ = draw_structure(axes, _with_images(slab), box=_window(slab))
+        left, low, *_ = draw_structure(axes, slab)
         ours = sorted((pair for pair in bound if pair[0].adsorbate == name), key=energy_of)
         marks: list[tuple[np.ndarray, str, list[int]]] = []
         for number, (minimum, _) in enumerate(ours, 1):
@@ -133,23 +118,6 @@ def site_map(slab: Atoms, found: Found) -> Figure:
         beside.text(0, 0.5, "\n".join(lines), va="center", fontsize=FONT_POINTS - 1.5)
         beside.set_axis_off()
     return figure
-
-
-def _with_images(slab: Atoms) -> Atoms:
-    """The slab with its periodic images all around, and its own cell."""
-    copies = [2 * IMAGES + 1 if periodic else 1 for periodic in slab.pbc[:2]]
-    around = slab.repeat((*copies, 1))
-    around.set_constraint()
-    around.positions -= IMAGES * slab.cell.array[:2][slab.pbc[:2]].sum(axis=0)
-    around.cell = slab.cell
-    return around
-
-
-def _window(slab: Atoms) -> tuple[float, float, float, float]:
-    """What the map shows, Å: the cell and a little beside it."""
-    corners = np.array(list(np.ndindex(2, 2))) @ slab.cell.array[:2, :2]
-    low, high = corners.min(axis=0) - AROUND_ANGSTROM, corners.max(axis=0) + AROUND_ANGSTROM
-    return (*low.tolist(), *high.tolist())
 
 
 def _label(minimum: Minimum, energies: Energies) -> str:

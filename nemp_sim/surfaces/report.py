@@ -1,6 +1,6 @@
 """Report of adsorption energies."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ase import Atoms
@@ -14,10 +14,6 @@ from nemp_sim.surfaces.slabs import layers_from_below
 from nemp_sim.vibrations import Vibrations
 
 BOUND = ("adsorbed", "absorbed")
-CONDITIONS = (
-    "Vibrations are harmonic, of the adsorbate alone: every metal atom is held. ΔZPE is the "
-    "zero-point energy of these modes minus that of the molecules in the gas."
-)
 
 
 @dataclass(frozen=True)
@@ -30,8 +26,6 @@ class Energies:
         zero_point_eV: zero-point energy of the adsorbate minus that of the gas; None: not computed.
         modes: vibrations of the adsorbate, the metal held; None likewise.
         outside: where the structure leaves the domain of the potential; None: not judged.
-        above_best_eV: above the most stable one of the same adsorbate; None: not bound.
-        above_best_std_eV: standard deviation of that difference, in which shared errors cancel.
     """
 
     adsorption_eV: float
@@ -39,41 +33,15 @@ class Energies:
     zero_point_eV: float | None
     modes: Vibrations | None
     outside: tuple[Finding, ...] | None = None
-    above_best_eV: float | None = None
-    above_best_std_eV: float | None = None
-
-    @property
-    def with_zero_point_eV(self) -> float | None:  # noqa: N802 (a unit in a name)
-        """Adsorption energy with the zero-point correction, eV."""
-        return None if self.zero_point_eV is None else self.adsorption_eV + self.zero_point_eV
-
-    @property
-    def is_minimum(self) -> bool:
-        """Whether no mode is known to be imaginary."""
-        return self.modes is None or self.modes.n_imaginary == 0
 
 
 Found = Sequence[tuple[Minimum, Energies]]
 
 
 def adsorption_report(
-    title: str,
-    slab: Atoms,
-    found: Found,
-    max_std_eV: float,
-    notes: Sequence[str],
-    gas_modes: Mapping[str, Vibrations] | None = None,
+    title: str, slab: Atoms, found: Found, max_std_eV: float, notes: Sequence[str]
 ) -> Report:
-    """The report, without provenance; ``data["trusted"]`` says whether all of it can be used.
-
-    Args:
-        title: what is adsorbed where.
-        slab: the relaxed clean slab.
-        found: what became of the candidates, and its energies.
-        max_std_eV: largest standard deviation that is accepted.
-        notes: how the slab was made.
-        gas_modes: vibrations of the molecules that the zero-point corrections start from.
-    """
+    """The report, without provenance; ``data["trusted"]`` says whether all of it can be used."""
     unconverged = [f"{m.adsorbate} from {s}" for m, _ in found for s in _lost(m, "not converged")]
     unsure = [
         f"{m.adsorbate} {m.site} ({e.std_eV:.2f} eV)"
@@ -81,8 +49,6 @@ def adsorption_report(
         if m.state in BOUND and e.std_eV is not None and e.std_eV > max_std_eV
     ]
     remarks_of_run = [*notes, *_definitions(found), *_fates(found), *_mode_remarks(found)]
-    if gas_modes:
-        remarks_of_run.append(CONDITIONS)
     verdict = _best(found)
     if unsure:
         verdict = f"UNCERTAIN: above {max_std_eV} eV for {', '.join(unsure)}. {verdict}"
@@ -91,15 +57,11 @@ def adsorption_report(
     names = dict.fromkeys(m.adsorbate for m, _ in found)
     lost = [n for n in names if not any(m.adsorbate == n and m.state in BOUND for m, _ in found)]
     n_top = len(layers_from_below(slab)[-1])
-    sections = {"Structures": _table(found)}
+    sections = {"Minima": _table(found)}
     for minimum, energy in found:
         if energy.modes is not None:
             heading = f"Vibrations of {minimum.adsorbate} at {minimum.site} ({minimum.state})"
             sections[heading] = mode_table(energy.modes)
-    for name, modes in (gas_modes or {}).items():
-        zero = modes.zero_point_energy_eV
-        heading = f"Vibrations of {name} (gas, zero-point energy {zero:.4f} eV)"
-        sections[heading] = mode_table(modes) if len(modes.modes) else "None: an atom."
     return Report(
         title=f"Adsorption: {title}",
         verdict=verdict,
@@ -181,34 +143,25 @@ def _mode_remarks(found: Found) -> list[str]:
 
 def _table(found: Found) -> str:
     lines = [
-        "| adsorbate | started from | state | site | E_ads eV | ± | above the best eV | ΔZPE eV | "
-        "E_ads + ΔZPE eV | height Å | d(metal) Å | bonds Å | domain |",
-        "|---|---|---|---|---:|---:|---:|---:|---:|---:|---:|---|---|",
+        "| adsorbate | started from | state | site | E_ads eV | ± | ΔZPE eV | height Å | "
+        "d(metal) Å | bonds Å | domain |",
+        "|---|---|---|---|---:|---:|---:|---:|---:|---|---|",
     ]
     for m, e in found:
         bonds = "; ".join(
             f"{p} {', '.join(f'{v:.3f}' for v in values)}" for p, values in m.bond_lengths_A.items()
         )
-        values = (
-            (e.adsorption_eV, 0),
-            (e.std_eV, 1),
-            (e.zero_point_eV, 0),
-            (e.with_zero_point_eV, 0),
-        )
-        energy, std, zpe, whole = (
+        values = (e.adsorption_eV, 0), (e.std_eV, 1), (e.zero_point_eV, 0)
+        energy, std, zpe = (
             "—" if v is None or m.state not in BOUND else f"{v:+.3f}"[plus:] for v, plus in values
         )
-        above = "—" if e.above_best_eV is None else f"{e.above_best_eV:.3f}"
-        if e.above_best_eV and e.above_best_std_eV is not None:
-            above += f" ± {e.above_best_std_eV:.3f}"
         n_imaginary = 0 if e.modes is None else e.modes.n_imaginary
         plural = "s" if n_imaginary > 1 else ""
         state = f"{m.state}, {n_imaginary} imaginary mode{plural}" if n_imaginary else m.state
         site = m.site if m.offset_A < 0.3 else f"{m.site} ({m.offset_A:.1f} Å beside)"
         lines.append(
             f"| {m.adsorbate} | {', '.join(m.starts)} | {state} | {site} | {energy} | {std} | "
-            f"{above} | {zpe} | {whole} | {m.height_A:.2f} | {m.metal_distance_A:.2f} | {bonds} | "
-            f"{_domain(e)} |"
+            f"{zpe} | {m.height_A:.2f} | {m.metal_distance_A:.2f} | {bonds} | {_domain(e)} |"
         )
     return "\n".join(lines)
 
@@ -224,8 +177,7 @@ def _plain(minimum: Minimum, energy: Energies) -> dict:
     names = ("adsorbate", "starts", "state", "site", "offset_A", "height_A", "metal_distance_A")
     values = {name: getattr(minimum, name) for name in names}
     values |= {"bond_lengths_A": minimum.bond_lengths_A, "energy_eV": minimum.energy_eV}
-    energies = ("adsorption_eV", "std_eV", "zero_point_eV", "with_zero_point_eV")
-    for name in (*energies, "above_best_eV", "above_best_std_eV"):
+    for name in ("adsorption_eV", "std_eV", "zero_point_eV"):
         values[name] = getattr(energy, name) if minimum.state in BOUND else None
     values["domain"] = _domain(energy)
     if energy.modes is not None:

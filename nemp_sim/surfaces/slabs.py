@@ -213,17 +213,3 @@ def layers_from_below(atoms: Atoms) -> list[np.ndarray]:
     order = np.argsort(heights, kind="stable")
     breaks = np.flatnonzero(np.diff(heights[order]) > LAYER_GAP_ANGSTROM) + 1
     return np.split(order, breaks)
-
-
-def held_layers(count: int) -> str:
-    """How many layers are held, in words."""
-    return "no layer held" if not count else f"{count} layer{'s' * (count > 1)} held"
-
-
-def vacuum_of(slab: Atoms) -> str:
-    """The empty space beside a slab, in words: what the cell leaves along its third vector."""
-    height = abs(np.linalg.det(slab.cell.array)) / np.linalg.norm(
-        np.cross(slab.cell.array[0], slab.cell.array[1])
-    )
-    empty = height - np.ptp(slab.positions[:, 2])
-    return f"{empty:.1f} Å of vacuum" + ("" if slab.pbc[2] else ", not periodic along it")

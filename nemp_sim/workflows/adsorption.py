@@ -5,7 +5,7 @@ Without options: H on Pd(111) with pdh.pt. Another job: nemp adsorption --metal 
 """
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +28,7 @@ from nemp_sim.surfaces.adsorbates import FORMS, gas_molecule
 from nemp_sim.surfaces.adsorption import Minimum, candidates, merged, outcome
 from nemp_sim.surfaces.plots import energy_levels, site_map
 from nemp_sim.surfaces.report import BOUND, Energies, adsorption_report
-from nemp_sim.surfaces.slabs import (
-    FACETS,
-    composition_shares,
-    equation_of_state,
-    fcc_slab,
-    held_layers,
-    vacuum_of,
-)
+from nemp_sim.surfaces.slabs import FACETS, composition_shares, equation_of_state, fcc_slab
 from nemp_sim.vibrations import Vibrations, vibrations
 from nemp_sim.workflow import WorkflowResult, ended, engine_of
 
@@ -178,9 +171,8 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
     every = [outcome(slab, c, atoms, fmax <= settings.fmax) for c, atoms, fmax in ends]
     minima = merged(slab, every)
     gases = dict(zip(names, references.structures[1:], strict=True))
-    values, gas_modes = energies(settings, engine, slab, gases, minima)
-    found = tuple(zip(minima, values, strict=True))
-    report = adsorption_report(_title(settings), slab, found, settings.max_std, notes, gas_modes)
+    found = tuple(zip(minima, energies(settings, engine, slab, gases, minima), strict=True))
+    report = adsorption_report(_title(settings), slab, found, settings.max_std, notes)
     bound = [slab, *(m.atoms for m in minima if m.state in BOUND)]
     report = ended(report, engine, settings, started, bound)
     write_structures(settings.directory / "adsorption.extxyz", [slab, *(m.atoms for m in minima)])
@@ -213,7 +205,7 @@ def build_slab(settings: Settings, engine: Engine) -> tuple[Atoms, list[str]]:
         seed=settings.seed,
     )
     cells = f"{settings.size[0]} × {settings.size[1]} cell, {settings.size[2]} layers"
-    held = f"{held_layers(settings.fixed_layers)}, {vacuum_of(slab)}"
+    held = f"{settings.fixed_layers} layers held"
     return slab, [f"{settings.metal}({settings.facet}), {cells}, {held}, a = {a:.4f} Å {how}."]
 
 
@@ -223,8 +215,8 @@ def energies(
     slab: Atoms,
     gases: dict[str, Atoms],
     minima: list[Minimum],
-) -> tuple[list[Energies], dict[str, Vibrations]]:
-    """Energies, uncertainty, zero-point correction and domain of each minimum; modes of gases."""
+) -> list[Energies]:
+    """Adsorption energy, uncertainty, zero-point correction and domain of each minimum."""
     names = list(gases)
     wanted: dict[str, Any] = {}
     if isinstance(engine, Potential):
@@ -234,7 +226,7 @@ def energies(
     gas_modes = {}
     if settings.zpe:
         gas_modes = {name: vibrations(engine, atoms) for name, atoms in gases.items()}
-    found, every = [], []
+    found = []
     for number, minimum in enumerate(minima):
         weights = np.zeros(len(evaluated.energy))
         weights[0], weights[1 + len(names) + number] = -1.0, 1.0
@@ -249,31 +241,7 @@ def energies(
             correction = modes.zero_point_energy_eV - of_gas
         outside = evaluated.outside[1 + len(names) + number] if wanted else None
         found.append(Energies(float(weights @ evaluated.energy), std, correction, modes, outside))
-        every.append(weights)
-    return _above_best(minima, found, every, members), gas_modes
-
-
-def _above_best(
-    minima: list[Minimum],
-    found: list[Energies],
-    weights: list[np.ndarray],
-    members: np.ndarray | None,
-) -> list[Energies]:
-    """The energies with how far each lies above the best of its adsorbate: their own error bar."""
-    result = []
-    for minimum, energy, mine in zip(minima, found, weights, strict=True):
-        rivals = [
-            (e.adsorption_eV, k)
-            for k, (m, e) in enumerate(zip(minima, found, strict=True))
-            if m.adsorbate == minimum.adsorbate and m.state in BOUND
-        ]
-        if minimum.state in BOUND:
-            lowest, best = min(rivals)
-            std = None if members is None else combination_std(members, mine - weights[best])
-            above = energy.adsorption_eV - lowest
-            energy = replace(energy, above_best_eV=above, above_best_std_eV=std)
-        result.append(energy)
-    return result
+    return found
 
 
 def _modes(settings: Settings, engine: Engine, slab: Atoms, minimum: Minimum) -> Vibrations | None:
@@ -301,4 +269,4 @@ def _title(settings: Settings) -> str:
     return f"{', '.join(settings.adsorbates)} on {surface}"
 
 
-app = workflow_app(Settings, run, sections=("Structures",))
+app = workflow_app(Settings, run, sections=("Minima",))

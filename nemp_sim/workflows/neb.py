@@ -5,11 +5,9 @@ nemp neb --initial a.traj --final b.traj
 """
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 from ase import Atoms
 from matplotlib.figure import Figure
 
@@ -38,13 +36,7 @@ from nemp_sim.relax import Engine, KeptStep, Relaxation, Step, relax
 from nemp_sim.report import Quantity, Report, concluded, write_report
 from nemp_sim.start_check import check_start
 from nemp_sim.surfaces.adsorbates import place
-from nemp_sim.surfaces.slabs import (
-    PD_LATTICE_ANGSTROM,
-    fcc_slab,
-    freeze_lowest_layers,
-    held_layers,
-    vacuum_of,
-)
+from nemp_sim.surfaces.slabs import PD_LATTICE_ANGSTROM, fcc_slab, freeze_lowest_layers
 from nemp_sim.views import two_views
 from nemp_sim.workflow import WorkflowResult, ended, engine_of
 
@@ -172,11 +164,6 @@ class Job:
     names: tuple[str, str] = ("initial", "final")
     notes: tuple[str, ...] = ()
 
-    @property
-    def warning(self) -> str:
-        """The note that must be seen first; empty where there is none."""
-        return next((note for note in self.notes if note.startswith("WARNING")), "")
-
 
 @dataclass(frozen=True)
 class Result(WorkflowResult[Settings]):
@@ -198,7 +185,7 @@ class Result(WorkflowResult[Settings]):
     def trusted(self) -> bool:
         """Whether all that was asked for is there: converged, the saddle proved, certain."""
         if self.reaction is None:
-            return self.converged and self.band.has_saddle
+            return self.converged
         uncertain = is_uncertain(self.reaction, self.settings.max_std)
         lacking = self.reaction.problems or self.reaction.missing_instantons_K
         return self.converged and not lacking and not uncertain
@@ -226,8 +213,6 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
     dtype = "float64" if settings.full else None  # second derivatives
     engine = engine_of(engine, settings, settings.potential, settings.head, dtype)
     check_start(engine, dict(zip(("initial", "final"), job.ends, strict=True)))
-    if show is not None and job.warning:
-        show(job.warning)
     settings.directory.mkdir(parents=True, exist_ok=True)
     kept = KeptStep(show or (lambda step: None), _on_the_way(settings))
     try:
@@ -240,9 +225,7 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
             _write_unfinished(settings, engine, job, kept.step, error, started)
         raise
     converged = relaxation.converged and band.converged
-    spread = energy_spread(engine, band)
-    notes = (*job.notes, moved_in_relaxation(job.ends, relaxation.structures))
-    report = band_report(job.title, notes, settings.fmax, relaxation, band, spread)
+    report = band_report(job.title, job.notes, settings.fmax, relaxation, band)
     write_images(settings.directory / "neb.extxyz", band.images, band.path_length_A)
     if steps:
         report = with_steps(report, steps)
@@ -257,11 +240,9 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
         report = with_reaction(report, reaction, settings.max_std)
         write_reaction(settings.directory, reaction, job.title)
     report = ended(report, engine, settings, started, band.images)
-    if job.warning and not converged:
-        report = replace(report, verdict=f"{job.warning} {report.verdict}")
     drawn = replace(band, converged=relaxation.converged and band.converged)
-    of_images = None if spread is None else spread.of_images_eV
-    save_figure(neb_profile(drawn, job.names, of_images), settings.directory / "neb.png")
+    spread = energy_spread(engine, band.images)
+    save_figure(neb_profile(drawn, job.names, spread), settings.directory / "neb.png")
     save_figure(_geometry(job, band, reaction), settings.directory / "geometry.png")
     write_report(report, settings.directory)
     _on_the_way(settings).unlink(missing_ok=True)
@@ -280,11 +261,10 @@ def prepare(settings: Settings) -> Job:
             fixed_layers=1 if settings.fixed_layers is None else settings.fixed_layers,
         )
         ends = place(slab, "H", "fcc"), place(slab, "H", "hcp")
-        count = settings.fixed_layers if settings.fixed_layers is not None else 1
+        held = len(slab.constraints[0].index) if slab.constraints else 0
         note = (
-            f"Pd(111), 2 × 2 cell, three layers, {held_layers(count)}, {vacuum_of(slab)}, lattice "
-            f"constant {settings.lattice_constant_angstrom} Å (nemp adsorption prints that of the "
-            "potential's own minimum)."
+            f"Pd(111), 2 × 2 cell, three layers, lattice constant "
+            f"{settings.lattice_constant_angstrom} Å; {held} atoms of the lowest layers are held."
         )
         return Job("H from fcc to hcp on Pd(111)", ends, ("fcc", "hcp"), (note,))
     ends = read_structure(settings.initial, "initial"), read_structure(settings.final, "final")
@@ -317,16 +297,6 @@ def matched(job: Job, apply: bool) -> Job:
         note = f"WARNING: another order of like atoms makes the way shorter ({ways}): --match."
         return replace(job, notes=(*job.notes, note))
     return job
-
-
-def moved_in_relaxation(before: Sequence[Atoms], after: Sequence[Atoms]) -> str:
-    """How far the relaxation of the ends moved their atoms, in words."""
-    said = []
-    for name, start, end in zip(("initial", "final"), before, after, strict=True):
-        moved = np.linalg.norm(end.positions - start.positions, axis=1)
-        worst = int(moved.argmax())
-        said.append(f"{name} {moved[worst]:.2f} Å ({end.symbols[worst]}{worst})")
-    return f"Largest displacement in the relaxation of the ends: {', '.join(said)}."
 
 
 def earlier_band(settings: Settings) -> list[Atoms]:

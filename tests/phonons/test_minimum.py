@@ -37,15 +37,14 @@ def test_phonopy_finds_the_symmetry_of_its_files_again(tmp_path):
 @pytest.mark.parametrize(
     ("atoms", "note"),
     [
-        (bulk("Cu", a=3.5), "Positions and cell were relaxed: volume 10.719 →"),
+        (bulk("Cu", a=3.5), "Positions and cell were relaxed."),
         (fcc111("Cu", (1, 1, 3), a=3.59, vacuum=6.0), "Positions were relaxed in the given cell."),
         (molecule("CO"), "Positions were relaxed in the given cell."),
     ],
 )
 def test_what_is_relaxed(atoms, note):
     minimum = to_minimum(StressEMT(), atoms, Limits())
-    assert len(minimum.notes) == 1 and minimum.notes[0].startswith(note)
-    assert minimum.optimizer_steps > 0
+    assert minimum.notes == (note,) and minimum.optimizer_steps > 0
     assert np.abs(minimum.atoms.get_forces()).max() < 1e-3
 
 

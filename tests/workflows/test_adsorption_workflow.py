@@ -140,11 +140,11 @@ def test_each_row_says_whether_it_is_inside_the_domain(pdh):
         atoms.calc = SinglePointCalculator(atoms, energy=energy)
         minima.append(outcome(slab, good, atoms, True))
     gases = {"H2": molecule("H2")}
-    found, _ = adsorption.energies(Settings(), engine, slab, gases, minima)
+    found = adsorption.energies(Settings(), engine, slab, gases, minima)
     assert not found[0].outside and found[1].outside
     assert list(map(str, found[1].outside)) == list(map(str, evaluated.outside[2]))
     report = adsorption_report("H", slab, list(zip(minima, found, strict=True)), 9.0, [])
-    rows = report.sections["Structures"].splitlines()[2:]
+    rows = report.sections["Minima"].splitlines()[2:]
     assert rows[0].endswith("| inside |") and "| OUTSIDE: Pd11 and H12 are 0.6 Å" in rows[1]
     assert report.data["minima"][1]["domain"].startswith("OUTSIDE")
 
