@@ -8,6 +8,7 @@ the same NVE trajectory; the first forces are compared with ``Potential.evaluate
 
 import argparse
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -111,29 +112,35 @@ def main() -> None:
     parser.add_argument("--timestep-fs", type=float, default=0.5)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default=None)
+    parser.add_argument("--memory-gb", type=float, default=None)
+    parser.add_argument("--alone", action="store_true", help="too large for one evaluation")
     args = parser.parse_args()
     torch.set_num_threads(1)
     potential = load_potential(args.potential, args.device, args.dtype)
     atoms = structure(potential.name, tuple(args.repeat))
-    ours = potential.evaluate([atoms], stress=True)
-    seconds = seconds_of_evaluate(potential, atoms)
+    ours = None if args.alone else potential.evaluate([atoms], stress=True)
+    seconds = np.nan if args.alone else seconds_of_evaluate(potential, atoms)
     print(f"{atoms.get_chemical_formula()}, {len(atoms)} atoms, {potential.name} {potential.dtype}")
     print(f"evaluate: {seconds:.3f} s")
-    print("ranks  s/step  shell  dE eV    dF eV/Å  drift meV/atom  largest meV/atom")
+    print("ranks  s/step  shell  dE eV    dF eV/Å  drift meV/atom  largest meV/atom  peak GB")
     for ranks in args.ranks:
         with tempfile.TemporaryDirectory() as name:
             directory = Path(name)
-            options = {"device": args.device, "dtype": args.dtype}
+            options = {"device": args.device, "dtype": args.dtype, "memory_gb": args.memory_gb}
             model = export_lammps(args.potential, directory / "model.mliap", **options)
             rows, step = run(directory, model, atoms, ranks, args)
             forces = first_forces(directory / "forces.dump")
-        energy_error = abs(rows[0, 2] - ours.energy[0])
-        force_error = np.abs(forces - ours.forces[0]).max()
+        energy_error = force_error = np.nan
+        if ours is not None:
+            energy_error = abs(rows[0, 2] - ours.energy[0])
+            force_error = np.abs(forces - ours.forces[0]).max()
         total = (rows[:, 3] - rows[0, 3]) / len(atoms) * 1e3
         drift = np.polyfit(rows[:, 0], total, 1)[0] * args.steps
+        # of the largest rank so far
+        peak = 1e-6 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
         print(
             f"{ranks:5d}  {step:6.3f}  {step * ranks / seconds:5.1f}  {energy_error:.1e}  "
-            f"{force_error:.1e}  {drift:14.4f}  {np.abs(total).max():16.4f}"
+            f"{force_error:.1e}  {drift:14.4f}  {np.abs(total).max():16.4f}  {peak:6.2f}"
         )
 
 

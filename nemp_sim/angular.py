@@ -22,6 +22,8 @@ from numpy.polynomial.legendre import leggauss
 from scipy.special import assoc_legendre_p, factorial
 from torch import Tensor, nn
 
+from nemp_sim.torch_state import is_traced
+
 
 def real_spherical_harmonics(l: int, unit_vectors: np.ndarray) -> np.ndarray:
     """Y_lm of unit vectors (n, 3) by the closed formula above, shape (2l+1, n), NumPy float64."""
@@ -83,6 +85,8 @@ def spread_orders(values: Tensor, order: Tensor) -> Tensor:
 
     ``order`` is ``order_of_component(L)``. The derivative sums each block in a fixed order.
     """
+    if is_traced():
+        return values.index_select(-2, order)
     return _SpreadOrders.apply(values, order)
 
 

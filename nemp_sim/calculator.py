@@ -53,7 +53,7 @@ class NEMP(Calculator):
             device: "auto", "cpu", "cuda" …
             dtype: "float32" or "float64"; None takes that of the file.
             skin_angstrom: neighbour lists are kept until an atom has moved half of this, Å.
-            head: read-out (level of theory) to use; None: the first one of the file.
+            head: read-out (level of theory) to use; None: the only one of the file.
             on_extrapolation: what happens where a structure is outside the domain of the
                 potential: "warn" (once for each set of atoms), "raise" or "ignore".
 

@@ -84,7 +84,7 @@ def load_potential(
             among the shipped ones ("pdh.pt" or "pdh").
         device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1" …
         dtype: "float32" or "float64" (or the torch dtype); None takes the dtype of the file.
-        head: read-out (level of theory) to use; None: the first one of the file.
+        head: read-out (level of theory) to use; None: the only one of the file.
         kernel: "auto", "reference" or "fused", as in Potential.
         precision: of the fused kernels, as in Potential.
         on_extrapolation: what happens where a structure is outside the domain of the potential:
@@ -92,7 +92,7 @@ def load_potential(
 
     Raises:
         PotentialFileError: no such file, or a damaged, foreign or newer file.
-        InputError: an unusable device, dtype or policy, or no such head.
+        InputError: an unusable device, dtype or policy, no such head, or several and none given.
 
     Warns:
         NoDomainWarning: the file records no domain, and ``on_extrapolation`` is not "ignore".
@@ -101,6 +101,8 @@ def load_potential(
     path = find_potential(name_or_path)
     checksum = _checked_sha256(path)
     model, metadata = load_model(path, None if dtype is None else resolve_dtype(dtype))
+    if head is None and len(model.config.heads) > 1:
+        raise InputError(_which_head(path.name, model.config, metadata))
     options: dict[str, Any] = {
         "device": resolve_device(device),
         "kernel": kernel,
@@ -124,6 +126,19 @@ def load_potential(
             stacklevel=3,
         )
     return potential
+
+
+def _which_head(name: str, config: ModelConfig, metadata: PotentialMetadata) -> str:
+    """What to say where a file has several read-outs and none was chosen."""
+    every, heads = [], config.heads
+    for head in heads:
+        known = metadata.heads.get(head, {})
+        elements = ", ".join(known.get("elements", config.symbols))
+        every.append(f"{head!r} ({elements}; {known.get('level_of_theory', 'level not stated')})")
+    return (
+        f"head is not given, but {name} has several, whose energies must not be mixed: "
+        f"{'; '.join(every)}. Choose one: head={heads[0]!r}, or --head {heads[0]}."
+    )
 
 
 def load_model(path: Path, dtype: torch.dtype | None = None) -> tuple[NEMP, PotentialMetadata]:

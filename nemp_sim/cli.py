@@ -16,7 +16,7 @@ from nemp_sim.console import Command
 
 WORKFLOWS = (
     *("evaluate", "relax", "adsorption", "neb", "vibrations", "diffusion"),
-    *("phonons", "pimd", "umbrella", "label"),
+    *("md", "phonons", "pimd", "umbrella", "label"),
 )
 CHECKED_AT_ONCE = 64  # structures of ``nemp check`` between two lines that are printed
 
@@ -153,7 +153,7 @@ def list_potentials() -> None:
 
 @app.command(cls=Command, rich_help_panel="Potentials")
 def train(
-    config: Annotated[Path, typer.Argument(help="TOML file: [model], [data], [training].")],
+    config: Annotated[Path, typer.Argument(help=r"TOML file: \[model], \[data], \[training].")],
     out: Annotated[
         Path | None, typer.Option(help="Directory of the run; default: results/train-<name>.")
     ] = None,
@@ -314,7 +314,7 @@ def ipi(  # noqa: PLR0913 (options of a command)
 @app.command(cls=Command, rich_help_panel="Workflows")
 def many(
     file: Annotated[
-        Path, typer.Argument(help="TOML file: workflow, [settings], [vary], [[jobs]].")
+        Path, typer.Argument(help=r"TOML file: workflow, \[settings], \[vary], \[\[jobs]].")
     ],
     workers: Annotated[int, typer.Option(help="Processes on this machine.")] = 1,
     scheduler: Annotated[
@@ -359,14 +359,41 @@ def export_lammps(
     device: Annotated[str, typer.Option(help="Where the ranks evaluate: auto, cpu …")] = "auto",
     dtype: Annotated[str | None, typer.Option(help="float32 or float64.")] = None,
     head: Annotated[str | None, typer.Option(help="Read-out (level of theory).")] = None,
+    memory_gb: Annotated[
+        float | None, typer.Option(help="What one rank may take, GB; default: what is free.")
+    ] = None,
 ) -> None:
     """Write a potential for LAMMPS (pair_style mliap unified) and print the input lines."""
     from nemp_sim.lammps import export_lammps, input_lines
 
     file = output or Path(potential).with_suffix(".mliap").name
-    model = export_lammps(potential, file, device, dtype, head)
+    model = export_lammps(potential, file, device, dtype, head, memory_gb)
     print(f"written: {file}\n")
     print(input_lines(model, file))
+
+
+@app.command("export-metatomic", cls=Command, rich_help_panel="Potentials")
+def export_metatomic(
+    potential: Annotated[str, typer.Argument(help="A path, or the name of a potential.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Default: <name>-metatomic.pt.")
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32 or float64.")] = None,
+    head: Annotated[str | None, typer.Option(help="Read-out (level of theory).")] = None,
+) -> None:
+    """Write a potential as the file that metatomic's engines load (extra: metatomic)."""
+    from nemp_sim.checkpoint import load_potential
+    from nemp_sim.errors import InputError
+
+    engine = load_potential(potential, "cpu", dtype, head)
+    try:
+        from nemp_sim.metatomic import export_metatomic
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"{error.name} is not installed. Install it: pip install 'nemp_sim[metatomic]'."
+        ) from None
+    file = output or Path(f"{Path(potential).stem}-metatomic.pt")
+    print(f"written: {export_metatomic(engine, file)}")
 
 
 if __name__ == "__main__":

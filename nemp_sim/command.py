@@ -10,7 +10,12 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from nemp_sim.console import Command, status_line, terminated_like_interrupted
+from nemp_sim.console import (
+    Command,
+    plain_warnings,
+    status_line,
+    terminated_like_interrupted,
+)
 from nemp_sim.domain_report import UNTRUSTED, is_outside
 from nemp_sim.options import Option, options_of, read_settings, to_toml
 from nemp_sim.report import plain
@@ -58,12 +63,10 @@ def workflow_app(
             print(f"{to_toml(plain(chosen))}\n{chosen.plan()}\nfiles in {chosen.directory}/")
             return
         try:
-            with terminated_like_interrupted(), status_line(quiet) as show:
+            with plain_warnings(), terminated_like_interrupted(), status_line(quiet) as show:
                 result = run(chosen, show=show)
         except KeyboardInterrupt:
-            if not goes_on:
-                raise
-            print("stopped; the same command goes on from here", file=sys.stderr)
+            print(_stopped(chosen, goes_on), file=sys.stderr)
             raise typer.Exit(STOPPED) from None
         if not quiet:
             print_outcome(result, sections)
@@ -81,6 +84,19 @@ def workflow_app(
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command(cls=Command, help=_reflowed(sys.modules[run.__module__].__doc__ or ""))(main)
     return app
+
+
+def _stopped(chosen: Any, goes_on: bool) -> str:  # noqa: ANN401 (settings of any workflow)
+    """What to say after Ctrl-C, and how to go on."""
+    if goes_on:
+        return "stopped; the same command goes on from here"
+    if not chosen.directory.is_dir():
+        return "stopped; nothing was written"
+    restart = " --restart goes on from it;" if hasattr(chosen, "restart") else ""
+    return (
+        f"stopped; the last complete step is in {chosen.directory}/.{restart} the same command "
+        "begins anew"
+    )
 
 
 def print_outcome(result: Any, sections: Sequence[str]) -> None:  # noqa: ANN401 (any workflow's)

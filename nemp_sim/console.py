@@ -4,6 +4,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -152,6 +153,18 @@ class Command(typer.core.TyperCommand):
                 file=sys.stderr,
             )
             raise typer.Exit(2) from None
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Warnings as one line for people, without file, line and source of the package."""
+
+    def show(message: Warning | str, *_where: object, **_more: object) -> None:
+        print(f"warning: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 @contextmanager

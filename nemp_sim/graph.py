@@ -6,6 +6,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from nemp_sim.torch_state import is_traced
+
 
 @dataclass(frozen=True)
 class AtomGraph:
@@ -61,6 +63,9 @@ class AtomGraph:
 
     def sum_edges(self, values: Tensor) -> Tensor:
         """Sum of edge values (E, …) over the edges of each centre, (N, …)."""
+        if is_traced():  # plain operations of any sizes, which name no device
+            zeros = (self.species * 0).to(values.dtype).reshape(-1, *[1] * (values.dim() - 1))
+            return zeros.expand(-1, *values.shape[1:]).index_add(0, self.centre, values)
         return _SegmentSum.apply(values, self.centre, self.row_start, None)
 
     def sum_atoms(self, values: Tensor) -> Tensor:
@@ -109,6 +114,8 @@ def gather(values: Tensor, index: Tensor, first: Tensor, order: Tensor | None = 
         first: (N+1,) first row of each node, once the rows are sorted by node.
         order: (E,) permutation that sorts the rows by node; None: they are sorted.
     """
+    if is_traced():
+        return values.index_select(0, index)
     return _Gather.apply(values, index, first, order)
 
 

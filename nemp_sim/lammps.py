@@ -6,78 +6,33 @@ After T message-passing steps an energy depends on atoms T + 1 cutoffs away. The
 
 * without Kokkos LAMMPS cannot exchange what a network makes of its atoms, so the ghost shell is
   T + 1 cutoffs thick, LAMMPS lists the pairs of ghosts as well, and each rank evaluates those that
-  its own atoms depend on;
+  its own atoms depend on, part by part where they do not fit the memory;
 * with Kokkos the shell is one cutoff thick and the orbitals of the ghosts are fetched from their
   owners in each step, their gradients sent back (``forward_exchange``, ``reverse_exchange``).
 
 Source: ``pair_style mliap unified`` of LAMMPS; ``mliap_unified_couple.pyx`` states what it calls.
 """
 
-import math
 import pickle
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from nemp_sim.checkpoint import find_potential, load_potential
+from nemp_sim.config import require
 from nemp_sim.derivatives import pair_gradients
 from nemp_sim.errors import EvaluationError, InputError
 from nemp_sim.files import private_directory, replacing
-from nemp_sim.graph import AtomGraph, gather
-from nemp_sim.potential import Potential
+from nemp_sim.lammps_graph import Pairs, rank_graph
+from nemp_sim.memory import bytes_per_edge, free_memory
+from nemp_sim.potential import MEMORY_SHARE, Potential
 
 SKIN_ANGSTROM = 2.0  # LAMMPS' default in metal units
 FORBIDDEN_SUFFIXES = (".pt", ".pth")  # LAMMPS reads those by torch.load, which needs a setting
-
-
-@dataclass(frozen=True)
-class RankGraph(AtomGraph):
-    """The atoms of one MPI rank, owned ones first, then ghosts; one structure.
-
-    Attributes:
-        vectors: (E, 3) float64, r_ij of each edge, Å.
-        neighbour_start: (N+1,) int64, first edge of each neighbour in the order ``by_neighbour``.
-        exchange: LAMMPS' data, whose ``forward_exchange`` fills in the values of ghosts; None
-            where the edges of the ghosts are in the graph.
-    """
-
-    vectors: Tensor
-    neighbour_start: Tensor
-    exchange: Any = None
-
-    def edge_vectors(self) -> Tensor:
-        """r_ij, (E, 3) float64, Å."""
-        return self.vectors
-
-    def at_neighbour(self, values: Tensor) -> Tensor:
-        """Node values (N, …) at the neighbour of each edge, those of ghosts from their owners."""
-        if self.exchange is not None and values.is_floating_point():
-            values = _Exchange.apply(values, self.exchange)
-        return gather(values, self.neighbour, self.neighbour_start, self.by_neighbour)
-
-
-class _Exchange(torch.autograd.Function):
-    """Values of the ghosts from their owners; backward, gradients of the ghosts to their owners."""
-
-    @staticmethod
-    def forward(ctx, values, data):  # noqa: ANN001, ANN205 (torch's signature)
-        ctx.data = data
-        return _exchanged(data.forward_exchange, values)
-
-    @staticmethod
-    def backward(ctx, grad):  # noqa: ANN001, ANN205
-        return _exchanged(ctx.data.reverse_exchange, grad), None
-
-
-def _exchanged(exchange: Any, values: Tensor) -> Tensor:  # noqa: ANN401 (a function of LAMMPS)
-    rows = values.contiguous()
-    result = torch.empty_like(rows)
-    exchange(rows, result, math.prod(rows.shape[1:]))
-    return result
 
 
 class LammpsModel:
@@ -99,9 +54,12 @@ class LammpsModel:
         Args:
             content: bytes of the potential file.
             name: its name, for messages.
-            options: device, dtype and head of ``load_potential``.
+            options: device, dtype and head of ``load_potential``, and ``memory_gb``.
         """
         self._state = (content, name, options)
+        options = dict(options)
+        room = options.pop("memory_gb", None)
+        self._room = None if room is None else 1e9 * room
         self.interface = None
         self._checked = False
         self.potential = _from_bytes(content, name, options)
@@ -141,19 +99,47 @@ class LammpsModel:
         """
         if hasattr(data, "forward_exchange"):
             self._check_device(data)
-            graph = _rank_graph(self._species_of(data), *self._pairs(data), exchange=data)
-            edges = torch.arange(data.npairs, device=self.potential.device)
+            graph = rank_graph(self._species_of(data), *self._pairs(data), exchange=data)
+            energies, forces = pair_gradients(self.potential.model, graph, data.nlocal)
         else:
-            graph, edges = self._closed_graph(data)
-        energies, gradients = pair_gradients(self.potential.model, graph, data.nlocal)
-        if not (energies.isfinite().all() and gradients.isfinite().all()):
+            energies, forces = self._in_parts(data)
+        if not (energies.isfinite().all() and forces.isfinite().all()):
             raise EvaluationError(
                 "energies or forces are not finite. Check for overlapping atoms, a time step that "
                 "is too long, or units other than metal."
             )
-        forces = gradients.new_zeros(data.npairs, 3)
-        forces[edges] = gradients
         _hand_over(data, energies, forces)
+
+    def _in_parts(self, data: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401
+        """Energies (n,) of the owned atoms and ∂E/∂r_ij (E, 3), by parts that fit the memory.
+
+        A part is atoms near one another and all that their energies depend on; what does not fit
+        is halved.
+        """
+        cut = Pairs(self._species_of(data), *self._pairs(data))
+        if not self._checked:
+            self._warn_of_a_thin_shell(cut.reach_of_ghosts(data.nlocal))
+        most, device = self._most_edges(), self.potential.device
+        energies = torch.zeros(data.nlocal, dtype=torch.float64, device=device)
+        forces = torch.zeros(data.npairs, 3, dtype=torch.float64, device=device)
+        todo = [torch.arange(data.nlocal, device=device)]
+        while todo:
+            owned = todo.pop()
+            part = cut.part(owned, self.n_steps)
+            if len(part.edges) > most and len(owned) > 1:
+                todo += cut.halves(owned)
+                continue
+            energies[owned], gradients = pair_gradients(
+                self.potential.model, part.graph, len(owned)
+            )
+            forces[part.edges] += gradients
+        return energies, forces
+
+    def _most_edges(self) -> float:
+        """Pairs of the largest part."""
+        device, form = self.potential.device, self.potential.config
+        room = MEMORY_SHARE * free_memory(device) if self._room is None else self._room
+        return room / bytes_per_edge(form, self.potential.dtype)
 
     def _tensor(self, values: Any) -> Tensor:  # noqa: ANN401 (an array of numpy or cupy)
         return torch.as_tensor(values, device=self.potential.device)
@@ -187,109 +173,18 @@ class LammpsModel:
                 f"{'GPU' if on_gpu else 'CPU'}. Export with --device {'cuda' if on_gpu else 'cpu'}."
             )
 
-    def _warn_of_a_thin_shell(
-        self, n_owned: int, n_atoms: int, centre: Tensor, neighbour: Tensor, vectors: Tensor
-    ) -> None:
+    def _warn_of_a_thin_shell(self, reach_angstrom: float) -> None:
         """Say once that the input lacks ``comm_modify``, of which LAMMPS tells nothing itself."""
         self._checked = True
-        reach = _reach_of_ghosts(n_owned, n_atoms, centre, neighbour, vectors)
         cutoff = self.potential.cutoff_angstrom
-        if 0 < reach < self.n_steps * cutoff:
+        if 0 < reach_angstrom < self.n_steps * cutoff:
             warnings.warn(
-                f"the ghosts reach {reach:.1f} Å beyond the atoms of a rank, but must reach "
-                f"{self.n_steps + 1} cutoffs of {cutoff:g} Å: energies are wrong unless the "
+                f"the ghosts reach {reach_angstrom:.1f} Å beyond the atoms of a rank, but must "
+                f"reach {self.n_steps + 1} cutoffs of {cutoff:g} Å: energies are wrong unless the "
                 f"structure ends there. Put 'comm_modify cutoff {self.shell_angstrom:.1f}' into "
                 "the input.",
                 stacklevel=2,
             )
-
-    def _closed_graph(self, data: Any) -> tuple[RankGraph, Tensor]:  # noqa: ANN401
-        """The owned atoms with all that their energies depend on, and which pairs those are.
-
-        Atoms up to T hops away need all of their edges.
-        """
-        species = self._species_of(data)
-        centre, neighbour, vectors = self._pairs(data)
-        if not self._checked:
-            self._warn_of_a_thin_shell(data.nlocal, len(species), centre, neighbour, vectors)
-        owned = torch.arange(len(species), device=species.device) < data.nlocal
-        needed = owned
-        for _ in range(self.n_steps):
-            reached = needed.clone()
-            reached[neighbour[needed[centre]]] = True
-            needed = reached
-        kept = needed[centre].nonzero()[:, 0]
-        present = needed.clone()
-        present[neighbour[kept]] = True
-        new_index = present.cumsum(0) - 1
-        graph = _rank_graph(
-            species[present],
-            new_index[centre[kept]],
-            new_index[neighbour[kept]],
-            vectors[kept],
-        )
-        return graph, kept
-
-
-def _reach_of_ghosts(
-    n_owned: int, n_atoms: int, centre: Tensor, neighbour: Tensor, vectors: Tensor
-) -> float:
-    """How far the ghosts reach beyond the owned atoms along some axis, Å; 0 without ghosts.
-
-    LAMMPS hands over no positions: those of the atoms that pairs connect with the first one follow
-    from r_ij.
-    """
-    if n_owned in (0, n_atoms) or not len(centre):
-        return 0.0
-    positions = vectors.new_zeros(n_atoms, 3)
-    known = torch.zeros(n_atoms, dtype=torch.bool, device=centre.device)
-    known[0] = True
-    while True:
-        edge = (known[centre] & ~known[neighbour]).nonzero()[:, 0]
-        if not len(edge):
-            break
-        positions[neighbour[edge]] = positions[centre[edge]] + vectors[edge]
-        known[neighbour[edge]] = True
-    owned, every = positions[:n_owned][known[:n_owned]], positions[known]
-    below = owned.amin(0) - every.amin(0)
-    above = every.amax(0) - owned.amax(0)
-    return float(torch.maximum(below, above).max())
-
-
-def _rank_graph(
-    species: Tensor,
-    centre: Tensor,
-    neighbour: Tensor,
-    vectors: Tensor,
-    exchange: Any = None,  # noqa: ANN401
-) -> RankGraph:
-    """The graph of edges that stand in the order of their centres, as LAMMPS lists them."""
-    n = len(species)
-    device = species.device
-    if bool((centre[1:] < centre[:-1]).any()):
-        raise EvaluationError("LAMMPS listed the pairs in another order than that of their atoms.")
-
-    def starts(index: Tensor) -> Tensor:
-        counts = torch.bincount(index, minlength=n)
-        return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-
-    one = torch.zeros(1, dtype=torch.int64, device=device)
-    return RankGraph(
-        positions=vectors.new_zeros(n, 3),
-        cells=vectors.new_zeros(1, 3, 3),
-        species=species,
-        structure=torch.zeros(n, dtype=torch.int64, device=device),
-        head=one,
-        first_atom=torch.tensor([0, n], device=device),
-        centre=centre,
-        neighbour=neighbour,
-        shifts=torch.zeros_like(vectors),
-        row_start=starts(centre),
-        by_neighbour=torch.argsort(neighbour, stable=True),
-        vectors=vectors.clone(),
-        neighbour_start=starts(neighbour),
-        exchange=exchange,
-    )
 
 
 def _hand_over(data: Any, energies: Tensor, forces: Tensor) -> None:  # noqa: ANN401
@@ -318,6 +213,7 @@ def export_lammps(
     device: str = "auto",
     dtype: str | None = None,
     head: str | None = None,
+    memory_gb: float | None = None,
 ) -> LammpsModel:
     """Write a potential as the file of ``pair_style mliap unified``.
 
@@ -328,7 +224,9 @@ def export_lammps(
         output: the file to write.
         device: where LAMMPS' ranks evaluate: "auto" (a GPU where there is one), "cpu", "cuda" …
         dtype: "float32" or "float64"; None takes that of the file.
-        head: read-out (level of theory); None: the first one.
+        head: read-out (level of theory); None: the only one.
+        memory_gb: what one rank may take, GB, without Kokkos: atoms that need more are evaluated
+            part by part. None: a share of what is free, which suits one rank on a device.
 
     Raises:
         InputError: an output that ends in .pt or .pth, or an unusable option.
@@ -340,8 +238,10 @@ def export_lammps(
             f"output is {str(output)!r}, but LAMMPS reads {' and '.join(FORBIDDEN_SUFFIXES)} in a "
             "way that torch refuses. Use another ending, such as .mliap."
         )
+    room = np.inf if memory_gb is None else memory_gb
+    require(room > 0, "memory_gb", memory_gb, "positive (GB)")
     source = find_potential(potential)
-    options = {"device": device, "dtype": dtype, "head": head}
+    options = {"device": device, "dtype": dtype, "head": head, "memory_gb": memory_gb}
     model = LammpsModel(source.read_bytes(), source.name, options)
     with replacing(output) as temporary, temporary.open("wb") as handle:
         pickle.dump(model, handle)

@@ -36,6 +36,11 @@ class Engine(Protocol):
         """Energies (B,) in eV and B arrays of forces (N, 3) in eV/Å of B structures."""
 
 
+def identity(engine: Engine) -> list[str]:
+    """What tells one engine from another: its weights, head and dtype."""
+    return [str(getattr(engine, name, "")) for name in ("sha256", "head", "dtype")]
+
+
 @dataclass(frozen=True)
 class Step:
     """Where a run stands after one optimiser step.
@@ -123,8 +128,8 @@ class CountedCalls:
             lists = NeighborLists(engine.cutoff_angstrom, SKIN_ANGSTROM)
             self._keywords = {"neighbors": lists}
 
-    def fill(self, structures: Sequence[Atoms], stress: bool = False) -> None:
-        """Attach energy, forces and, where asked for, stress to all structures, by one call.
+    def evaluate(self, structures: Sequence[Atoms], stress: bool = False) -> Evaluation:
+        """Energies, forces and, where asked for, stresses of all structures, by one call.
 
         Raises:
             EvaluationError: results that are not finite.
@@ -133,16 +138,26 @@ class CountedCalls:
         result = self._evaluate(list(structures), **wanted)
         self.count += 1
         for index, atoms in enumerate(structures):
-            values: dict[str, Any] = {"energy": float(result.energy[index])}
-            values["forces"] = result.forces[index]
-            if stress:
-                values["stress"] = result.stress[index]
-            for name, value in values.items():
-                if not np.isfinite(value).all():
+            for name in ("energy", "forces", *["stress"] * stress):
+                if not np.isfinite(getattr(result, name)[index]).all():
                     raise EvaluationError(
                         f"structure {index} ({atoms.get_chemical_formula()}): {name} not finite. "
                         "Check for overlapping atoms or a wrong length unit."
                     )
+        return result
+
+    def fill(self, structures: Sequence[Atoms], stress: bool = False) -> None:
+        """Attach energy, forces and, where asked for, stress to all structures, by one call.
+
+        Raises:
+            EvaluationError: results that are not finite.
+        """
+        result = self.evaluate(structures, stress)
+        for index, atoms in enumerate(structures):
+            values: dict[str, Any] = {"energy": float(result.energy[index])}
+            values["forces"] = result.forces[index]
+            if stress:
+                values["stress"] = result.stress[index]
             atoms.calc = SinglePointCalculator(atoms, **values)
 
 

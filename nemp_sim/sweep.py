@@ -19,7 +19,7 @@ from nemp_sim.report import plain
 
 SWEPT = (
     *("evaluate", "relax", "adsorption", "neb", "vibrations", "diffusion"),
-    *("phonons", "pimd", "umbrella"),
+    *("md", "phonons", "pimd", "umbrella"),
 )
 NO_MATTER = ("device", "out", "fresh", "restart")  # settings that change no number of a result
 UNFINISHED = "BROKEN OFF"  # begins the verdict of a report on a run that did not end

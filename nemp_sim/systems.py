@@ -29,7 +29,7 @@ class System:
         build: makes it, near its minimum; nothing is held.
         kind: "crystal" (a few atoms, repeated), "slab", "molecule" or "liquid".
         potential: name of the shipped potential for it; None: none is shipped.
-        head: read-out of that potential; None: the first.
+        head: read-out of that potential; None: the only one.
         relax: what a search for the minimum may move: "positions", or "auto" for the cell of
             crystals too.
         measured_angstrom: lattice constant of a cubic crystal at room temperature, Å, as measured;
@@ -174,9 +174,11 @@ def choose_potential(
         return potential, head
     own = {key: (s.potential, s.head) for key, s in built_in.items() if s.potential}
     if name not in own:
+        there = name in built_in or Path(name).is_file()
+        also = "" if there else f" (and there is no file {name!r}: check the path)"
         raise InputError(
             f"{argument} is {name!r} and potential is not given, but only {', '.join(own)} have a "
-            "shipped one. Give --potential."
+            f"shipped one{also}. Give --potential: nemp list names those that are there."
         )
     shipped, its_head = own[name]
     return shipped, head or its_head

@@ -57,6 +57,11 @@ class PrecisionWarning(UserWarning):
     """Products of float32 are rounded to fewer digits than the potential was tested with."""
 
 
+def is_traced() -> bool:
+    """Whether ``torch.jit.trace`` records the operations, which then must all be plain ones."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined]
+
+
 def warn_of_rounding(weights: torch.Tensor) -> None:
     """Warn where torch may round float32 products to TF32 or bfloat16, as others may want."""
     precision = torch.get_float32_matmul_precision()

@@ -1,9 +1,9 @@
 """What every workflow begins and ends with: its engine, the end of its report, its result."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import ClassVar, Generic, Protocol, TypeVar
 
 from ase import Atoms
 
@@ -12,6 +12,7 @@ from nemp_sim.console import HasDirectory
 from nemp_sim.domain_report import with_domain
 from nemp_sim.potential import Potential
 from nemp_sim.report import Report, concluded
+from nemp_sim.systems import SYSTEMS, System, choose_potential
 
 
 class Computing(HasDirectory, Protocol):
@@ -28,6 +29,30 @@ class Computing(HasDirectory, Protocol):
     @property
     def on_extrapolation(self) -> str:
         """What to do outside the domain: "warn", "raise" or "ignore"."""
+
+
+class WithSystem:
+    """Settings of a workflow that knows structures by name, and a shipped potential of each.
+
+    Attributes:
+        system_field: the field that holds the name or a file.
+        built_in: the structures that are known by name.
+    """
+
+    system_field: ClassVar[str] = "structure"
+    built_in: ClassVar[Mapping[str, System]] = SYSTEMS
+    potential: str | None
+    head: str | None
+
+    def potential_and_head(self) -> tuple[str, str | None]:
+        """Those that are given, or those of the built-in structure.
+
+        Raises:
+            InputError: neither.
+        """
+        name = getattr(self, self.system_field)
+        given = self.potential, self.head
+        return choose_potential(name, *given, self.built_in, self.system_field)
 
 
 Chosen = TypeVar("Chosen", bound=HasDirectory)
@@ -70,7 +95,7 @@ def engine_of(
         given: what evaluates structures; None loads ``potential``.
         settings: device, dtype and policy outside the domain.
         potential: path or name of a potential.
-        head: its read-out; None: the first.
+        head: its read-out; None: the only one.
         dtype: instead of that of the settings, where these leave it open.
 
     Raises:

@@ -20,13 +20,14 @@ MAY_IMPORT = {  # besides modules of the top level
     "validation": set(),
     "training": set(),
     "labelling": set(),
+    "md": set(),
     "surfaces": set(),
     "reactions": set(),
     "ipi": set(),
     "phonons": {"surfaces"},
     "pathintegral": {"surfaces", "ipi"},
     "workflows": {
-        *("surfaces", "reactions", "phonons", "ipi", "pathintegral", "labelling", "training"),
+        *("surfaces", "reactions", "md", "phonons", "ipi", "pathintegral", "labelling", "training"),
     },
 }
 ABOVE = {  # modules that import subpackages

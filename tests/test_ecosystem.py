@@ -8,6 +8,7 @@ import ase.db
 import ase.io
 import numpy as np
 import pytest
+import torch
 
 from nemp_sim.calculator import NEMP
 from nemp_sim.evaluation import VOIGT
@@ -60,3 +61,37 @@ def test_janus_core(random_potential, water, tmp_path):
     expected = water.get_potential_energy()
     found = SinglePoint(struct=water, properties=["energy", "stress"], file_prefix=tmp_path / "w")
     assert found.run()["energy"] == pytest.approx(expected)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # TorchScript's own
+@pytest.mark.parametrize("form", ["smooth", "published"])
+def test_metatomic(random_potential, structures, form, tmp_path):
+    pytest.importorskip("metatomic_ase")
+    from metatensor.torch import Labels
+    from metatomic.torch import ModelOutput
+    from metatomic_ase import MetatomicCalculator
+
+    from nemp_sim.metatomic import export_metatomic
+
+    potential = random_potential(form)
+    calculator = MetatomicCalculator(export_metatomic(potential, tmp_path / "m.pt"), device="cpu")
+    for name in ("lone_atom", "water", "tilted", "slab"):
+        atoms = structures[name].copy()
+        stress = bool(atoms.pbc.all())
+        expected = potential.evaluate([atoms], stress=stress)
+        atoms.calc = calculator
+        assert atoms.get_potential_energy() == pytest.approx(expected.energy[0], abs=1e-9)
+        np.testing.assert_allclose(atoms.get_forces(), expected.forces[0], atol=1e-9)
+        if stress:
+            np.testing.assert_allclose(atoms.get_stress(), expected.stress[0], atol=1e-9)
+    both = [structures["water"], structures["tilted"]]
+    expected = potential.evaluate(both)
+    wanted = {"energy": ModelOutput(unit="eV", sample_kind="system")}
+    found = calculator.run_model(both, wanted)["energy"].block()
+    np.testing.assert_allclose(found.values[:, 0].detach(), expected.energy, atol=1e-9)
+    place = torch.tensor([[0, 1], [1, 0]], dtype=torch.int32)
+    wanted = {"energy": ModelOutput(unit="eV", sample_kind="atom")}
+    chosen = Labels(["system", "atom"], place)
+    found = calculator.run_model(both, wanted, chosen)["energy"].block()
+    of_atoms = [expected.energies[0][1], expected.energies[1][0]]
+    np.testing.assert_allclose(found.values[:, 0].detach(), of_atoms, atol=1e-9)

@@ -135,7 +135,9 @@ def test_file_and_calculator_know_all_heads(network, tmp_path, slab):
     with pytest.raises(InputError, match="one of pbe, rpbe, hse"):
         load_potential(path, "cpu", head="scan")
     with pytest.raises(InputError, match="head is 'pbe'"):
-        NEMP(load_potential(path, "cpu"), head="pbe")
+        NEMP(load_potential(path, "cpu", head="pbe"), head="pbe")
+    with pytest.raises(InputError, match=r"has several.*'rpbe' \(H, Pd; RPBE\+D3\).*--head pbe"):
+        NEMP(path, device="cpu")
 
 
 def test_members_of_each_head_survive_the_file(network, tmp_path):

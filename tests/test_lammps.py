@@ -15,6 +15,7 @@ import pytest
 from ase import Atoms, units
 from ase.build import fcc111
 
+from nemp_sim import lammps
 from nemp_sim.checkpoint import save_potential
 from nemp_sim.errors import EvaluationError, InputError
 from nemp_sim.evaluation import VOIGT
@@ -60,6 +61,25 @@ def test_ranks_add_up_to_the_whole(export, structures, form, name, n_ranks, exch
     np.testing.assert_allclose(forces, whole.forces[0], atol=TOLERANCE)
     stress = [-virial[a, b] / atoms.get_volume() for a, b in VOIGT]
     np.testing.assert_allclose(stress, whole.stress[0], atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", ["slab", "water", "tilted"])
+def test_parts_that_fit_the_memory_add_up_to_the_whole(export, structures, name, monkeypatch):
+    potential, file, _ = export("smooth")
+    small = file.with_name("small.mliap")
+    export_lammps(file.with_suffix(".pt"), small, device="cpu", memory_gb=1e-4)
+    with small.open("rb") as handle:
+        model = pickle.load(handle)
+    sizes = []
+    taken = lammps.pair_gradients
+    monkeypatch.setattr(lammps, "pair_gradients", lambda *a: sizes.append(a[2]) or taken(*a))
+    world = World(structures[name], model, 1)
+    energy, forces, _ = world.run()
+    assert len(sizes) > 1 and sum(sizes) == len(structures[name])
+    whole = potential.evaluate([structures[name]])
+    assert energy == pytest.approx(whole.energy[0], abs=TOLERANCE)
+    np.testing.assert_allclose(forces, whole.forces[0], atol=TOLERANCE)
+    np.testing.assert_allclose(world.ranks[0].eatoms, whole.energies[0], atol=TOLERANCE)
 
 
 def test_atomic_energies_and_a_lone_atom(export, structures):

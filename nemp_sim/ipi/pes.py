@@ -45,7 +45,7 @@ class NEMPDriver(Dummy_driver):
             template: file with the atoms in the order of i-PI's file.
             device: "auto", "cpu", "cuda" …
             dtype: "float32" or "float64"; None takes that of the file.
-            head: read-out to use; None: the first one.
+            head: read-out to use; None: the only one.
             tolerance_angstrom: farthest that an atom of the first frames may be from the template.
             max_step_angstrom: farthest that an atom may move between frames.
             committee_forces: also tell forces and virials of the members of the ensemble.

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 from ase.units import kB
 
+from nemp_sim.blocking import Average, block_average, drift
 from nemp_sim.config import require
 from nemp_sim.errors import InputError
-from nemp_sim.pathintegral.blocking import Average, block_average, drift
 from nemp_sim.pathintegral.files import read_properties
 from nemp_sim.pathintegral.input import PREFIX, Dynamics, Start
 from nemp_sim.units import HARTREE_EV

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from ase.units import _c
 
+from nemp_sim.blocking import Average, block_average
 from nemp_sim.errors import InputError
-from nemp_sim.pathintegral.blocking import Average, block_average
 from nemp_sim.pathintegral.files import Frames
 from nemp_sim.pathintegral.input import PREFIX, Dynamics, Start
 

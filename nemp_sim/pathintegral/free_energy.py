@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from ase.units import fs, kB
 
+from nemp_sim.blocking import Average, block_average
 from nemp_sim.config import require
-from nemp_sim.pathintegral.blocking import Average, block_average
 
 POINTS = 401
 

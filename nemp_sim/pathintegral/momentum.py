@@ -25,9 +25,9 @@ from ase import Atoms
 from ase.units import kB
 from scipy.interpolate import CubicSpline
 
+from nemp_sim.blocking import FEWEST_BLOCKS
 from nemp_sim.config import require
 from nemp_sim.ipi.client import BeadEngine
-from nemp_sim.pathintegral.blocking import FEWEST_BLOCKS
 from nemp_sim.pathintegral.files import Frames
 from nemp_sim.pathintegral.input import PREFIX, Dynamics, Start
 from nemp_sim.potential import Potential

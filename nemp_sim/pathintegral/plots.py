@@ -12,7 +12,7 @@ from nemp_sim.pathintegral.averages import Thermodynamics
 from nemp_sim.pathintegral.dynamics import CentroidDynamics
 from nemp_sim.pathintegral.free_energy import Profile
 from nemp_sim.pathintegral.momentum import AXES, Momentum
-from nemp_sim.pathintegral.structure import PairDistances, SurfaceDensity
+from nemp_sim.pathintegral.structure import SurfaceDensity
 from nemp_sim.plots import (
     BLACK,
     BLUE,
@@ -90,28 +90,6 @@ def time_series(run: Thermodynamics) -> Figure:
     for axes in (upper, lower):
         style_axes(axes)
     figure.align_ylabels()
-    return figure
-
-
-def pair_distances(pairs: Mapping[str, PairDistances]) -> Figure:
-    """Radial distribution of each pair: g(r), or neighbours per Å where there is no volume.
-
-    Bands: ± one standard error.
-    """
-    figure, axes = new_figure()
-    is_rdf = all(pair.rdf is not None for pair in pairs.values())
-    for colour, (name, pair) in zip(ELEMENT_COLOURS, pairs.items(), strict=False):
-        values = pair.rdf if is_rdf else pair.neighbours_per_A
-        error = pair.rdf_error if is_rdf else pair.neighbours_error_per_A
-        axes.plot(pair.distance_A, values, color=colour, linewidth=1.2, label=name)
-        band = values - error, values + error
-        axes.fill_between(pair.distance_A, *band, color=colour, alpha=0.25, linewidth=0)
-    axes.set_xlim(0.0, next(iter(pairs.values())).distance_A[-1])
-    axes.set_ylim(bottom=0.0)
-    axes.set_xlabel("Distance (Å)", fontsize=FONT_POINTS)
-    label = "g(r)" if is_rdf else "Neighbours (1/Å)"
-    axes.set_ylabel(label, fontsize=FONT_POINTS)
-    axes.legend(fontsize=FONT_POINTS - 1, frameon=False)
     return figure
 
 

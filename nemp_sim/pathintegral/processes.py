@@ -33,7 +33,7 @@ class Helper:
     Attributes:
         potential: path or name of the potential.
         device: where it computes.
-        head: read-out; None: the first one.
+        head: read-out; None: the only one.
         dtype: None takes that of the file.
         on_extrapolation: "warn", "raise" or "ignore" outside the domain of the potential.
     """

@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 from ase.units import kB
 
+from nemp_sim.blocking import Average
 from nemp_sim.files import write_structures
+from nemp_sim.pairs import pair_figure
 from nemp_sim.pathintegral.averages import Thermodynamics
-from nemp_sim.pathintegral.blocking import Average
 from nemp_sim.pathintegral.dynamics import CentroidDynamics
 from nemp_sim.pathintegral.input import Start
 from nemp_sim.pathintegral.momentum import AXES, Momentum
 from nemp_sim.pathintegral.plots import (
     bead_convergence,
     momentum_profile,
-    pair_distances,
     spectrum,
     surface_density,
     time_series,
@@ -247,7 +247,7 @@ def write_findings(directory: Path, start: Start, found: Findings) -> dict[str, 
     if len(found.runs) > 1:
         figures["beads.png"] = bead_convergence(found.runs), "kinetic energies, number of beads"
     if found.structure.pairs:
-        figures["pairs.png"] = pair_distances(found.structure.pairs), "distances of pairs"
+        figures["pairs.png"] = pair_figure(found.structure.pairs), "distances of pairs"
     for density in found.structure.surface:
         what = f"density of {density.species} above the surface"
         figures[f"surface-{density.species}.png"] = surface_density(density), what

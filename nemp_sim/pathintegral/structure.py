@@ -1,48 +1,21 @@
-"""Where the quantum atoms are: pair distances, radii of gyration, heights and maps above a slab."""
+"""Where the quantum atoms are: radii of gyration, heights and maps above a slab, pair distances."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from ase import Atoms
-from ase.data import covalent_radii
 
+from nemp_sim.blocking import Average, block_average
 from nemp_sim.errors import InputError
-from nemp_sim.neighbors import edge_list
-from nemp_sim.pathintegral.blocking import Average, block_average
+from nemp_sim.pairs import LIGHT_AMU, PairDistances, pair_distances
 from nemp_sim.pathintegral.files import Frames
 from nemp_sim.pathintegral.input import PREFIX, Start
 from nemp_sim.surfaces.slabs import MIN_VACUUM_ANGSTROM, layers_from_below
 
-PAIR_REACH_ANGSTROM = 6.0
-PAIR_BINS = 120
 PAIR_BEADS = 8  # of a frame that enter the pair distances; its beads are nearly copies
 MAP_BINS = 40  # along each in-plane vector
 HEIGHT_BIN_ANGSTROM = 0.04
-BOND_FACTOR = 1.25  # of the sum of covalent radii
-LIGHT_AMU = 20.0  # lighter atoms are adsorbates, heavier ones the slab
-
-
-@dataclass(frozen=True)
-class PairDistances:
-    """Distances between two species, of atoms in the same bead.
-
-    Attributes:
-        distance_A: (R,) middle of each bin.
-        neighbours_per_A: (R,) atoms of the second species at a distance from one of the first.
-        neighbours_error_per_A: (R,) standard errors of these, by blocks of frames.
-        rdf: (R,) g(r); None where the structure is not periodic in three directions.
-        rdf_error: (R,) standard errors of g(r); None likewise.
-        bond_A: mean of the distances below 1.25 times the sum of the covalent radii; None without.
-    """
-
-    distance_A: np.ndarray
-    neighbours_per_A: np.ndarray
-    neighbours_error_per_A: np.ndarray
-    rdf: np.ndarray | None
-    rdf_error: np.ndarray | None
-    bond_A: Average | None
 
 
 @dataclass(frozen=True)
@@ -115,66 +88,18 @@ def structure_averages(directory: Path, start: Start, skip: int = 0) -> Structur
         root = np.sqrt(square.mean)
         error = 0.5 * square.error / root if root > 0 else 0.0
         gyration[species] = Average(root, error, square.inefficiency, square.resolved)
+    some = beads[:, :: max(beads.shape[1] // PAIR_BEADS, 1)]
     return Structure(
         n_frames=len(frames),
         gyration_A=gyration,
-        pairs=_pairs(start, cells, beads),
+        pairs=pair_distances(start.atoms, start.labels, cells, some),
         surface=_surface(start, cells, beads),
         last_beads=beads[-1],
     )
 
 
-def _pairs(start: Start, cells: np.ndarray, beads: np.ndarray) -> dict[str, PairDistances]:
-    """Of all pairs of species of which one is the lightest."""
-    labels = np.array(start.labels)
-    names = list(dict.fromkeys(sorted(set(start.labels), key=lambda s: _mass(start, s))))
-    first = names[0]
-    counts = {name: np.zeros((len(beads), PAIR_BINS)) for name in names}
-    bonds: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    edges = np.linspace(0.0, PAIR_REACH_ANGSTROM, PAIR_BINS + 1)
-    beads = beads[:, :: max(beads.shape[1] // PAIR_BEADS, 1)]
-    for f, (cell, frame) in enumerate(zip(cells, beads, strict=True)):
-        close: dict[str, list[np.ndarray]] = {name: [] for name in names}
-        for places in frame:
-            atoms = Atoms(start.atoms.numbers, places, cell=cell, pbc=start.atoms.pbc)
-            found = edge_list(atoms, PAIR_REACH_ANGSTROM)
-            from_first = labels[found.centre] == first
-            lengths = np.linalg.norm(found.vectors(atoms), axis=1)
-            for name in names:
-                chosen = lengths[from_first & (labels[found.neighbour] == name)]
-                counts[name][f] += np.histogram(chosen, edges)[0] / len(frame)
-                close[name].append(chosen[chosen < _bond_limit(start, first, name)])
-        for name in names:
-            joined = np.concatenate(close[name])
-            if len(joined):
-                bonds[name].append(joined.mean())
-    n_first = int((labels == first).sum())
-    shells = 4.0 / 3.0 * np.pi * np.diff(edges**3)
-    result = {}
-    for name in names:
-        averages = [block_average(in_bin) for in_bin in counts[name].T / n_first]
-        per_atom, error = (np.array([getattr(a, of) for a in averages]) for of in ("mean", "error"))
-        n_others = (labels == name).sum() - (name == first)
-        if n_others == 0:  # only its own images
-            continue
-        rdf = rdf_error = None
-        if start.atoms.pbc.all():
-            expected = shells * n_others / np.abs(np.linalg.det(cells)).mean()
-            rdf, rdf_error = per_atom / expected, error / expected
-        bond = block_average(np.array(bonds[name])) if bonds[name] else None
-        middle, width = 0.5 * (edges[1:] + edges[:-1]), np.diff(edges)
-        neighbours = per_atom / width, error / width
-        result[f"{first}–{name}"] = PairDistances(middle, *neighbours, rdf, rdf_error, bond)
-    return result
-
-
 def _mass(start: Start, species: str) -> float:
     return float(start.atoms.get_masses()[start.labels.index(species)])
-
-
-def _bond_limit(start: Start, first: str, second: str) -> float:
-    radii = [covalent_radii[start.atoms.numbers[start.labels.index(s)]] for s in (first, second)]
-    return BOND_FACTOR * sum(radii)
 
 
 def _surface(start: Start, cells: np.ndarray, beads: np.ndarray) -> tuple[SurfaceDensity, ...]:

@@ -17,8 +17,8 @@ import numpy as np
 from ase import Atoms, units
 
 from nemp_sim.config import require
-from nemp_sim.reactions.saved_state import SavedState, State
-from nemp_sim.relax import CountedCalls, Engine
+from nemp_sim.relax import CountedCalls, Engine, identity
+from nemp_sim.saved_state import SavedState, State
 from nemp_sim.structures import bare, fixed_coordinates, require_fixed_alone
 
 SAVED_EVERY = 200  # steps
@@ -95,36 +95,34 @@ def langevin(  # noqa: PLR0913 (what a run is fixed by)
     thermal = np.sqrt(units.kB * temperature_K / masses)
     calls = CountedCalls(engine)
     fixed_by = [temperature_K, timestep_fs, friction_per_ps, every, seed]
-    saved = SavedState(state_file, [*fixed_by, _identity(engine)], (positions, masses, free))
-    run = saved.read()
+    saved = SavedState(state_file, [*fixed_by, identity(engine)], (positions, masses, free))
+    run, samples = saved.read(), [positions.copy()]
     if run is None:
         rng = np.random.default_rng(seed)
         velocities = thermal * rng.normal(size=positions.shape) * free
         forces = _forces(calls, atoms, positions) * free
-        run = State(0, positions, velocities, forces, [positions.copy()], rng)
+        run = State(0, {"positions": positions, "velocities": velocities, "forces": forces}, rng)
+    else:
+        samples = [*run.arrays.pop("samples")]
+    positions, velocities, forces = run.arrays.values()
 
     for step in range(run.step + 1, n_steps + 1):
-        run.velocities += 0.5 * dt * run.forces / masses
-        positions = run.positions + 0.5 * dt * run.velocities
+        velocities += 0.5 * dt * forces / masses
+        positions = positions + 0.5 * dt * velocities
         noise = thermal * run.rng.normal(size=positions.shape) * free
-        run.velocities = keep * run.velocities + np.sqrt(1 - keep**2) * noise
-        run.positions = positions + 0.5 * dt * run.velocities
-        run.forces = _forces(calls, atoms, run.positions) * free
-        run.velocities += 0.5 * dt * run.forces / masses
-        run.step = step
+        velocities = keep * velocities + np.sqrt(1 - keep**2) * noise
+        positions = positions + 0.5 * dt * velocities
+        forces = _forces(calls, atoms, positions) * free
+        velocities += 0.5 * dt * forces / masses
         if step % every == 0:
-            run.samples.append(run.positions.copy())
+            samples.append(positions.copy())
             if on_sample:
                 on_sample(step)
         if step % SAVED_EVERY == 0 and state_file is not None:
-            saved.write(run)
+            arrays = {"positions": positions, "velocities": velocities, "forces": forces}
+            saved.write(State(step, arrays | {"samples": np.array(samples)}, run.rng))
             calls = CountedCalls(engine)  # new neighbour lists, as in a run that goes on from here
-    return np.array(run.samples[: n_steps // every + 1])
-
-
-def _identity(engine: Engine) -> list[str]:
-    """What tells one engine from another: its weights, head and dtype."""
-    return [str(getattr(engine, name, "")) for name in ("sha256", "head", "dtype")]
+    return np.array(samples[: n_steps // every + 1])
 
 
 def _forces(calls: CountedCalls, atoms: Sequence[Atoms], positions: np.ndarray) -> np.ndarray:

@@ -22,6 +22,7 @@ from nemp_sim.plots import save_figure
 from nemp_sim.potential import Potential
 from nemp_sim.relax import Engine, KeptStep, Relaxation, relax
 from nemp_sim.report import write_report
+from nemp_sim.start_check import check_start
 from nemp_sim.surfaces.adsorbates import FORMS, gas_molecule
 from nemp_sim.surfaces.adsorption import Minimum, candidates, merged, outcome
 from nemp_sim.surfaces.energies import BOUND, Energies
@@ -59,7 +60,7 @@ class Settings:
         zpe: zero-point energies of the adsorbates and gas molecules as well.
         max_std: largest predicted standard deviation of an adsorption energy that is accepted, eV.
         potential: path or name of a potential.
-        head: read-out of the potential; None: the first.
+        head: read-out of the potential; None: the only one.
         device: "auto", "cpu", "cuda" or "cuda:1".
         dtype: "float32" or "float64".
         on_extrapolation: outside the domain of the potential: "warn", "raise" or "ignore".
@@ -157,6 +158,7 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
     started = time.perf_counter()
     engine = engine_of(engine, settings, settings.potential, settings.head)
     clean, notes = build_slab(settings, engine)
+    check_start(engine, {"slab": clean})
     names = sorted({gas for name in settings.adsorbates for gas in FORMS[name].gas})
     settings.directory.mkdir(parents=True, exist_ok=True)
     kept = KeptStep(show or (lambda step: None))

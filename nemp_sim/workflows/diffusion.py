@@ -27,9 +27,13 @@ from nemp_sim.reactions.neb import BandSettings, run_neb
 from nemp_sim.reactions.reaction import Reaction, analyse
 from nemp_sim.relax import Engine, relax
 from nemp_sim.report import Quantity, Report, write_report
+from nemp_sim.start_check import check_start
 from nemp_sim.surfaces.adsorbates import place
 from nemp_sim.surfaces.slabs import PD_LATTICE_ANGSTROM, fcc_slab
 from nemp_sim.workflow import WorkflowResult, ended, engine_of
+
+HOP_ANGSTROM = 1.6  # between hollows of Pd(111); of other structures, the order of it
+FEWEST_HOPS = 10  # of all replicas: with fewer, the displacements are vibrations
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Settings:
         friction: friction of the Langevin bath, 1/ps.
         seed: seed of the random numbers.
         potential: path or name of a potential.
-        head: read-out of the potential; None: the first.
+        head: read-out of the potential; None: the only one.
         device: "auto", "cpu", "cuda" or "cuda:1".
         dtype: "float32" or "float64"; None: that of the potential.
         on_extrapolation: outside the domain of the potential: "warn", "raise" or "ignore".
@@ -114,6 +118,11 @@ class Result(WorkflowResult[Settings]):
     found: Diffusion
     hops_A2_per_ps: dict[str, float] | None
 
+    @property
+    def trusted(self) -> bool:
+        """Whether the replicas moved farther than vibrations do."""
+        return hop_lengths(self.found, self.settings.replicas) >= FEWEST_HOPS
+
 
 @logged
 @alone
@@ -136,6 +145,7 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
     start, reaction = _start(settings, engine, show)
     atom = len(start) - 1 if settings.atom is None else settings.atom
     require(0 <= atom < len(start), "atom", atom, f"between 0 and {len(start) - 1}")
+    check_start(engine, {"structure": start})
     every = max(1, settings.n_steps // 400)
     positions = langevin(
         engine,
@@ -185,6 +195,11 @@ def msd_figure(found: Diffusion, hops_A2_per_ps: dict[str, float] | None) -> Fig
     axes.set_ylabel("Mean-square displacement (Å²)", fontsize=FONT_POINTS)
     axes.legend(fontsize=FONT_POINTS - 1.5, frameon=False, loc="upper left")
     return figure
+
+
+def hop_lengths(found: Diffusion, replicas: int) -> float:
+    """Mean-square displacement of the longest lag in squared hop lengths, of all replicas."""
+    return float(replicas * found.msd_A2[-1] / HOP_ANGSTROM**2)
 
 
 def _countdown(show: Show, n_steps: int) -> Callable[[int], None]:
@@ -255,9 +270,18 @@ def _report(  # noqa: PLR0913 (all that is reported)
         )
     if reaction is not None and reaction.problems:
         notes.append(f"No prediction: {'; '.join(reaction.problems)}.")
+    hopped = hop_lengths(found, settings.replicas)
+    label = "Squared hop lengths moved, all replicas"
+    quantities.append(Quantity("hop_lengths", label, hopped, "", 1))
     verdict = f"D = {constant:.3f} ± {error:.3f} Å²/ps at {settings.temperature:g} K"
     if hops:
         verdict += f"; classical hops give {hops['classical']:.3f} Å²/ps"
+    if hopped < FEWEST_HOPS:
+        verdict = (
+            f"NO DIFFUSION CONSTANT: the replicas moved {hopped:.1f} squared hop lengths in all, "
+            f"{FEWEST_HOPS} are wanted; the slope is of vibrations. More --picoseconds or "
+            f"--replicas. {verdict}"
+        )
     return Report(
         title=f"Diffusion of {start.symbols[atom]} in {start.get_chemical_formula()}",
         verdict=f"{verdict}.",

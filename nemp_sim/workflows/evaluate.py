@@ -45,7 +45,7 @@ class Settings:
     Attributes:
         structures: file of structures, all its frames.
         potential: path or name of a potential.
-        head: read-out of the potential; None: the first.
+        head: read-out of the potential; None: the only one.
         device: "auto", "cpu", "cuda" or "cuda:1".
         dtype: "float32" or "float64"; None: that of the potential.
         on_extrapolation: outside the domain of the potential: "warn", "raise" or "ignore".

@@ -51,7 +51,7 @@ class Settings:
         seed: seed of their random numbers.
         known: extended-XYZ files of structures that have labels.
         potential: path or name of a potential with uncertainties.
-        head: its read-out; None: the first one.
+        head: its read-out; None: the only one.
         select: most structures to label.
         novelty: a structure is new when an atomic environment differs by more than this, Å.
         min_uncertainty: label only above this predicted standard deviation of a force, eV/Å.

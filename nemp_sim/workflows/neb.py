@@ -35,6 +35,7 @@ from nemp_sim.reactions.reaction import Reaction, analyse
 from nemp_sim.reactions.steps import elementary_steps
 from nemp_sim.relax import Engine, KeptStep, Relaxation, Step, relax
 from nemp_sim.report import Quantity, Report, concluded, write_report
+from nemp_sim.start_check import check_start
 from nemp_sim.surfaces.adsorbates import place
 from nemp_sim.surfaces.slabs import (
     PD_LATTICE_ANGSTROM,
@@ -56,7 +57,7 @@ class Settings:
             Pd(111).
         final: file of the final state, where ``initial`` is given.
         potential: path or name of a potential.
-        head: read-out of the potential; None: the first.
+        head: read-out of the potential; None: the only one.
         images: moving images between the ends.
         fmax: largest force on an atom at convergence, of the ends and of the band, eV/Å.
         steps: most optimiser steps, of the ends and of the band each.
@@ -221,6 +222,7 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
     path = earlier_band(settings) if settings.restart else None
     dtype = "float64" if settings.full else None  # second derivatives
     engine = engine_of(engine, settings, settings.potential, settings.head, dtype)
+    check_start(engine, dict(zip(("initial", "final"), job.ends, strict=True)))
     settings.directory.mkdir(parents=True, exist_ok=True)
     kept = KeptStep(show or (lambda step: None), _on_the_way(settings))
     try:

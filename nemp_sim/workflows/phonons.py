@@ -45,21 +45,21 @@ from nemp_sim.phonons.spectra import Spectra, spectra
 from nemp_sim.plots import save_figure
 from nemp_sim.potential import Potential
 from nemp_sim.report import Report, write_report
-from nemp_sim.systems import choose_potential, read_system, systems_of
-from nemp_sim.workflow import WorkflowResult, ended, engine_of
+from nemp_sim.systems import read_system, systems_of
+from nemp_sim.workflow import WithSystem, WorkflowResult, ended, engine_of
 
 Say = Callable[[str], None]
 BUILT_IN = systems_of("crystal", "slab", "molecule")
 
 
 @dataclass(frozen=True)
-class Settings(Wanted):
+class Settings(WithSystem, Wanted):
     """Everything that fixes a run; ``Wanted`` holds what the analyses need.
 
     Attributes:
         structure: name of a built-in structure or a file (its last frame).
         potential: path or name of a potential; None: that of the built-in structure.
-        head: read-out of the potential; None: that of the built-in structure, or the first.
+        head: read-out of the potential; None: that of the built-in structure, or the only one.
         isotopes: masses in amu, as in "H=2.014"; None: natural ones, or those of the file.
         relax: "cell" (positions and cell), "positions", "none", or "auto": that of the built-in
             structure, else the cell of bulk, the positions of slabs and molecules.
@@ -80,6 +80,7 @@ class Settings(Wanted):
         name: the results go to ``out``/phonons-``name``; None: made from the structure.
     """
 
+    built_in = BUILT_IN
     structure: str = "Pd"
     potential: str | None = None
     head: str | None = None
@@ -112,14 +113,6 @@ class Settings(Wanted):
         require(good, "mesh", self.mesh, "three whole numbers, 1 or more")
         require_plain_name(self.name)
         self.potential_and_head()
-
-    def potential_and_head(self) -> tuple[str, str | None]:
-        """Those that are given, or those of the built-in structure.
-
-        Raises:
-            InputError: neither.
-        """
-        return choose_potential(self.structure, self.potential, self.head, BUILT_IN, "structure")
 
     def plan(self) -> str:
         """What a run would do, in words."""

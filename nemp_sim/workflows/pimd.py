@@ -18,7 +18,6 @@ from ase.units import kB
 from nemp_sim.command import workflow_app
 from nemp_sim.config import require, require_plain_name
 from nemp_sim.console import Show, logged
-from nemp_sim.files import read_structure, write_structures
 from nemp_sim.ipi.client import BeadEngine
 from nemp_sim.locks import alone, clear
 from nemp_sim.pathintegral.averages import (
@@ -41,26 +40,25 @@ from nemp_sim.pathintegral.processes import Helper
 from nemp_sim.pathintegral.report import Findings, IsotopeChange, pimd_report, write_findings
 from nemp_sim.pathintegral.run import load_clients, simulate
 from nemp_sim.pathintegral.structure import Structure, structure_averages
-from nemp_sim.relax import relax
 from nemp_sim.report import write_report
+from nemp_sim.start_check import check_start
+from nemp_sim.starts import start_structure
 from nemp_sim.structures import with_mass
-from nemp_sim.systems import choose_potential, read_system, systems_of
-from nemp_sim.workflow import WorkflowResult, ended
+from nemp_sim.systems import read_system, systems_of
+from nemp_sim.workflow import WithSystem, WorkflowResult, ended
 
 BUILT_IN = systems_of("slab", "molecule", "liquid")  # crystals are cells of too few atoms
-START_FMAX = 0.1  # eV/Å, and at most so many steps: a start for dynamics, no minimum
-START_STEPS = 40
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(WithSystem):
     """Everything that fixes a run.
 
     Attributes:
         system: h-pd111, co-pd111, methanol or H2O (gas), water (64 molecules), or a file (its last
             frame).
         potential: path or name of a potential; None: that of the built-in system.
-        head: read-out of the potential; None: the first.
+        head: read-out of the potential; None: that of the built-in system, or the only one.
         beads: numbers of beads; 1 is classical dynamics.
         temperature: temperature, K.
         steps: time steps of each run, equilibration included.
@@ -96,6 +94,8 @@ class Settings:
         name: the results go to ``out``/pimd-``name``; None: made from the system.
     """
 
+    system_field = "system"
+    built_in = BUILT_IN
     system: str = "h-pd111"
     potential: str | None = None
     head: str | None = None
@@ -151,14 +151,6 @@ class Settings:
         for beads in self.beads:
             self.dynamics(beads)
         self.potential_and_head()
-
-    def potential_and_head(self) -> tuple[str, str | None]:
-        """Those that are given, or those of the built-in system.
-
-        Raises:
-            InputError: neither.
-        """
-        return choose_potential(self.system, self.potential, self.head, BUILT_IN)
 
     def dynamics(self, beads: int) -> Dynamics:
         """The part that concerns i-PI.
@@ -234,9 +226,12 @@ def run(settings: Settings, engine: BeadEngine | None = None, show: Show | None 
     if engine is None:
         name, head = settings.potential_and_head()
         engine, helpers = load_clients(name, settings.device, settings.dtype, head, policy)
+    built = _built(settings)
+    check_start(engine, {"system": built})
     if settings.fresh:
         clear(settings.directory)
-    atoms, notes = _start_structure(settings, engine)
+    kept, built_in = settings.directory / "start.extxyz", settings.system in BUILT_IN
+    atoms, notes = start_structure(kept, engine, built, built_in)
     first = (settings.isotope or (None,))[0]
     atoms = atoms if first is None else with_mass(atoms, "H", ISOTOPES[first])
 
@@ -332,24 +327,13 @@ def _isotope_change(
     return IsotopeChange((names[0], names[1]), masses, tuple(kinetic), change, float(classical))
 
 
-def _start_structure(settings: Settings, engine: BeadEngine) -> tuple[Atoms, list[str]]:
-    """The structure that the simulations start from; the same again where they go on."""
-    path = settings.directory / "start.extxyz"
+def _built(settings: Settings) -> Atoms:
+    """The structure as it is built or read, with its lowest layers held."""
     built_in = BUILT_IN.get(settings.system)
-    if path.is_file() and built_in:
-        return read_structure(path, "start"), ["The start is that of the earlier run here."]
     held = settings.fixed_layers
     if held is None:
         held = 1 if built_in and built_in.kind == "slab" else 0
-    atoms = read_system(settings.system, BUILT_IN, fixed_layers=held)
-    notes = ["The start is the structure of the file."]
-    if built_in:
-        relaxed = relax(engine, [atoms], START_FMAX, START_STEPS)
-        atoms = relaxed.structures[0]
-        atoms.calc, atoms.info = None, {}
-        notes = [f"Built-in structure, relaxed to forces of {relaxed.fmax_eV_per_A:.2f} eV/Å."]
-    write_structures(path, atoms)
-    return (read_structure(path, "start") if built_in else atoms), notes  # the same when it goes on
+    return read_system(settings.system, BUILT_IN, fixed_layers=held)
 
 
 app = workflow_app(Settings, run, goes_on=True)

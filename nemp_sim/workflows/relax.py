@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from ase import Atoms
+from ase.units import GPa
 from matplotlib.figure import Figure
 
 from nemp_sim.command import workflow_app
@@ -22,13 +23,16 @@ from nemp_sim.minimum import SMAX_GPA, StressEngine, relax_crystals
 from nemp_sim.plots import BLUE, FONT_POINTS, GREY, new_figure, save_figure
 from nemp_sim.relax import OPTIMIZERS, KeptStep, Step, largest_force, relax
 from nemp_sim.report import Quantity, Report, write_report
+from nemp_sim.start_check import check_start
 from nemp_sim.surfaces.slabs import freeze_lowest_layers
-from nemp_sim.systems import SYSTEMS, choose_potential, read_system
-from nemp_sim.workflow import WorkflowResult, ended, engine_of
+from nemp_sim.systems import SYSTEMS, read_system
+from nemp_sim.workflow import WithSystem, WorkflowResult, ended, engine_of
+
+LATTICE_EPS = 1e-4  # of the lengths: what is left by a relaxation
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(WithSystem):
     """Everything that fixes a run.
 
     Attributes:
@@ -40,7 +44,7 @@ class Settings:
         optimizer: "lbfgs" or "fire", without ``cell``.
         fixed_layers: lowest layers held where a structure holds no constraints.
         potential: path or name of a potential; None: that of the built-in structure.
-        head: read-out of the potential; None: that of the built-in structure, or the first.
+        head: read-out of the potential; None: that of the built-in structure, or the only one.
         device: "auto", "cpu", "cuda" or "cuda:1".
         dtype: "float32" or "float64"; None: that of the potential.
         on_extrapolation: outside the domain of the potential: "warn", "raise" or "ignore".
@@ -48,6 +52,7 @@ class Settings:
         name: the results go to ``out``/relax-``name``; None: made from the structures.
     """
 
+    system_field = "structures"
     structures: str = "h-pd111"
     cell: bool = False
     fmax: float = 0.01
@@ -75,14 +80,6 @@ class Settings:
         require(self.fixed_layers >= 0, "fixed_layers", self.fixed_layers, "0 or more")
         require_plain_name(self.name)
         self.potential_and_head()
-
-    def potential_and_head(self) -> tuple[str, str | None]:
-        """Those that are given, or those of the built-in structure.
-
-        Raises:
-            InputError: neither.
-        """
-        return choose_potential(self.structures, self.potential, self.head, argument="structures")
 
     def plan(self) -> str:
         """What a run would do, in words."""
@@ -133,6 +130,7 @@ def run(settings: Settings, engine: StressEngine | None = None, show: Show | Non
     started = time.perf_counter()
     start = prepare(settings)
     engine = engine_of(engine, settings, *settings.potential_and_head())
+    check_start(engine, {f"structure {k}": atoms for k, atoms in enumerate(start)})
     forces: list[list[float]] = []
 
     def keep(step: Step) -> None:
@@ -203,6 +201,12 @@ def _relaxed(
     return done.structures, [bool(f <= settings.fmax) for f in done.fmax_each_eV_per_A]
 
 
+def _lattice(atoms: Atoms) -> str:
+    """Bravais lattice with the constants of its conventional cell, Å and degrees."""
+    found = atoms.cell.get_bravais_lattice(eps=LATTICE_EPS)
+    return f"{found.name} " + ", ".join(f"{name} = {v:.4f}" for name, v in found.vars().items())
+
+
 def _report(
     settings: Settings,
     start: list[Atoms],
@@ -210,8 +214,11 @@ def _report(
     converged: list[bool],
     steps: int,
 ) -> Report:
-    lines = ["| structure | energy eV | largest force eV/Å | moved Å | volume Å³ | converged |"]
-    lines.append("|---|---:|---:|---:|---:|---|")
+    lines = [
+        "| structure | energy eV | largest force eV/Å | moved Å | volume Å³ | lattice, Å | "
+        "largest stress GPa | converged |"
+    ]
+    lines.append("|---|---:|---:|---:|---:|---|---:|---|")
     rows = []
     for number, (before, after, done) in enumerate(zip(start, relaxed, converged, strict=True)):
         moved = np.linalg.norm(after.positions - before.positions, axis=1).max()
@@ -221,11 +228,15 @@ def _report(
             "fmax_eV_per_A": largest_force(after.get_forces()),
             "moved_A": float(moved),
             "volume_A3": float(after.get_volume()) if after.pbc.all() else None,
+            "lattice": _lattice(after) if after.pbc.all() else None,
+            "smax_GPa": float(np.abs(after.get_stress()).max() / GPa) if settings.cell else None,
             "converged": done,
         }
         rows.append(row)
         volume = "—" if row["volume_A3"] is None else f"{row['volume_A3']:.3f}"
+        stress = "—" if row["smax_GPa"] is None else f"{row['smax_GPa']:.3f}"
         values = f"{row['energy_eV']:.4f} | {row['fmax_eV_per_A']:.4f} | {moved:.3f} | {volume}"
+        values += f" | {row['lattice'] or '—'} | {stress}"
         lines.append(f"| {number} {row['formula']} | {values} | {'yes' if done else 'NO'} |")
     lost = [str(number) for number, done in enumerate(converged) if not done]
     verdict = f"{len(rows)} relaxed in {steps} steps, largest force {settings.fmax:g} eV/Å."
@@ -235,6 +246,7 @@ def _report(
             "--optimizer fire."
         )
     what = "positions and cell" if settings.cell else "positions"
+    smax = "Largest stress component wanted", settings.smax, "GPa", 4
     return Report(
         title=f"Relaxation of {what}: {settings.structures}",
         verdict=verdict,
@@ -243,6 +255,7 @@ def _report(
             Quantity("n_structures", "Structures", len(rows)),
             Quantity("optimizer_steps", "Optimiser steps", steps),
             Quantity("fmax_wanted_eV_per_A", "Largest force wanted", settings.fmax, "eV/Å", 4),
+            *([Quantity("smax_wanted_GPa", *smax)] if settings.cell else []),
         ),
         files={
             "relaxed.extxyz": "the structures with energies (eV) and forces (eV/Å)",

@@ -53,7 +53,7 @@ class Settings:
             Pd(111).
         final: file of the final state, where ``initial`` is given.
         potential: path or name of a potential.
-        head: read-out of the potential; None: the first.
+        head: read-out of the potential; None: the only one.
         atom: index of the atom that crosses; None: the one that moves farthest.
         beads: numbers of beads, a profile each; 1 is classical.
         windows: umbrellas from ``margin`` before the initial to ``margin`` behind the final state.

@@ -24,16 +24,17 @@ from nemp_sim.plots import SUBSCRIPTS, save_figure
 from nemp_sim.reactions.kinetics import harmonic_free_energy_eV
 from nemp_sim.relax import Engine, largest_force, relax
 from nemp_sim.report import Quantity, Report, decimals, write_report
+from nemp_sim.start_check import check_start
 from nemp_sim.surfaces.slabs import vacuum_words
-from nemp_sim.systems import choose_potential, read_system, systems_of
+from nemp_sim.systems import read_system, systems_of
 from nemp_sim.vibrations import METHODS, Vibrations, check_chosen, vibrations
-from nemp_sim.workflow import WorkflowResult, ended, engine_of
+from nemp_sim.workflow import WithSystem, WorkflowResult, ended, engine_of
 
 BUILT_IN = systems_of("slab", "molecule")
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(WithSystem):
     """Everything that fixes a run.
 
     Attributes:
@@ -49,7 +50,7 @@ class Settings:
         displacement: displacement of the differences, Å.
         temperature: temperature of the free energy, K.
         potential: path or name of a potential; None: that of the built-in structure.
-        head: read-out of the potential; None: that of the built-in structure, or the first.
+        head: read-out of the potential; None: that of the built-in structure, or the only one.
         device: "auto", "cpu", "cuda" or "cuda:1".
         dtype: "float32" or "float64"; second derivatives want float64.
         on_extrapolation: outside the domain of the potential: "warn", "raise" or "ignore".
@@ -57,6 +58,7 @@ class Settings:
         name: the results go to ``out``/vibrations-``name``; None: made from the structure.
     """
 
+    built_in = BUILT_IN
     structure: str = "h-pd111"
     vibrating: tuple[int, ...] | None = None
     fixed_layers: int | None = None
@@ -85,14 +87,6 @@ class Settings:
         require(self.method in METHODS, "method", self.method, f"one of {', '.join(METHODS)}")
         require_plain_name(self.name)
         self.potential_and_head()
-
-    def potential_and_head(self) -> tuple[str, str | None]:
-        """Those that are given, or those of the built-in structure.
-
-        Raises:
-            InputError: neither.
-        """
-        return choose_potential(self.structure, self.potential, self.head, BUILT_IN, "structure")
 
     def plan(self) -> str:
         """What a run would do, in words."""
@@ -146,6 +140,7 @@ def run(settings: Settings, engine: Engine | None = None, show: Show | None = No
     atoms = prepare(settings)
     check_chosen(atoms, settings.vibrating)
     engine = engine_of(engine, settings, *settings.potential_and_head())
+    check_start(engine, {"structure": atoms})
     relaxed = relax(engine, [atoms], settings.fmax, settings.steps * settings.relax, show)
     if not relaxed.converged:
         raise InputError(

@@ -11,9 +11,9 @@ from ase.build import fcc111, molecule
 from ase.constraints import FixAtoms, FixBondLength
 from ase.units import kB
 
+from nemp_sim.blocking import Average
 from nemp_sim.errors import EvaluationError, InputError
 from nemp_sim.pathintegral.averages import isotope_free_energy, isotope_masses, thermodynamics
-from nemp_sim.pathintegral.blocking import Average
 from nemp_sim.pathintegral.dynamics import centroid_dynamics, diffusion_constant, velocity_spectrum
 from nemp_sim.pathintegral.files import Frames, read_properties
 from nemp_sim.pathintegral.input import ISOTOPES, Dynamics, input_xml, prepare_start

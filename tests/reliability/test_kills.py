@@ -12,6 +12,7 @@ import time
 import tomllib
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import ase.io
 import numpy as np
@@ -23,12 +24,13 @@ import nemp_sim.relax
 from nemp_sim.command import workflow_app
 from nemp_sim.console import terminated_like_interrupted
 from nemp_sim.errors import InputError
+from nemp_sim.md import run as md_module
 from nemp_sim.reactions import diffusion as langevin_module
 from nemp_sim.reactions.diffusion import langevin
 from nemp_sim.report import with_run_files
 from nemp_sim.surfaces.adsorbates import place
 from nemp_sim.surfaces.slabs import fcc_slab
-from nemp_sim.workflows import adsorption, diffusion, evaluate, neb, relax, vibrations
+from nemp_sim.workflows import adsorption, diffusion, evaluate, md, neb, relax, vibrations
 from tests.engines import EMTEngine
 
 KILLS = 3
@@ -36,7 +38,7 @@ READ = {
     ".extxyz": lambda path: ase.io.read(path, ":"),
     ".json": lambda path: json.loads(path.read_text("utf-8")),
     ".png": imread,
-    ".npz": lambda path: np.load(path)["samples"],
+    ".npz": lambda path: np.load(path)["positions"],
     ".csv": lambda path: path.read_text("utf-8").index("\n"),
     ".traj": lambda path: ase.io.read(path, ":"),
     ".jmol": lambda path: path.read_text("utf-8"),
@@ -131,6 +133,26 @@ def test_diffusion_that_is_killed(tmp_path, monkeypatch):
     np.testing.assert_array_equal(again.found.msd_A2, whole.found.msd_A2)
     assert len(engine.batches) < settings.n_steps  # it went on
     assert_only(again.directory, "final.extxyz", "msd.png", "report.json", "report.md")
+
+
+def test_molecular_dynamics_that_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(md_module, "SAVED_EVERY", 20)
+    monkeypatch.setitem(READ, ".extxyz", Path.read_text)  # grows at its end, which may be cut off
+    ase.io.write(tmp_path / "h.extxyz", place(fcc_slab(size=(1, 1, 2)), "H", "fcc"))
+    given = {"structure": tmp_path / "h.extxyz", "potential": "emt", "out": tmp_path}
+    length = {"picoseconds": 0.2, "equilibration": 0.02, "replicas": 2}
+    settings = md.Settings(**given, **length, every=5, frames_every=10, name="whole")
+    whole, seconds = timed(lambda: md.run(settings, EMTEngine()))
+    settings = replace(settings, name="killed")
+    killed_again_and_again(md.run, settings, seconds, seed=5)
+    engine = EMTEngine()
+    again = md.run(settings, engine)
+    assert len(engine.batches) < settings.n_steps  # it went on
+    for name in ("log.csv", "trajectory-300K-1.extxyz", "final.extxyz"):
+        assert (again.directory / name).read_bytes() == (whole.directory / name).read_bytes()
+    assert {p.name for p in again.directory.iterdir()} == {
+        p.name for p in whole.directory.iterdir()
+    }
 
 
 def test_adsorption_that_is_killed(tmp_path):

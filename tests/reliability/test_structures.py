@@ -88,6 +88,7 @@ ENTRIES = {  # arguments, with FILE for the bad one
     "phonons": ["--structure", "FILE", "--potential", "pdh.pt"],
     "adsorption": ["--slab", "FILE"],
     "diffusion": ["--structure", "FILE"],
+    "md": ["--structure", "FILE", "--potential", "pdh.pt"],
     "pimd": ["--system", "FILE", "--potential", "pdh.pt", *SHORT],
     "umbrella": ["--initial", "FILE", "--final", "GOOD", *SHORT],
     "label": ["--candidates", "FILE", "--calculator", "emt"],
@@ -138,13 +139,16 @@ def overlapping():
 OUTSIDE = {"overlapping atoms": overlapping, "lengths in Bohr": scaled(1 / Bohr)}
 FEW = ["--steps", "3", "--images", "1"]
 SHORT_RUN = ["--picoseconds", "0.1", "--timestep", "1", "--replicas", "2"]
+SHORT_MD = ["--picoseconds", "0.1", "--timestep", "1", "--equilibration", "0.01"]
 ENDS = {  # exit codes of what can be computed but means nothing
     ("check", "overlapping atoms"): (1, "Pd0 and Pd1 are 0 Å apart", []),
     ("check", "lengths in Bohr"): (1, "OUTSIDE", []),
     ("neb", "overlapping atoms"): (1, "OUTSIDE THE TRAINED DOMAIN", FEW),
     ("neb", "lengths in Bohr"): (2, "the cells differ", FEW),
     ("diffusion", "overlapping atoms"): (2, "The atom escaped", SHORT_RUN),
-    ("diffusion", "lengths in Bohr"): (1, "OUTSIDE THE TRAINED DOMAIN", SHORT_RUN),
+    ("diffusion", "lengths in Bohr"): (2, "inside if its lengths are in Bohr", SHORT_RUN),
+    ("md", "overlapping atoms"): (2, "The atom escaped", SHORT_MD),
+    ("md", "lengths in Bohr"): (2, "inside if its lengths are in Bohr", SHORT_MD),
     ("pimd", "overlapping atoms"): (2, "The simulation explodes", []),
     ("umbrella", "lengths in Bohr"): (2, "the cells differ", []),
     ("label", "overlapping atoms"): (0, "None of 1 candidates is sensible", []),

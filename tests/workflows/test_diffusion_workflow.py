@@ -17,6 +17,7 @@ def test_default_job_compares_with_hops(emt, tmp_path):
     assert names == sorted(result.report.files)
     report = json.loads((result.directory / "report.json").read_text(encoding="utf-8"))
     assert report["diffusion_A2_per_ps"] == result.found.constant_A2_per_ps
+    assert not result.trusted and report["verdict"].startswith("NO DIFFUSION CONSTANT: the replic")
     hops = result.hops_A2_per_ps
     assert set(hops) == {"classical", "quantum", "wigner", "eckart"} and min(hops.values()) > 0
     frames = read(result.directory / "final.extxyz", ":")

@@ -3,17 +3,16 @@
 import numpy as np
 from ase import Atoms
 
-from nemp_sim.pathintegral.input import prepare_start
-from nemp_sim.pathintegral.structure import _pairs
+from nemp_sim.pairs import pair_distances
 
 BOX_ANGSTROM, N_ATOMS = 14.0, 24
 
 
 def ideal_gas(rng, n_frames):
-    start = prepare_start(Atoms(["H"] * N_ATOMS, cell=[BOX_ANGSTROM] * 3, pbc=True))
+    gas = Atoms(["H"] * N_ATOMS, cell=[BOX_ANGSTROM] * 3, pbc=True)
     cells = np.repeat(np.eye(3)[None] * BOX_ANGSTROM, n_frames, axis=0)
     beads = rng.uniform(0, BOX_ANGSTROM, (n_frames, 1, N_ATOMS, 3))
-    (found,) = _pairs(start, cells, beads).values()
+    (found,) = pair_distances(gas, [*gas.symbols], cells, beads).values()
     return found
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from nemp_sim.blocking import block_average, drift, weighted_average
 from nemp_sim.errors import InputError
-from nemp_sim.pathintegral.blocking import block_average, drift, weighted_average
 
 
 def autoregressive(rng, rho, count):
