@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nemp_sim.batches import MEMORY_SHARE
 from nemp_sim.checkpoint import find_potential, load_potential
 from nemp_sim.config import require
 from nemp_sim.derivatives import pair_gradients
@@ -29,7 +30,7 @@ from nemp_sim.errors import EvaluationError, InputError
 from nemp_sim.files import private_directory, replacing
 from nemp_sim.lammps_graph import Pairs, rank_graph
 from nemp_sim.memory import bytes_per_edge, free_memory
-from nemp_sim.potential import MEMORY_SHARE, Potential
+from nemp_sim.potential import Potential
 
 SKIN_ANGSTROM = 2.0  # LAMMPS' default in metal units
 FORBIDDEN_SUFFIXES = (".pt", ".pth")  # LAMMPS reads those by torch.load, which needs a setting

@@ -18,7 +18,7 @@ from nemp_sim.domain import Domain, Judgement, Measured, held_out_errors, measur
 from nemp_sim.errors import EvaluationError, InputError, UnknownElementError
 from nemp_sim.evaluation import Evaluation, has_stress, join_parts
 from nemp_sim.graph import AtomGraph
-from nemp_sim.kernels.choice import choose, direct
+from nemp_sim.kernels.choice import choose_checked
 from nemp_sim.memory import bytes_per_edge, is_out_of_memory
 from nemp_sim.model import NEMP
 from nemp_sim.neighbors import NeighborLists, Surroundings, build_graph
@@ -118,8 +118,9 @@ class Potential:
         )
         self.watch = Watch(name, self.domain.not_recorded)
         self._shortest = torch.from_numpy(self.domain.shortest_A.ravel()).to(self.device)
-        self._describe, self.kernel = choose(self.model, kernel, precision)
-        self._direct = direct(self._describe, self._shortest)
+        self._describe, self.kernel, self._direct = choose_checked(
+            self.model, kernel, precision, self._shortest
+        )
         self.species_of_number = torch.full((len(chemical_symbols),), -1)
         self.species_of_number[list(self.config.elements)] = torch.arange(len(self.config.elements))
         self._replays = (

@@ -1,6 +1,7 @@
 """Which form of the network evaluates it: the plain one, or the fused GPU kernels."""
 
 import importlib.util
+import warnings
 from collections.abc import Callable
 from functools import partial
 
@@ -79,6 +80,41 @@ def choose(model: NEMP, kernel: str, precision: str) -> tuple[Describe, str]:
     if kernel == "auto":
         return plain, f"reference ({reason})"
     raise InputError(f"kernel is 'fused', but {reason}. Use kernel='reference' or 'auto'.")
+
+
+class KernelWarning(UserWarning):
+    """The fused kernels are wrong or fail on this GPU; the plain form is used."""
+
+
+def choose_checked(
+    model: NEMP, kernel: str, precision: str, shortest: Tensor
+) -> tuple[Describe, str, Step | None]:
+    """``choose`` and ``direct``; on a GPU kernels that fail ``self_check`` are not taken.
+
+    Raises:
+        InputError: as ``choose``; or "fused" where the kernels fail.
+
+    Warns:
+        KernelWarning: "auto" where the kernels fail.
+    """
+    describe, name = choose(model, kernel, precision)
+    step = direct(describe, shortest)
+    if step is None or not model.species_mix.is_cuda:
+        return describe, name, step
+    from nemp_sim.kernels.self_check import fault
+
+    reason = fault(model, describe, step, precision)
+    if not reason:
+        return describe, name, step
+    if kernel == "fused":
+        raise InputError(f"kernel is 'fused', but {reason}. Use kernel='reference' or 'auto'.")
+    warnings.warn(
+        f"{reason}: the plain form is used, which is slower. Please report this with the versions "
+        "of torch, Triton and the driver; kernel='reference' avoids the check.",
+        KernelWarning,
+        stacklevel=3,
+    )
+    return *choose(model, "reference", precision)[:1], f"reference ({reason})", None
 
 
 def direct(describe: Describe, shortest: Tensor) -> Step | None:

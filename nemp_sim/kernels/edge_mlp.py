@@ -67,7 +67,7 @@ def programs_at_once(weights: Tensor, mode: str, staging: int) -> int:
     if device.major != 9 or not hasattr(tl, "condition"):
         return 0  # products from shared memory: of Hopper alone; loops as here: of Triton 3.6
     size = (2 if mode.endswith("x3") else 1) * weights.nbytes + staging
-    if size > device.shared_memory_per_block_optin:
+    if size > device.shared_memory_per_block_optin:  # type: ignore[attr-defined]
         return 0
     return device.shared_memory_per_multiprocessor // (size + SYSTEM)
 

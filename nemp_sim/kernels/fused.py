@@ -54,8 +54,7 @@ class FusedNetwork(PackedNetwork):
         if not len(graph.centre):
             return self.model.describe(graph)
         vectors, edges = self._edges_of(graph)
-        if vectors.is_cuda and self._is_half(vectors, edges) not in self.compiled:
-            self._compile(vectors.detach(), edges)
+        self.prepare(vectors, edges)
         density, n_i, repulsion = _Describe.apply(vectors, self, edges)
         m_i = self.model.normaliser(n_i, graph.species)
         density = density[..., : self.k].transpose(0, 1).flatten(1) / m_i[:, None]
@@ -199,6 +198,11 @@ class FusedNetwork(PackedNetwork):
     def compile(self, graph: AtomGraph) -> None:
         """Compile all kernels that graphs like ``graph`` need, side by side; runs none of them."""
         self._compile(*self._edges_of(graph))
+
+    def prepare(self, vectors: Tensor, edges: Edges) -> None:
+        """Compile all kernels that such edges need, side by side, where it has not been done."""
+        if vectors.is_cuda and self._is_half(vectors, edges) not in self.compiled:
+            self._compile(vectors.detach(), edges)
 
     def _edges_of(self, graph: AtomGraph) -> tuple[Tensor, Edges]:
         elements = len(self.model.config.elements)

@@ -134,7 +134,7 @@ class LinearNetwork(FusedNetwork):
         sums[:, s:] = torch.bmm(rows, self._geometry).transpose(0, 1)
         third = torch.bmm(rows[:s, :, : 2 * kp], self._third).transpose(0, 1).contiguous()
         last = torch.bmm(rows[:s], self._last).transpose(0, 1).contiguous()
-        after, norm = self._update(0, c, sums, m_i, edges)
+        after, norm = self._update(0, c, self._product(0, sums, edges), m_i, edges)
         density = torch.stack([first[:, s], (third * c).sum(1), (last * after).sum(1)])
         record = LinearRecord(
             edges, vectors, m_i, first, (c, after), norm, mixed, sums, third, last, state
@@ -152,11 +152,10 @@ class LinearNetwork(FusedNetwork):
         edges, m_i, vectors, s = record.edges, record.normaliser, record.vectors, self.s
         (c, after), sums, n = record.orbitals, record.sums, edges.n_atoms
         grad_last = rho[2][:, None] * after
-        grad_c = self._norm_back(after, record.norm, rho[2][:, None] * record.last)
-        grad_d = self._mix(grad_c, self.mixes[0, 1], edges, transposed=True) / (m_i * m_i)
-        kept = self._mix(grad_c, self.mixes[0, 2], edges, transposed=True)
-        d = self._product(0, sums, m_i, edges)
-        grad_m = -2 * (grad_d * d).sum((1, 2)) * m_i[:, 0, 0]
+        d, grad_m = self._product(0, sums, edges), torch.zeros_like(count)
+        kept, grad_d = self._update_back(
+            0, (after, record.norm), d, m_i, edges, rho[2][:, None] * record.last, grad_m
+        )
         grad_sums = torch.empty_like(sums)
         self._couple(0, self.couplings[2], grad_d, sums[:, s:], grad_sums, edges)
         self._couple(0, self.couplings[1], grad_d, sums, grad_sums[:, s:], edges)

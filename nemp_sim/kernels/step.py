@@ -68,10 +68,9 @@ class FusedStep:
         self, graph: AtomGraph, *, forces: bool, stress: bool
     ) -> tuple[Derivatives, Tensor, Tensor]:
         """Derivatives, and the results of ``domain.measure``, of a graph that has edges."""
-        if graph.positions.is_cuda and not self._network.is_compiled:
-            self._network.compile(graph)
         with torch.cuda.device_of(graph.positions):
             vectors, edges, nearest, coordination = self._geometry(graph)
+            self._network.prepare(vectors, edges)
             density, count, repulsion, record = self._network.forward(vectors, edges)
             reader = self._by_autograd if self._constants is None else self._by_kernel
             energies, changes, grad_density, grad_count = reader(density, count, repulsion, edges)

@@ -29,7 +29,7 @@ class _Members:
         self._engine = engine
         self._members: list[list[np.ndarray]] = []
 
-    def evaluate(self, structures: Sequence[Atoms]) -> SimpleNamespace:
+    def evaluate(self, structures: Sequence[Atoms]) -> Any:  # noqa: ANN401
         """Forces of the next member."""
         if not self._members:
             found = self._engine.evaluate(list(structures), uncertainty=True).forces_members
@@ -62,7 +62,8 @@ def frequency_std(
         qpoints: (q, 3) in the reciprocal vectors of the primitive cell.
     """
     unit = to_ase(constants.phonon.unitcell, atoms.pbc)
-    members, frequencies = _Members(engine), []
+    members = _Members(engine)
+    frequencies: list[np.ndarray] = []
     while not frequencies or members:
         own = force_constants(
             members, unit, phonopy_like(constants.phonon, unit), displacement_angstrom

@@ -223,8 +223,8 @@ def vacuum_words(atoms: Atoms) -> str:
 def slab_words(slab: Atoms) -> str:
     """Layers of a clean slab, those that are held, and its vacuum, for a report."""
     layers = layers_from_below(slab)
-    held = fixed_coordinates(slab).all(axis=1)
-    n_held = sum(1 for layer in layers if held[layer].all())
+    held = np.asarray(fixed_coordinates(slab).all(axis=1), dtype=bool)
+    n_held = sum(bool(held[layer].all()) for layer in layers)
     which = "the lowest" if n_held == 1 else f"the lowest {n_held}"
     words = f"{which} held ({held.sum()} of {len(slab)} atoms)" if n_held else "none held"
     return ", ".join(filter(None, (f"{len(layers)} layers, {words}", vacuum_words(slab))))
