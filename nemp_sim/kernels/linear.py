@@ -15,6 +15,7 @@ from torch import Tensor
 from triton.runtime import JITFunction
 
 from nemp_sim.kernels import triton_linear as kernels
+from nemp_sim.kernels import triton_linear_back as back
 from nemp_sim.kernels.edge_mlp import Launch
 from nemp_sim.kernels.edges import Edges
 from nemp_sim.kernels.fused import FusedNetwork
@@ -164,7 +165,7 @@ class LinearNetwork(FusedNetwork):
         message, left = vectors.new_empty(2, edges.n_edges, self.p + 1, self.kp)
         self._times(record.s, self._direct, message)
         self._atoms(
-            kernels.messages_back, vectors, edges.pair, edges.neighbour, edges.row_start, self.grid,
+            back.messages_back, vectors, edges.pair, edges.neighbour, edges.row_start, self.grid,
             self._table, record.mixed, message, grad_sums, left, grad, n, SUMS=s + self.s_g,
         )  # fmt: skip
         own = self._pull_back(record, left, grad_sums, harmonic=False)
@@ -172,7 +173,7 @@ class LinearNetwork(FusedNetwork):
         grad_c += rho[1][:, None] * record.third
         self._times(message, self._direct_back, grad_s)
         self._atoms(
-            kernels.scalars_back, vectors, edges.pair, edges.neighbour, edges.row_start, self.grid,
+            back.scalars_back, vectors, edges.pair, edges.neighbour, edges.row_start, self.grid,
             self._table, c, record.s, grad_s, grad_hs, left, grad_c, grad, n, L=self.l,
             EPSILON=self.shape["EPSILON"],
         )  # fmt: skip
@@ -181,7 +182,7 @@ class LinearNetwork(FusedNetwork):
         grad_m -= (grad_x * record.first[:, :s]).sum((1, 2)) / m_i[:, 0, 0]
         grad_first = torch.cat([grad_x, rho[0][:, None]], dim=1)
         self._atoms(
-            kernels.pairs_back, vectors, edges.pair, edges.row_start, self.grid, self._table,
+            back.pairs_back, vectors, edges.pair, edges.row_start, self.grid, self._table,
             self.cutoff_table, self.repulsion, grad_first, grad_hs,
             torch.stack([count + grad_m, repulsion], 1), grad, n, L=self.l, **self._fixed,
         )  # fmt: skip
@@ -208,7 +209,7 @@ class LinearNetwork(FusedNetwork):
         out = torch.empty_like(record.mixed)
         names = ("K", "P", "BLOCK", "num_warps")
         self._run(
-            kernels.pull_back, (min(edges.n_atoms, PROGRAMS),), record.vectors, edges.centre,
+            back.pull_back, (min(edges.n_atoms, PROGRAMS),), record.vectors, edges.centre,
             edges.row_start, edges.by_neighbour, left, grad_sums, out, edges.n_atoms,
             HARMONIC=harmonic, EPSILON=self.shape["EPSILON"], SUMS=self.s + self.s_g,
             **{name: self._constants[name] for name in names},
