@@ -104,6 +104,11 @@ class NEBResult:
     optimizer_steps: int
     model_calls: int
 
+    @property
+    def has_saddle(self) -> bool:
+        """Whether the highest image lies between the ends."""
+        return 0 < self.saddle_index < len(self.images) - 1
+
 
 class BatchedNEB(NEB):
     """ASE's NEB with the results of all moving images filled by one engine call per geometry.
@@ -319,7 +324,7 @@ def remarks(result: NEBResult) -> list[str]:
     """What a reader of the barrier must know: no saddle between the ends, minima on the way."""
     energies = result.energies_eV - result.energies_eV[0]
     found = []
-    if result.saddle_index in (0, len(energies) - 1):
+    if not result.has_saddle:
         end = "initial" if result.saddle_index == 0 else "final"
         found.append(
             f"The {end} state is the highest image: the path has no saddle, and the 'barrier' is "

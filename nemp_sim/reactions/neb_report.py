@@ -51,6 +51,9 @@ def band_report(  # noqa: PLR0913 (what the report is of)
         f"{_barriers((band.barrier_forward_eV, band.barrier_reverse_eV), std, max_std_eV)}; "
         f"reaction energy {reaction} eV. Converged."
     )
+    if not band.has_saddle:
+        end = "initial" if band.saddle_index == 0 else "final"
+        verdict = f"NO SADDLE between the ends: the {end} state is the highest image. {verdict}"
     if unconverged:
         verdict = (
             f"NOT CONVERGED: {' and '.join(unconverged)}. The numbers are no barrier. Give more "

@@ -21,6 +21,7 @@ from nemp_sim.training.config import DataConfig
 from nemp_sim.units import BOHR_ANGSTROM, HARTREE_EV, KCAL_PER_MOL_EV
 
 LARGEST_STRESS = 1.0  # eV/Å³, 160 GPa
+LARGEST_FORCE = 12.0  # eV/Å, RMS over a frame, in half of all frames
 
 
 class Keys(Protocol):
@@ -254,6 +255,7 @@ def unit_findings(frames: Sequence[Frame], references: References) -> list[str]:
     return [
         *_length_finding([f for f in frames if len(f.atoms) > 1]),
         *_slope_finding([f for f in frames if f.forces is not None]),
+        *_force_finding([f.forces for f in frames if f.forces is not None and len(f.atoms) > 1]),
         *_binding_finding(frames, references),
         *_stress_finding([f for f in frames if f.stress is not None]),
     ]
@@ -276,6 +278,19 @@ def _length_finding(frames: Sequence[Frame]) -> list[str]:
     return [
         f"the shortest distances are {ratio:.2f} times the sum of covalent radii: are positions in "
         f"{guess}? Å are wanted."
+    ]
+
+
+def _force_finding(forces: Sequence[np.ndarray]) -> list[str]:
+    """Forces beyond chemistry: energies and forces in one wrong unit have the right slope."""
+    if not forces:
+        return []
+    median = float(np.median([np.sqrt(np.mean(f**2)) for f in forces]))
+    if median <= LARGEST_FORCE:
+        return []
+    return [
+        f"half of the frames have force components above {median:.3g} eV/Å (RMS; usual: up to 3): "
+        "are energies and forces in kcal/mol (multiply both by 0.04336) or kJ/mol (by 0.01036)?"
     ]
 
 

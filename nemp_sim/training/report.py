@@ -1,7 +1,7 @@
 """What a training run leaves: its result, report and figures."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +22,16 @@ ERROR_COLUMNS = (
     ("force_mae_meV_per_A", "force MAE", "meV/Å"),
     ("stress_rmse_meV_per_A3", "stress RMSE", "meV/Å³"),
 )
+RECORDED = ("files", "frames", "frames_left_out", "held_out")  # of the metadata, in report.json
 RELIABILITY_COLUMNS = (
     ("force_spearman", "Spearman correlation of predicted and true force error", 2),
     ("energy_spearman", "Spearman correlation of predicted and true energy error", 2),
     ("force_ratio", "true over predicted force error (RMS)", 2),
     ("energy_ratio", "true over predicted energy error (RMS)", 2),
+)
+NOTHING_HELD_OUT = (
+    "No frame is held out (validation_fraction is 0 and there are no validation files): all errors "
+    "are of trained frames, and say nothing of others. validation_fraction = 0.1 holds out a tenth."
 )
 
 
@@ -82,8 +87,12 @@ def write_training_report(result: Result, config: TrainConfig) -> None:
                 *_reliability_quantities(judged),
                 *_crossed_quantities(result.calibrations),
             ),
-            notes=_notes(result),
+            notes=(*_notes(result), *_sources(result)),
             files=with_vector_graphics(files),
+            data={
+                "model": asdict(result.potential.config),
+                **{k: result.potential.metadata.training[k] for k in RECORDED},
+            },
             provenance=provenance(result.potential, config, result.seconds),
         ),
         result.directory,
@@ -140,8 +149,24 @@ def _reliability_quantities(judged: dict[str, Reliability]) -> list[Quantity]:
     ]
 
 
+def _sources(result: Result) -> list[str]:
+    """What was trained, on what: files with their checksums, frames, form of the network."""
+    record, config = result.potential.metadata.training, result.potential.config
+    files = (f"{name} (sha256 {checksum[:12]}…)" for name, checksum in record["files"].items())
+    counts = [f"{count} {name}" for name, count in record["frames"].items()]
+    counts.append(f"{record['frames_left_out']} left out")
+    held = (f"{head} {how}" for head, how in record["held_out"].items())
+    return [
+        f"Data, by head and file: {'; '.join(files)}. Frames: {', '.join(counts)}; held out: "
+        f"{'; '.join(held)}.",
+        f"Network: {config.form} form, cutoff {config.cutoff_angstrom:g} Å, L = {config.max_l}, "
+        f"P = {config.pmax_l}, K = {config.n_channels}, T = {config.n_message_passing}; all of its "
+        "settings are in report.json.",
+    ]
+
+
 def _notes(result: Result) -> tuple[str, ...]:
-    notes = []
+    notes = [] if result.splits.validation else [NOTHING_HELD_OUT]
     if result.splits.without_forces:
         notes.append(f"{result.splits.without_forces} frames have no forces, but energies alone.")
     for head, values in result.potential.metadata.heads.items():

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -27,7 +28,7 @@ from nemp_sim.training.data import Frame, References
 from nemp_sim.training.job import Job, Splits, read_config, read_splits
 from nemp_sim.training.processes import Processes, joined_processes
 from nemp_sim.training.record import domain_record
-from nemp_sim.training.report import Result, write_training_report
+from nemp_sim.training.report import NOTHING_HELD_OUT, Result, write_training_report
 from nemp_sim.training.run import Run
 from nemp_sim.training.start import continued_model, initial_model, references_of
 from nemp_sim.training.tables import Batches, FrameTable, build_table
@@ -106,6 +107,8 @@ def train_job(
         + f"; {sum(p.numel() for p in model.parameters())} parameters; {on}, {config.dtype}"
         + (f", {processes.count} processes" if processes.count > 1 else "")
     )
+    if not splits.validation:
+        console.print(NOTHING_HELD_OUT)
     batches = Batches(tables[0], batch_size, config.seed, processes.count)
     trainer = Trainer(model, tables[0], batches.size, config, processes)
     run = Run(trainer, batches, tables[1], directory, _fingerprint(job))
@@ -165,6 +168,8 @@ def _summary(row: dict[str, float]) -> str:
     parts = []
     for split in ("train", "validation"):
         energy = 1e3 * row[f"{split}_energy_rmse_eV_per_atom"]
+        if math.isnan(energy):  # no frame is held out
+            continue
         force = 1e3 * row[f"{split}_force_rmse_eV_per_A"]
         parts.append(f"{split} {energy:.1f} meV/atom {force:.0f} meV/Å")
     return ", ".join(parts)

@@ -196,7 +196,7 @@ class Result(WorkflowResult[Settings]):
         std = self.std if self.reaction is None else self.reaction.std
         uncertain = is_uncertain(std, self.settings.max_std)
         if self.reaction is None:
-            return self.converged and not uncertain
+            return self.converged and self.band.has_saddle and not uncertain
         lacking = self.reaction.problems or self.reaction.missing_instantons_K
         return self.converged and not lacking and not uncertain
 

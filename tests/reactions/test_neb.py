@@ -1,4 +1,5 @@
 import warnings
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,8 +18,9 @@ from nemp_sim.errors import EvaluationError, InputError
 from nemp_sim.plots import save_figure
 from nemp_sim.reactions.ends import check_ends, first_path
 from nemp_sim.reactions.neb import BandSettings, remarks, run_neb
+from nemp_sim.reactions.neb_report import band_report
 from nemp_sim.reactions.plots import neb_profile
-from nemp_sim.relax import relax
+from nemp_sim.relax import Relaxation, relax
 from nemp_sim.surfaces.adsorbates import place
 from nemp_sim.surfaces.slabs import fcc_slab
 from tests.engines import EMTEngine
@@ -159,7 +161,10 @@ def test_a_path_without_saddle_is_named():
     low, high = surface.stationary(-0.56, 1.44), (-0.9, 1.0)
     result = run_neb(surface, atom_at(*low), atom_at(*high), BandSettings(3, 0.05))
     assert result.saddle_index == 4 and "final state is the highest" in remarks(result)[0]
-    assert result.barrier_reverse_eV == 0.0
+    assert result.barrier_reverse_eV == 0.0 and not result.has_saddle
+    ends = Relaxation((), np.zeros(0), 0.0, True, 0, 0)
+    report = band_report("", [], 0.05, ends, replace(result, converged=True), None, 0.1)
+    assert report.verdict.startswith("NO SADDLE between the ends: the final state is the highest")
 
 
 @pytest.mark.parametrize("climb", [True, False])

@@ -221,7 +221,7 @@ def test_shipped_weights_are_those_that_are_listed(path, tmp_path, monkeypatch):
     sums = (shipped_directory() / checkpoint.CHECKSUMS).read_text()
     assert f"{checkpoint.sha256_of(path)}  {path.name}" in sums.splitlines()
     other = tmp_path / path.name
-    save_potential(load_potential(path, "cpu").model, PotentialMetadata(), other)
+    save_potential(checkpoint.load_model(path)[0], PotentialMetadata(), other)
     (tmp_path / checkpoint.CHECKSUMS).write_text(sums)
     monkeypatch.setattr(checkpoint, "shipped_directory", lambda: tmp_path)
     with pytest.raises(PotentialFileError, match="checksum"):

@@ -226,6 +226,19 @@ def test_positions_in_bohr_are_found(tmp_path, trajectory):
     assert "bohr" in " ".join(unit_findings(read, reference_energies(read, {})))
 
 
+def test_energies_and_forces_in_one_wrong_unit_are_found(tmp_path, trajectory):
+    """Their slope is right; forces of 20 eV/Å in every frame are not."""
+    frames = [a.copy() for a in trajectory if len(a) > 1]
+    for atoms in frames:
+        atoms.info["REF_energy"] *= 23.06
+        atoms.arrays["REF_forces"] = 23.06 * (atoms.arrays["REF_forces"] + 1.0)
+    ase.io.write(tmp_path / "kcal.xyz", frames, format="extxyz")
+    found = " ".join(
+        unit_findings(read_frames(tmp_path / "kcal.xyz", DATA), reference_energies([], {}))
+    )
+    assert "kcal/mol (multiply both by 0.04336)" in found
+
+
 def test_right_units_raise_no_finding(tmp_path, trajectory):
     frames = [a.copy() for a in trajectory]
     for atoms in frames:
