@@ -3,7 +3,7 @@
 import difflib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, get_type_hints
@@ -24,9 +24,13 @@ def check_keys(cls: type, values: Mapping[str, Any], where: str) -> None:
     known = [f.name for f in fields(cls)]
     for key in values:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f" Did you mean '{near[0]}'?" if near else f" Known keys: {', '.join(known)}."
-            raise InputError(f"{where}: unknown key '{key}'.{hint}")
+            raise InputError(f"{where}: unknown key '{key}'. {near_hint(key, known, 'Known keys')}")
+
+
+def near_hint(name: str, known: Sequence[str], every: str) -> str:
+    """A sentence with the known name nearest to ``name``; all of them, as ``every``, if none is."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"Did you mean '{near[0]}'?" if near else f"{every}: {', '.join(known)}."
 
 
 def require(condition: object, name: str, got: object, wanted: str) -> None:

@@ -7,6 +7,7 @@ from typing import Protocol, Self
 import numpy as np
 import torch
 from ase import Atoms
+from ase.data import chemical_symbols
 from ase.geometry import complete_cell
 from torch import Tensor
 from vesin import NeighborList
@@ -152,6 +153,13 @@ def _within(atoms: Atoms, edges: EdgeList, cutoff: float) -> EdgeList:
     return EdgeList(edges.centre[near], edges.neighbour[near], edges.shifts[near])
 
 
+def species_table(elements: Sequence[int]) -> Tensor:
+    """(119,) int64, index among ``elements`` of each atomic number; −1: not among them."""
+    table = torch.full((len(chemical_symbols),), -1)
+    table[list(elements)] = torch.arange(len(elements))
+    return table
+
+
 def build_graph(
     structures: Sequence[Atoms],
     edges: Sequence[EdgeList],
@@ -165,7 +173,7 @@ def build_graph(
     Args:
         structures: B structures.
         edges: their B edge lists.
-        species_of_number: (119,) int64, species index of each atomic number.
+        species_of_number: as ``species_table``.
         device: where the tensors go.
     """
     sizes = np.array([len(atoms) for atoms in structures], dtype=np.int64)

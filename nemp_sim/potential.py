@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from ase import Atoms
-from ase.data import atomic_numbers, chemical_symbols
+from ase.data import atomic_numbers
 
 from nemp_sim.batches import Batches, room
 from nemp_sim.config import ModelConfig, require
@@ -21,7 +21,7 @@ from nemp_sim.graph import AtomGraph
 from nemp_sim.kernels.choice import choose_checked
 from nemp_sim.memory import bytes_per_edge, is_out_of_memory
 from nemp_sim.model import NEMP
-from nemp_sim.neighbors import NeighborLists, Surroundings, build_graph
+from nemp_sim.neighbors import NeighborLists, Surroundings, build_graph, species_table
 from nemp_sim.replay import Named, Replays
 from nemp_sim.structures import check_structure
 from nemp_sim.torch_state import in_plain_torch, refuse_forked, warn_of_rounding
@@ -121,8 +121,7 @@ class Potential:
         self._describe, self.kernel, self._direct = choose_checked(
             self.model, kernel, precision, self._shortest
         )
-        self.species_of_number = torch.full((len(chemical_symbols),), -1)
-        self.species_of_number[list(self.config.elements)] = torch.arange(len(self.config.elements))
+        self.species_of_number = species_table(self.config.elements)
         self._replays = (
             Replays(self.cutoff_angstrom, self.species_of_number, self.device)
             if self.is_fused

@@ -105,9 +105,14 @@ class NEBResult:
     model_calls: int
 
     @property
+    def highest_end(self) -> str:
+        """Which end is the highest image: "initial", "final", or "" where one between them is."""
+        return {0: "initial", len(self.images) - 1: "final"}.get(self.saddle_index, "")
+
+    @property
     def has_saddle(self) -> bool:
         """Whether the highest image lies between the ends."""
-        return 0 < self.saddle_index < len(self.images) - 1
+        return not self.highest_end
 
 
 class BatchedNEB(NEB):
@@ -325,10 +330,9 @@ def remarks(result: NEBResult) -> list[str]:
     energies = result.energies_eV - result.energies_eV[0]
     found = []
     if not result.has_saddle:
-        end = "initial" if result.saddle_index == 0 else "final"
         found.append(
-            f"The {end} state is the highest image: the path has no saddle, and the 'barrier' is "
-            "only the difference of the two ends."
+            f"The {result.highest_end} state is the highest image: the path has no saddle, and the "
+            "'barrier' is only the difference of the two ends."
         )
     for i in minima_on_the_way(energies):
         found.append(

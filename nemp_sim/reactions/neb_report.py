@@ -52,8 +52,8 @@ def band_report(  # noqa: PLR0913 (what the report is of)
         f"reaction energy {reaction} eV. Converged."
     )
     if not band.has_saddle:
-        end = "initial" if band.saddle_index == 0 else "final"
-        verdict = f"NO SADDLE between the ends: the {end} state is the highest image. {verdict}"
+        told = f"NO SADDLE between the ends: the {band.highest_end} state is the highest image."
+        verdict = f"{told} {verdict}"
     if unconverged:
         verdict = (
             f"NOT CONVERGED: {' and '.join(unconverged)}. The numbers are no barrier. Give more "

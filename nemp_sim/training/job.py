@@ -1,6 +1,5 @@
 """A training job as its TOML file describes it: settings, and frames by use."""
 
-import difflib
 import os
 import tomllib
 import warnings
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nemp_sim.config import ModelConfig, check_keys, require, to_head_names
+from nemp_sim.config import ModelConfig, check_keys, near_hint, require, to_head_names
 from nemp_sim.errors import InputError
 from nemp_sim.structures import in_vacuum
 from nemp_sim.training.config import DATA_FILES, DataConfig, TrainConfig
@@ -157,9 +156,8 @@ def _check_kinds(data: DataConfig, kinds: Collection[str]) -> None:
     """Refuse weights of kinds that no frame has."""
     for kind in data.type_weights:
         if kind not in kinds:
-            near = difflib.get_close_matches(kind, kinds, n=1)
-            hint = f" Did you mean '{near[0]}'?" if near else f" Kinds: {', '.join(sorted(kinds))}."
-            raise InputError(f"data.type_weights: no frame is of the kind '{kind}'.{hint}")
+            hint = near_hint(kind, sorted(kinds), "Kinds")
+            raise InputError(f"data.type_weights: no frame is of the kind '{kind}'. {hint}")
 
 
 def _largest_force(frame: Frame) -> float:
