@@ -19,7 +19,7 @@ from nemp_sim.kernels.triton_layers import (
     input_layer,
     output_back,
     output_layer,
-    row_scale,
+    prefetch,
 )
 
 
@@ -35,6 +35,9 @@ def forward_tile(
     LAST: tl.constexpr = (INPUTS + BLOCKS * LAYERS * W) * W
     row = tile.to(tl.int64) * TILE + tl.arange(0, TILE)
     mask = row < n_rows
+    following = tile + tl.num_programs(0)
+    prefetch(pair_ptr, following, n_rows, PAIR, TILE, MATH)
+    prefetch(state_ptr + first.to(tl.int64) * STATE, following, n_rows, STATE, TILE, MATH)
     x = input_layer(
         pair_ptr, state_ptr, scale_ptr, first, row, mask, ins, w_ptr, low_ptr, PAIR, STATE,
         INPUTS, W, IN, MODE, RESIDENT,
@@ -90,6 +93,15 @@ def gradient_tile(
     LAST: tl.constexpr = (INPUTS + BLOCKS * LAYERS * W) * W
     row = tile.to(tl.int64) * TILE + tl.arange(0, TILE)
     mask = row < n_rows
+    prefetch(grad_ptr, tile, n_rows, OUTPUTS, TILE, MATH)
+    if ADD_PAIR:
+        prefetch(grad_pair_ptr, tile, n_rows, PAIR, TILE, MATH)
+    if ADD:
+        at = grad_state_ptr + first.to(tl.int64) * STATE
+        prefetch(at, tile, n_rows, STATE, TILE, MATH)
+    following = tile + tl.num_programs(0)
+    prefetch(pair_ptr, following, n_rows, PAIR, TILE, MATH)
+    prefetch(state_ptr + first.to(tl.int64) * STATE, following, n_rows, STATE, TILE, MATH)
     x = input_layer(
         pair_ptr, state_ptr, scale_ptr, first, row, mask, ins, w_ptr, low_ptr, PAIR, STATE,
         INPUTS, W, IN, MODE, RESIDENT,
@@ -98,12 +110,8 @@ def gradient_tile(
         x, hidden, w_ptr, low_ptr, INPUTS * W, BLOCKS, LAYERS, MODE, MATH, RESIDENT
     )
     output_layer(y, out_ptr, row, mask, outs, w_ptr, low_ptr, LAST, OUTPUTS, OUT, MODE, RESIDENT)
-    if MODE == "fp16x3" or MODE == "fp16":
-        scale = row_scale(grad_ptr, row, mask, OUTPUTS, OUT)
-    else:
-        scale = tl.zeros([TILE], x.dtype) + 1.0
-    grad = output_back(
-        grad_ptr, row, mask, scale, outs, w_ptr, low_ptr, LAST, W, OUTPUTS, OUT, MODE, RESIDENT
+    grad, scale = output_back(
+        grad_ptr, row, mask, outs, w_ptr, low_ptr, LAST, W, OUTPUTS, OUT, MODE, RESIDENT
     )
     grad = hidden_back(
         grad * last, slopes, pairs, hidden, w_ptr, low_ptr, INPUTS * W, BLOCKS, LAYERS, MODE,
