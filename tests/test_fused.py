@@ -151,7 +151,7 @@ def test_halves_keep_gradients_of_all_sizes():
     state, grad = torch.randn(64, 48, device=DEVICE), torch.randn(64, 96, device=DEVICE)
     grad = grad * torch.logspace(-6, 6, 64, device=DEVICE)[:, None]
     net = EdgeMLP(mlp, 16, "fp16x3", Launch(tile=32))
-    room, got = Workspace(state, 64, 64, 32, 96), States.empty(state, 64, 1, 16, False)
+    room, rest = Workspace(state, 64, 64, 32, 96), States.empty(state, 64, 0, 16, False)
     room.take((0, 64))
     room.pair_state.copy_(state[:, :32])
     room.grad_outputs(96).copy_(grad)
@@ -159,9 +159,9 @@ def test_halves_keep_gradients_of_all_sizes():
     def run(kernel, grid, *inputs, **constants):
         kernel[grid](*inputs, **constants)
 
-    rest = state[:, 32:].contiguous()
-    out = net.gradient(run, room, States(rest, rest), got, False, add=False)
-    got = torch.cat([room.grad_pair_state, got.values], 1)
+    own = state[:, 32:].contiguous()
+    out = net.gradient(run, room, States(own, own), rest, False, add=False)
+    got = torch.cat([room.grad_pair_state, room.grad_last_state], 1)
     exact = state.double().requires_grad_()
     value = mlp.double()(exact)
     (want,) = torch.autograd.grad(value, exact, grad.double())

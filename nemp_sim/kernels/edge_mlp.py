@@ -171,7 +171,7 @@ class EdgeMLP:
             run: launches a kernel on a grid.
             room: the workspace.
             state: s⁰, s¹ … of all edges.
-            grad_state: their gradient.
+            grad_state: their gradient but that of the last, which the workspace gets.
             add_pair: add to the gradient of h⁰; else set it.
             add: add to ``grad_state``; else set it.
         """
@@ -181,14 +181,17 @@ class EdgeMLP:
             n_pair, own = room.pair_state.shape[1], self.weights.high
             room.grad_pair_state.addmm_(grad, own[:n_pair].t(), beta=float(add_pair))
             mine = grad_state.values[room.first : room.first + room.rows, : self.n_inputs - n_pair]
-            mine.addmm_(grad, own[n_pair:].t(), beta=float(add))
+            end = n_pair + mine.shape[1]
+            mine.addmm_(grad, own[n_pair:end].t(), beta=float(add))
+            if end < self.n_inputs:
+                room.grad_last_state.addmm_(grad, own[end:].t(), beta=float(add))
             return out
         w = self.weights
         run(
             mlp_gradient, self._grid(room.rows, 2), room.pair_state, state.values, state.scale,
-            w.high, w.low, grad, out, room.grad_pair_state, grad_state.values, grad_state.scale,
-            room.first, room.rows, ADD_PAIR=add_pair, ADD=add, **self._shape(room, state),
-            **self.constants,
+            w.high, w.low, grad, out, room.grad_pair_state, room.grad_last_state,
+            grad_state.values, grad_state.scale, room.first, room.rows, ADD_PAIR=add_pair, ADD=add,
+            **self._shape(room, state), **self.constants,
         )  # fmt: skip
         return out
 

@@ -301,13 +301,17 @@ def all_weights(
 
 @triton.jit
 def input_back(
-    grad, scale, first, row, mask, kept, w_ptr, low_ptr, grad_pair_ptr, grad_state_ptr,
-    grad_scale_ptr, PAIR: tl.constexpr, STATE: tl.constexpr, INPUTS: tl.constexpr,
+    grad, scale, first, row, mask, kept, w_ptr, low_ptr, grad_pair_ptr, grad_last_ptr,
+    grad_state_ptr, grad_scale_ptr, PAIR: tl.constexpr, STATE: tl.constexpr, INPUTS: tl.constexpr,
     ADD_PAIR: tl.constexpr, ADD: tl.constexpr, IN: tl.constexpr, MODE: tl.constexpr,
     RESIDENT: tl.constexpr,
 ):  # fmt: skip
-    """Set or add the gradients of the states from that of the input layer's result."""
+    """Set or add the gradients of the states from that of the input layer's result.
+
+    That of the last state of all is (rows, IN) in ``grad_last_ptr``.
+    """
     W: tl.constexpr = grad.shape[1]
+    REST: tl.constexpr = STATE - IN
     e = first + row
     olds = ()  # asked for before the first product
     for c in tl.static_range(INPUTS // IN):
@@ -315,8 +319,10 @@ def input_back(
         if c * IN < PAIR:
             if ADD_PAIR:
                 old = load_state(grad_pair_ptr, grad_pair_ptr, row, mask, c, PAIR, IN)
+        elif ADD and c * IN - PAIR == REST:
+            old = load_state(grad_last_ptr, grad_last_ptr, row, mask, 0, IN, IN)
         elif ADD:
-            old = load_state(grad_state_ptr, grad_scale_ptr, e, mask, c - PAIR // IN, STATE, IN)
+            old = load_state(grad_state_ptr, grad_scale_ptr, e, mask, c - PAIR // IN, REST, IN)
         olds = olds + (old,)
     for c in tl.static_range(INPUTS // IN):
         w = weight(kept, c, w_ptr, low_ptr, c * IN * W, IN, W, W, MODE, RESIDENT)
@@ -324,5 +330,7 @@ def input_back(
         g = olds[c] + product(grad, w, zero, True, MODE) / scale[:, None]
         if c * IN < PAIR:
             store_state(grad_pair_ptr, grad_pair_ptr, row, mask, c, g, PAIR, IN)
+        elif c * IN - PAIR == REST:
+            store_state(grad_last_ptr, grad_last_ptr, row, mask, 0, g, IN, IN)
         else:
-            store_state(grad_state_ptr, grad_scale_ptr, e, mask, c - PAIR // IN, g, STATE, IN)
+            store_state(grad_state_ptr, grad_scale_ptr, e, mask, c - PAIR // IN, g, REST, IN)

@@ -83,7 +83,7 @@ def mlp_forward(
 @triton.jit
 def gradient_tile(
     tile, ins, hidden, outs, pair_ptr, state_ptr, scale_ptr, w_ptr, low_ptr, grad_ptr, out_ptr,
-    grad_pair_ptr, grad_state_ptr, grad_scale_ptr, first, n_rows, PAIR: tl.constexpr,
+    grad_pair_ptr, grad_last_ptr, grad_state_ptr, grad_scale_ptr, first, n_rows, PAIR: tl.constexpr,
     STATE: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, W: tl.constexpr,
     BLOCKS: tl.constexpr, LAYERS: tl.constexpr, ADD_PAIR: tl.constexpr, ADD: tl.constexpr,
     MODE: tl.constexpr, MATH: tl.constexpr, RESIDENT: tl.constexpr, IN: tl.constexpr,
@@ -97,8 +97,8 @@ def gradient_tile(
     if ADD_PAIR:
         prefetch(grad_pair_ptr, tile, n_rows, PAIR, TILE, MATH)
     if ADD:
-        at = grad_state_ptr + first.to(tl.int64) * STATE
-        prefetch(at, tile, n_rows, STATE, TILE, MATH)
+        at = grad_state_ptr + first.to(tl.int64) * (STATE - IN)
+        prefetch(at, tile, n_rows, STATE - IN, TILE, MATH)
     following = tile + tl.num_programs(0)
     prefetch(pair_ptr, following, n_rows, PAIR, TILE, MATH)
     prefetch(state_ptr + first.to(tl.int64) * STATE, following, n_rows, STATE, TILE, MATH)
@@ -118,15 +118,15 @@ def gradient_tile(
         RESIDENT,
     )  # fmt: skip
     input_back(
-        grad, scale, first, row, mask, ins, w_ptr, low_ptr, grad_pair_ptr, grad_state_ptr,
-        grad_scale_ptr, PAIR, STATE, INPUTS, ADD_PAIR, ADD, IN, MODE, RESIDENT,
+        grad, scale, first, row, mask, ins, w_ptr, low_ptr, grad_pair_ptr, grad_last_ptr,
+        grad_state_ptr, grad_scale_ptr, PAIR, STATE, INPUTS, ADD_PAIR, ADD, IN, MODE, RESIDENT,
     )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["first", "n_rows"])
 def mlp_gradient(
     pair_ptr, state_ptr, scale_ptr, w_ptr, low_ptr, grad_ptr, out_ptr, grad_pair_ptr,
-    grad_state_ptr, grad_scale_ptr, first, n_rows, PAIR: tl.constexpr,
+    grad_last_ptr, grad_state_ptr, grad_scale_ptr, first, n_rows, PAIR: tl.constexpr,
     STATE: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, W: tl.constexpr,
     BLOCKS: tl.constexpr, LAYERS: tl.constexpr, ADD_PAIR: tl.constexpr, ADD: tl.constexpr,
     MODE: tl.constexpr, MATH: tl.constexpr, RESIDENT: tl.constexpr, IN: tl.constexpr,
@@ -135,8 +135,9 @@ def mlp_gradient(
     """Outputs again, and the gradient of the states from that of the outputs.
 
     That of the numbers in ``state_ptr`` is added where ADD, that of those in ``pair_ptr`` where
-    ADD_PAIR; else they are set. For halves of float16 each edge's gradient is scaled by a power of
-    two into their range.
+    ADD_PAIR; else they are set. ``grad_state_ptr`` (E, STATE − IN) holds those of all states but
+    the last, whose gradient is (rows, IN) in ``grad_last_ptr``. For halves of float16 each edge's
+    gradient is scaled by a power of two into their range.
     """
     ins, hidden, outs = all_weights(
         w_ptr, low_ptr, INPUTS, OUTPUTS, W, BLOCKS * LAYERS, MODE, RESIDENT, IN, OUT
@@ -147,14 +148,14 @@ def mlp_gradient(
         for tile in tl.range(pid, tiles, tl.num_programs(0), disable_licm=True):
             gradient_tile(
                 tile, ins, hidden, outs, pair_ptr, state_ptr, scale_ptr, w_ptr, low_ptr, grad_ptr,
-                out_ptr, grad_pair_ptr, grad_state_ptr, grad_scale_ptr, first, n_rows, PAIR, STATE,
-                INPUTS, OUTPUTS, W, BLOCKS, LAYERS, ADD_PAIR, ADD, MODE, MATH, RESIDENT, IN, OUT,
-                TILE,
+                out_ptr, grad_pair_ptr, grad_last_ptr, grad_state_ptr, grad_scale_ptr, first,
+                n_rows, PAIR, STATE, INPUTS, OUTPUTS, W, BLOCKS, LAYERS, ADD_PAIR, ADD, MODE, MATH,
+                RESIDENT, IN, OUT, TILE,
             )  # fmt: skip
     else:
         gradient_tile(
             pid, ins, hidden, outs, pair_ptr, state_ptr, scale_ptr, w_ptr, low_ptr, grad_ptr,
-            out_ptr, grad_pair_ptr, grad_state_ptr, grad_scale_ptr, first, n_rows, PAIR, STATE,
-            INPUTS, OUTPUTS, W, BLOCKS, LAYERS, ADD_PAIR, ADD, MODE, MATH, RESIDENT, IN, OUT,
-            TILE,
+            out_ptr, grad_pair_ptr, grad_last_ptr, grad_state_ptr, grad_scale_ptr, first,
+            n_rows, PAIR, STATE, INPUTS, OUTPUTS, W, BLOCKS, LAYERS, ADD_PAIR, ADD, MODE, MATH,
+            RESIDENT, IN, OUT, TILE,
         )  # fmt: skip

@@ -6,7 +6,7 @@ ALL_PAIRS = 2**21  # edges up to which h⁰ of all of them is kept, not of one c
 
 
 class Workspace:
-    """Room for h⁰, the outputs of an edge network, and their gradients, of one chunk of edges.
+    """Room for h⁰, the outputs of an edge network, and gradients, of one chunk of edges.
 
     Attributes:
         first: first edge of the chunk.
@@ -17,7 +17,7 @@ class Workspace:
     def __init__(self, like: Tensor, n_edges: int, chunk: int, n_pair: int, n_outputs: int) -> None:
         """Room for chunks of up to ``chunk`` edges; that for gradients comes when asked for."""
         self._like, self._n_pair = like, n_pair
-        rows = min(n_edges, chunk)
+        self._most = rows = min(n_edges, chunk)
         self.keeps_pairs = n_edges <= ALL_PAIRS
         self._sizes = (n_edges if self.keeps_pairs else rows) * n_pair, rows * n_outputs
         self._pair, self._outputs = (like.new_empty(size) for size in self._sizes)
@@ -38,6 +38,11 @@ class Workspace:
         """Its gradient."""
         return self._pair_view(self._gradients()[0])
 
+    @property
+    def grad_last_state(self) -> Tensor:
+        """Gradient of the last state, s^(T−1) (rows, K)."""
+        return self._gradients()[2][: self.rows * (self._n_pair // 2)].view(self.rows, -1)
+
     def outputs(self, columns: int) -> Tensor:
         """Outputs (rows, columns)."""
         return self._outputs[: self.rows * columns].view(self.rows, columns)
@@ -48,7 +53,8 @@ class Workspace:
 
     def _gradients(self) -> list[Tensor]:
         if not self._grads:
-            self._grads = [self._like.new_empty(size) for size in self._sizes]
+            last = self._most * (self._n_pair // 2)
+            self._grads = [self._like.new_empty(size) for size in (*self._sizes, last)]
         return self._grads
 
     def _pair_view(self, whole: Tensor) -> Tensor:
