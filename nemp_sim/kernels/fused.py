@@ -99,7 +99,8 @@ class FusedNetwork(PackedNetwork):
         c = self._mix(first[:, : self.s] / m_i, self.species_mix, edges)
         density = vectors.new_zeros(self.steps + 2, n, self.kp)
         density[0] = first[:, self.s]
-        room = Workspace(vectors, edges.n_edges, self.launch.chunk, 2 * self.kp, self.n_outputs)
+        like = vectors.new_empty(0, dtype=self.storage)
+        room = Workspace(like, edges.n_edges, self.launch.chunk, 2 * self.kp, self.n_outputs)
         if room.keeps_pairs:
             room.take(whole)
             self._pairs(pair_state, vectors, edges, room, room.pair_state)
@@ -191,7 +192,9 @@ class FusedNetwork(PackedNetwork):
         edges, vectors, room = record.edges, record.vectors, record.room
         c, width = record.orbitals[t], self._stretch(edges)
         grad_c, grad_mixed = torch.zeros_like(c), torch.zeros_like(c)
-        left_m, left_u = (vectors.new_empty(width, self.p + 1, self.kp) for _ in range(2))
+        left_m, left_u = (
+            vectors.new_empty(width, self.p + 1, self.kp, dtype=self.storage) for _ in range(2)
+        )
         mixed = self._mix(c, self.mixes[t, 0], edges)
         step = Step(t, c, mixed, rho[t + 1], grad_sums, left_m, left_u, grad_c, grad_state, grad)
         for first in range(0, edges.n_edges, width):
@@ -280,11 +283,13 @@ class FusedNetwork(PackedNetwork):
         half = self.launch.half
         if half is None:
             half = edges.n_edges > MANY
-        return half and not self.last.linear and like.dtype == torch.float32
+        return half and not self.last.linear and self.storage == like.dtype == torch.float32
 
     def _states(self, like: Tensor, edges: Edges, groups: int) -> States:
         """Room for groups s⁰, s¹ … of all edges, or for their gradients."""
-        return States.empty(like, edges.n_edges, groups, self.kp, self._is_half(like, edges))
+        half = self._is_half(like, edges)
+        like = like.new_empty(0, dtype=self.storage)
+        return States.empty(like, edges.n_edges, groups, self.kp, half)
 
     def _stretch(self, edges: Edges) -> int:
         """Edges of a stretch, whole chunks."""

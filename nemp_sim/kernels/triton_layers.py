@@ -8,7 +8,7 @@ Matrices are those kept in shared memory where RESIDENT, else loaded where they 
 import triton
 import triton.language as tl
 
-from nemp_sim.kernels.triton_state import load_state, store_state
+from nemp_sim.kernels.triton_state import load_state, store_state, work_type
 
 
 @triton.jit
@@ -168,7 +168,7 @@ def input_layer(
         else:
             h = load_state(state_ptr, scale_ptr, first + row, mask, c - PAIR // IN, STATE, IN)
         features = features + (h,)
-    x = tl.zeros([row.shape[0], W], pair_ptr.dtype.element_ty)
+    x = tl.zeros([row.shape[0], W], work_type(pair_ptr))
     for c in tl.static_range(INPUTS // IN):
         w = weight(kept, c, w_ptr, low_ptr, c * IN * W, IN, W, W, MODE, RESIDENT)
         x = product(features[c], w, x, False, MODE)
@@ -268,13 +268,13 @@ def output_back(
     for c in tl.static_range(OUTPUTS // OUT):
         place = grad_ptr + row[:, None] * OUTPUTS + c * OUT + tl.arange(0, OUT)[None, :]
         grads = grads + (tl.load(place, mask=mask[:, None], other=0.0),)
-    scale = tl.zeros([row.shape[0]], grad_ptr.dtype.element_ty) + 1.0
+    scale = tl.zeros([row.shape[0]], work_type(grad_ptr)) + 1.0
     if MODE == "fp16x3" or MODE == "fp16":
         largest = scale * 1e-30
         for c in tl.static_range(OUTPUTS // OUT):
-            largest = tl.maximum(largest, tl.max(tl.abs(grads[c]), 1))
+            largest = tl.maximum(largest, tl.max(tl.abs(grads[c]), 1).to(scale.dtype))
         scale = tl.exp2(-tl.floor(tl.log2(largest)))
-    grad = tl.zeros([row.shape[0], W], grad_ptr.dtype.element_ty)
+    grad = tl.zeros([row.shape[0], W], work_type(grad_ptr))
     for c in tl.static_range(OUTPUTS // OUT):
         w = weight(kept, c, w_ptr, low_ptr, base + c * OUT, W, OUT, OUTPUTS, MODE, RESIDENT)
         grad = product(grads[c] * scale[:, None], w, grad, True, MODE)

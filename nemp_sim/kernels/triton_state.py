@@ -8,6 +8,13 @@ import triton
 import triton.language as tl
 
 
+@triton.constexpr_function
+def work_type(ptr):
+    """Type of the sums of numbers in memory: float32 where these are float16."""
+    kind = ptr.dtype.element_ty
+    return tl.float32 if kind == tl.float16 else kind
+
+
 @triton.jit
 def load_state(ptr, scale_ptr, row, mask, q, STATE: tl.constexpr, K: tl.constexpr):
     """Group q (rows, K) of the states of rows, STATE numbers each."""
