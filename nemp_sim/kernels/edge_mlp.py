@@ -42,7 +42,7 @@ class Launch:
     warps: int | None = None
     block: int | None = None
     chunk: int = 2**18
-    stretches: int = 16
+    stretches: int = 24
     half: bool | None = None
 
 

@@ -28,8 +28,7 @@ MANY = 2**25  # edges above which states and their gradients are kept in 16 bits
 class Record:
     """What the derivatives need of an evaluation: C, sums and norms of each step, states.
 
-    Attributes:
-        last: (N, S, K) sums of ``final_forward``.
+    The last of the sums are those of the last read-out.
     """
 
     edges: Edges
@@ -39,7 +38,6 @@ class Record:
     orbitals: list[Tensor]
     sums: list[Tensor]
     norms: list[Tensor]
-    last: Tensor
     state: States
     room: Workspace
 
@@ -123,13 +121,13 @@ class FusedNetwork(PackedNetwork):
             c, norm = self._update(t, c, d, m_i, edges)
             orbitals.append(c)
             norms.append(norm)
-        last = torch.zeros_like(c)
+        sums.append(torch.zeros_like(c))
         for chunk in self._chunks(vectors, edges, room):
             v = self.last.forward(self._run, room, state)
             self._edges(
-                forward_kernels.final_forward, vectors, edges, chunk, c, v, last, density[-1]
+                forward_kernels.final_forward, vectors, edges, chunk, c, v, sums[-1], density[-1]
             )
-        record = Record(edges, vectors, m_i, first, orbitals, sums, norms, last, state, room)
+        record = Record(edges, vectors, m_i, first, orbitals, sums, norms, state, room)
         return density, count[:, 0].clone(), count[:, 1].clone(), record
 
     def backward(self, record: Record, rho: Tensor, count: Tensor, repulsion: Tensor) -> Tensor:
@@ -140,7 +138,7 @@ class FusedNetwork(PackedNetwork):
         edges, m_i, vectors = record.edges, record.normaliser, record.vectors
         rho, grad = rho.contiguous(), torch.empty_like(vectors)
         grad_state = self._states(vectors, edges, self.steps - 1)
-        grad_c = rho[-1][:, None] * record.last
+        grad_c = record.sums.pop() * rho[-1][:, None]
         grad_m = torch.zeros_like(count)
         for t in reversed(range(self.steps)):
             after = record.orbitals.pop()
