@@ -79,7 +79,7 @@ def networks(random_potential, shape, dtype=DTYPE):
         model.inner_radius.fill_(0.9)
     table = PairTable(model, dtype)
     plain = partial(model.describe, pair_functions=table)
-    launch = Launch(chunk=64) if CUDA else Launch(tile=16, block=4, chunk=16)
+    launch = Launch(chunk=64) if CUDA else Launch(tile=16, block=4, chunk=16, keep=False)
     return potential, plain, partial(FusedNetwork, model, table, launch=launch)
 
 
@@ -132,7 +132,7 @@ def test_states_in_16_bits(random_potential, graph_of):
     shape = {"max_l": 1, "pmax_l": 1, "n_channels": 20, "n_message_passing": 2}
     potential, plain, fused = networks(random_potential, shape, torch.float32)
     graph = graph_of(potential, structures())
-    half = fused("fp16x3", launch=Launch(chunk=64, half=True)).describe
+    half = fused("fp16x3", launch=Launch(chunk=64, half=True, keep=False)).describe
     assert_close(probe(half, graph), probe(plain, graph), 2e-4)
     whole = fused("fp16x3", launch=Launch(chunk=64, half=False)).describe
     assert not torch.equal(probe(half, graph)[2], probe(whole, graph)[2])

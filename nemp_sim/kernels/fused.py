@@ -21,6 +21,7 @@ from nemp_sim.kernels.workspace import Workspace
 from nemp_sim.model import NEMP
 from nemp_sim.tabulation import PairTable
 
+KEPT = 3 * 2**30  # bytes that outputs of the networks may take, kept for the derivatives
 MANY = 2**25  # edges above which states and their gradients are kept in 16 bits
 
 
@@ -71,7 +72,7 @@ class FusedNetwork(PackedNetwork):
     ) -> None:
         """Pack the weights of ``model``, on its device, in its dtype."""
         super().__init__(model, table, mode, launch)
-        self.compiled: set[bool] = set()  # with states in 16 bits or whole
+        self.compiled: set[tuple[bool, bool]] = set()  # ``_form`` of what was compiled
 
     def describe(self, graph: AtomGraph) -> tuple[Tensor, Tensor, Tensor | None]:
         """As ``NEMP.describe``, differentiable once."""
@@ -98,7 +99,9 @@ class FusedNetwork(PackedNetwork):
         density = vectors.new_zeros(self.steps + 2, n, self.kp)
         density[0] = first[:, self.s]
         like = vectors.new_empty(0, dtype=self.storage)
-        room = Workspace(like, edges.n_edges, self.launch.chunk, 2 * self.kp, self.n_outputs)
+        room = Workspace(
+            like, edges.n_edges, self.launch.chunk, 2 * self.kp, self.n_outputs, self._keeps(edges)
+        )
         if room.keeps_pairs:
             room.take(whole)
             self._pairs(pair_state, vectors, edges, room, room.pair_state)
@@ -258,7 +261,7 @@ class FusedNetwork(PackedNetwork):
 
     def prepare(self, vectors: Tensor, edges: Edges) -> None:
         """Compile all kernels that such edges need, side by side, where it has not been done."""
-        if vectors.is_cuda and self._is_half(vectors, edges) not in self.compiled:
+        if vectors.is_cuda and self._form(vectors, edges) not in self.compiled:
             self._compile(vectors.detach(), edges)
 
     def _edges_of(self, graph: AtomGraph) -> tuple[Tensor, Edges]:
@@ -274,7 +277,17 @@ class FusedNetwork(PackedNetwork):
                 self.backward(record, density, count, repulsion)
             finally:
                 self.only_compile = False
-        self.compiled.add(self._is_half(vectors, edges))
+        self.compiled.add(self._form(vectors, edges))
+
+    def _form(self, like: Tensor, edges: Edges) -> tuple[bool, bool]:
+        """What kernels depend on: states in 16 bits, and outputs kept."""
+        return self._is_half(like, edges), self._keeps(edges)
+
+    def _keeps(self, edges: Edges) -> bool:
+        """Whether outputs of the networks are kept for the derivatives."""
+        if self.launch.keep is not None:
+            return self.launch.keep
+        return edges.n_edges * self.all_outputs * self.storage.itemsize <= KEPT
 
     def _is_half(self, like: Tensor, edges: Edges) -> bool:
         """Whether states and their gradients are kept in 16 bits."""
@@ -292,7 +305,7 @@ class FusedNetwork(PackedNetwork):
     def _stretch(self, edges: Edges) -> int:
         """Edges of a stretch, whole chunks."""
         chunk = self.launch.chunk
-        each = max(4, triton.cdiv(edges.n_edges, chunk * self.launch.stretches))
+        each = triton.cdiv(edges.n_edges, chunk * self.launch.stretches)
         return min(each * chunk, edges.n_edges)
 
     def _chunks(

@@ -78,6 +78,7 @@ class PackedNetwork:
         self.last = EdgeMLP(model.edge_mlps[-1], k, mode, self.launch, last_scale, n_sums=3)
         mlps = [*self.messages, *self.inner, self.last]
         self.n_outputs = max(mlp.n_outputs for mlp in mlps)
+        self.all_outputs = sum(mlp.n_outputs for mlp in mlps)
         whole = mode != "fp16" or self.last.linear
         self.storage = like.dtype if whole else torch.float16
         half = like.new_tensor([1.0, 0.5**0.5, 0.5**0.5])[:, None, None] * k**-0.5

@@ -86,22 +86,13 @@ def gradient_tile(
     grad_pair_ptr, grad_last_ptr, grad_state_ptr, grad_scale_ptr, first, n_rows, PAIR: tl.constexpr,
     STATE: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, W: tl.constexpr,
     BLOCKS: tl.constexpr, LAYERS: tl.constexpr, ADD_PAIR: tl.constexpr, ADD: tl.constexpr,
-    MODE: tl.constexpr, MATH: tl.constexpr, RESIDENT: tl.constexpr, IN: tl.constexpr,
-    OUT: tl.constexpr, TILE: tl.constexpr,
+    STORE: tl.constexpr, MODE: tl.constexpr, MATH: tl.constexpr, RESIDENT: tl.constexpr,
+    IN: tl.constexpr, OUT: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """``mlp_gradient`` of one tile."""
     LAST: tl.constexpr = (INPUTS + BLOCKS * LAYERS * W) * W
     row = tile.to(tl.int64) * TILE + tl.arange(0, TILE)
     mask = row < n_rows
-    prefetch(grad_ptr, tile, n_rows, OUTPUTS, TILE, MATH)
-    if ADD_PAIR:
-        prefetch(grad_pair_ptr, tile, n_rows, PAIR, TILE, MATH)
-    if ADD:
-        at = grad_state_ptr + first.to(tl.int64) * (STATE - IN)
-        prefetch(at, tile, n_rows, STATE - IN, TILE, MATH)
-    following = tile + tl.num_programs(0)
-    prefetch(pair_ptr, following, n_rows, PAIR, TILE, MATH)
-    prefetch(state_ptr + first.to(tl.int64) * STATE, following, n_rows, STATE, TILE, MATH)
     x = input_layer(
         pair_ptr, state_ptr, scale_ptr, first, row, mask, ins, w_ptr, low_ptr, PAIR, STATE,
         INPUTS, W, IN, MODE, RESIDENT,
@@ -109,7 +100,10 @@ def gradient_tile(
     y, last, slopes, pairs = hidden_layers(
         x, hidden, w_ptr, low_ptr, INPUTS * W, BLOCKS, LAYERS, MODE, MATH, RESIDENT
     )
-    output_layer(y, out_ptr, row, mask, outs, w_ptr, low_ptr, LAST, OUTPUTS, OUT, MODE, RESIDENT)
+    if STORE:
+        output_layer(
+            y, out_ptr, row, mask, outs, w_ptr, low_ptr, LAST, OUTPUTS, OUT, MODE, RESIDENT
+        )
     grad, scale = output_back(
         grad_ptr, row, mask, outs, w_ptr, low_ptr, LAST, W, OUTPUTS, OUT, MODE, RESIDENT
     )
@@ -129,10 +123,10 @@ def mlp_gradient(
     grad_last_ptr, grad_state_ptr, grad_scale_ptr, first, n_rows, PAIR: tl.constexpr,
     STATE: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, W: tl.constexpr,
     BLOCKS: tl.constexpr, LAYERS: tl.constexpr, ADD_PAIR: tl.constexpr, ADD: tl.constexpr,
-    MODE: tl.constexpr, MATH: tl.constexpr, RESIDENT: tl.constexpr, IN: tl.constexpr,
-    OUT: tl.constexpr, TILE: tl.constexpr,
+    STORE: tl.constexpr, MODE: tl.constexpr, MATH: tl.constexpr, RESIDENT: tl.constexpr,
+    IN: tl.constexpr, OUT: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """Outputs again, and the gradient of the states from that of the outputs.
+    """Gradient of the states from that of the outputs; where STORE, these again.
 
     That of the numbers in ``state_ptr`` is added where ADD, that of those in ``pair_ptr`` where
     ADD_PAIR; else they are set. ``grad_state_ptr`` (E, STATE − IN) holds those of all states but
@@ -149,13 +143,13 @@ def mlp_gradient(
             gradient_tile(
                 tile, ins, hidden, outs, pair_ptr, state_ptr, scale_ptr, w_ptr, low_ptr, grad_ptr,
                 out_ptr, grad_pair_ptr, grad_last_ptr, grad_state_ptr, grad_scale_ptr, first,
-                n_rows, PAIR, STATE, INPUTS, OUTPUTS, W, BLOCKS, LAYERS, ADD_PAIR, ADD, MODE, MATH,
-                RESIDENT, IN, OUT, TILE,
+                n_rows, PAIR, STATE, INPUTS, OUTPUTS, W, BLOCKS, LAYERS, ADD_PAIR, ADD, STORE,
+                MODE, MATH, RESIDENT, IN, OUT, TILE,
             )  # fmt: skip
     else:
         gradient_tile(
             pid, ins, hidden, outs, pair_ptr, state_ptr, scale_ptr, w_ptr, low_ptr, grad_ptr,
             out_ptr, grad_pair_ptr, grad_last_ptr, grad_state_ptr, grad_scale_ptr, first,
-            n_rows, PAIR, STATE, INPUTS, OUTPUTS, W, BLOCKS, LAYERS, ADD_PAIR, ADD, MODE, MATH,
-            RESIDENT, IN, OUT, TILE,
+            n_rows, PAIR, STATE, INPUTS, OUTPUTS, W, BLOCKS, LAYERS, ADD_PAIR, ADD, STORE, MODE,
+            MATH, RESIDENT, IN, OUT, TILE,
         )  # fmt: skip
