@@ -139,6 +139,21 @@ def test_states_in_16_bits(random_potential, graph_of):
 
 
 @needs_triton
+def test_kept_outputs_change_nothing(random_potential, graph_of):
+    """Outputs of all edges, chunk by chunk, or of one chunk and computed again."""
+    from nemp_sim.kernels.edge_mlp import Launch
+
+    shape = {"max_l": 1, "pmax_l": 0, "n_message_passing": 2}
+    potential, _, fused = networks(random_potential, shape)
+    graph = graph_of(potential, structures()[:1])
+    kept, again = (
+        probe(fused("ieee", launch=Launch(tile=16, chunk=16, keep=keep)).describe, graph)
+        for keep in (True, False)
+    )
+    assert_close(kept, again, 1e-12 if DTYPE == torch.float64 else 1e-5)
+
+
+@needs_triton
 def test_halves_keep_gradients_of_all_sizes():
     """Rows of gradients from 1e-6 to 1e6, far beyond float16, against float64."""
     from nemp_sim.kernels.edge_mlp import EdgeMLP, Launch

@@ -49,7 +49,7 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Step:
+class StepBack:
     """What the derivatives of message passing step t read, and what they fill or add to."""
 
     t: int
@@ -197,7 +197,9 @@ class FusedNetwork(PackedNetwork):
             vectors.new_empty(width, self.p + 1, self.kp, dtype=self.storage) for _ in range(2)
         )
         mixed = self._mix(c, self.mixes[t, 0], edges)
-        step = Step(t, c, mixed, rho[t + 1], grad_sums, left_m, left_u, grad_c, grad_state, grad)
+        step = StepBack(
+            t, c, mixed, rho[t + 1], grad_sums, left_m, left_u, grad_c, grad_state, grad
+        )
         for first in range(0, edges.n_edges, width):
             stretch = (first, min(width, edges.n_edges - first))
             for chunk in self._chunks(vectors, edges, room, stretch):
@@ -212,7 +214,7 @@ class FusedNetwork(PackedNetwork):
         return grad_c, grad_mixed
 
     def _final_back(
-        self, record: Record, step: Step, c: Tensor, rho: Tensor, chunk: tuple[int, int]
+        self, record: Record, step: StepBack, c: Tensor, rho: Tensor, chunk: tuple[int, int]
     ) -> None:
         """Of the last read-out of a chunk: sets the gradients of the states and edge vectors."""
         edges, vectors, room = record.edges, record.vectors, record.room
@@ -221,7 +223,9 @@ class FusedNetwork(PackedNetwork):
         v = self.last.gradient(self._run, room, record.state, step.grad_state, False, add=False)
         self._edges(backward_kernels.final_back, vectors, edges, chunk, c, v, rho, step.grad)
 
-    def _message_back(self, record: Record, step: Step, chunk: tuple[int, int], first: int) -> None:
+    def _message_back(
+        self, record: Record, step: StepBack, chunk: tuple[int, int], first: int
+    ) -> None:
         """Of the messages of a chunk; leaves M of the edges from ``first`` on."""
         edges, vectors, room = record.edges, record.vectors, record.room
         mlp, add_pair = self.messages[step.t], room.keeps_pairs or step.t == self.steps - 1
@@ -235,7 +239,9 @@ class FusedNetwork(PackedNetwork):
             first, step.grad, L=self.l,
         )  # fmt: skip
 
-    def _scalar_back(self, record: Record, step: Step, chunk: tuple[int, int], first: int) -> None:
+    def _scalar_back(
+        self, record: Record, step: StepBack, chunk: tuple[int, int], first: int
+    ) -> None:
         """Of s^t and ρ^{t+1} of a chunk; leaves U of the edges from ``first`` on."""
         edges, vectors, room = record.edges, record.vectors, record.room
         c, rho, t = step.c, step.rho, step.t
