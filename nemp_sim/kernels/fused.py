@@ -21,7 +21,7 @@ from nemp_sim.kernels.workspace import Workspace
 from nemp_sim.model import NEMP
 from nemp_sim.tabulation import PairTable
 
-KEPT = 3 * 2**30  # bytes that outputs of the networks may take, kept for the derivatives
+KEPT = 3 * 2**30  # bytes of outputs kept for the derivatives, at most; and 1/24 of the memory
 MANY = 2**25  # edges above which states and their gradients are kept in 16 bits
 
 
@@ -293,7 +293,10 @@ class FusedNetwork(PackedNetwork):
         """Whether outputs of the networks are kept for the derivatives."""
         if self.launch.keep is not None:
             return self.launch.keep
-        return edges.n_edges * self.all_outputs * self.storage.itemsize <= KEPT
+        most = KEPT
+        if edges.pair.is_cuda:
+            most = min(most, torch.cuda.get_device_properties(edges.pair.device).total_memory // 24)
+        return edges.n_edges * self.all_outputs * self.storage.itemsize <= most
 
     def _is_half(self, like: Tensor, edges: Edges) -> bool:
         """Whether states and their gradients are kept in 16 bits."""
