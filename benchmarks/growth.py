@@ -14,9 +14,8 @@ import time
 
 import numpy as np
 import torch
-from speed import graph_of, network, water_box
+from speed import graph_of, network, water_box, whole_step
 
-from nemp_sim.derivatives import differentiate
 from nemp_sim.graph import AtomGraph
 from nemp_sim.kernels.fused import FusedNetwork
 from nemp_sim.tabulation import PairTable
@@ -64,9 +63,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3)
     options = parser.parse_args()
     model = network(options.network, torch.float32, "cuda")
-    describe = FusedNetwork(model, PairTable(model), options.mode).describe
+    step = whole_step(FusedNetwork(model, PairTable(model), options.mode))
     base = graph_of(model, water_box(648), "cuda")
-    want = differentiate(model, base, forces=True, stress=False, describe=describe)
+    want = step(base, forces=True, stress=False)[0]
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {options.network}, "
           f"{options.mode}, {len(base.centre) / 648:.0f} edges an atom")  # fmt: skip
     print(f"{'atoms':>9s} {'edges':>11s} {'ms':>10s} {'µs/atom':>8s} {'kB/atom':>8s} {'GB':>6s} "
@@ -80,7 +79,7 @@ def main() -> None:
             before, times = torch.cuda.memory_allocated(), []
             for _ in range(options.steps + 1):
                 start = time.perf_counter()
-                got = differentiate(model, graph, forces=True, stress=False, describe=describe)
+                got = step(graph, forces=True, stress=False)[0]
                 torch.cuda.synchronize()
                 times.append(time.perf_counter() - start)
         except torch.OutOfMemoryError as error:

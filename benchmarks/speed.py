@@ -31,6 +31,7 @@ from nemp_sim.derivatives import Derivatives, differentiate
 from nemp_sim.graph import AtomGraph
 from nemp_sim.kernels.edge_mlp import Launch
 from nemp_sim.kernels.fused import FusedNetwork
+from nemp_sim.kernels.step import FusedStep
 from nemp_sim.model import NEMP
 from nemp_sim.neighbors import build_graph, edge_list
 from nemp_sim.tabulation import PairTable
@@ -95,6 +96,12 @@ def graph_of(model: NEMP, atoms: Atoms, device: str) -> AtomGraph:
     species[list(model.config.elements)] = torch.arange(len(model.config.elements))
     edges = edge_list(atoms, model.config.cutoff_angstrom)
     return build_graph([atoms], [edges], species, torch.device(device))
+
+
+def whole_step(network: FusedNetwork) -> FusedStep:
+    """The step as potentials take it: without autograd, with what the domain is compared with."""
+    like = network.model.species_mix
+    return FusedStep(network, like.new_zeros(len(network.model.config.elements) ** 2))
 
 
 def compiled_step(model: NEMP, graph: AtomGraph) -> Step:
@@ -167,9 +174,8 @@ class Forms:
             start = time.perf_counter()
             network.compile(graph)
             self.compiled[mode, launch] = time.perf_counter() - start
-        return lambda: differentiate(
-            self.model, graph, forces=True, stress=False, describe=network.describe
-        )
+        step = whole_step(network)
+        return lambda: step(graph, forces=True, stress=False)[0]
 
     def each(self, graph: AtomGraph) -> Iterator[tuple[str, Callable[[], Step]]]:
         """Names and makers of the steps on a graph."""

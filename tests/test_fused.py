@@ -79,7 +79,7 @@ def networks(random_potential, shape, dtype=DTYPE):
         model.inner_radius.fill_(0.9)
     table = PairTable(model, dtype)
     plain = partial(model.describe, pair_functions=table)
-    launch = Launch(chunk=64) if CUDA else Launch(tile=16, block=4, chunk=16)
+    launch = Launch(chunk=64) if CUDA else Launch(tile=16, block=4, chunk=16, keep=False)
     return potential, plain, partial(FusedNetwork, model, table, launch=launch)
 
 
@@ -115,7 +115,7 @@ def test_fused_equals_plain(random_potential, graph_of, name):
 
 
 @needs_triton
-@pytest.mark.parametrize("mode", PRECISIONS if CUDA else ["tf32x3", "fp16x3"])
+@pytest.mark.parametrize("mode", PRECISIONS if CUDA else ["tf32x3", "fp16x3", "fp16"])
 def test_precisions(random_potential, graph_of, mode):
     shape = {"max_l": 1, "pmax_l": 1, "n_channels": 16}
     potential, plain, fused = networks(random_potential, shape, torch.float32)
@@ -125,18 +125,32 @@ def test_precisions(random_potential, graph_of, mode):
 
 
 @needs_triton
-@pytest.mark.parametrize("mode", ["fp16x3", "fp16"] if CUDA else ["fp16x3"])
-def test_states_in_16_bits(random_potential, graph_of, mode):
+def test_states_in_16_bits(random_potential, graph_of):
     """As many edges need them: to 2e-4, and not what whole numbers give."""
     from nemp_sim.kernels.edge_mlp import Launch
 
     shape = {"max_l": 1, "pmax_l": 1, "n_channels": 20, "n_message_passing": 2}
     potential, plain, fused = networks(random_potential, shape, torch.float32)
     graph = graph_of(potential, structures())
-    half = fused(mode, launch=Launch(chunk=64, half=True)).describe
-    assert_close(probe(half, graph), probe(plain, graph), max(2e-4, COARSE.get(mode, 0)))
-    whole = fused(mode, launch=Launch(chunk=64, half=False)).describe
+    half = fused("fp16x3", launch=Launch(chunk=64, half=True, keep=False)).describe
+    assert_close(probe(half, graph), probe(plain, graph), 2e-4)
+    whole = fused("fp16x3", launch=Launch(chunk=64, half=False)).describe
     assert not torch.equal(probe(half, graph)[2], probe(whole, graph)[2])
+
+
+@needs_triton
+def test_kept_outputs_change_nothing(random_potential, graph_of):
+    """Outputs of all edges, chunk by chunk, or of one chunk and computed again."""
+    from nemp_sim.kernels.edge_mlp import Launch
+
+    shape = {"max_l": 1, "pmax_l": 0, "n_message_passing": 2}
+    potential, _, fused = networks(random_potential, shape)
+    graph = graph_of(potential, structures()[:1])
+    kept, again = (
+        probe(fused("ieee", launch=Launch(tile=16, chunk=16, keep=keep)).describe, graph)
+        for keep in (True, False)
+    )
+    assert_close(kept, again, 1e-12 if DTYPE == torch.float64 else 1e-5)
 
 
 @needs_triton
@@ -151,7 +165,7 @@ def test_halves_keep_gradients_of_all_sizes():
     state, grad = torch.randn(64, 48, device=DEVICE), torch.randn(64, 96, device=DEVICE)
     grad = grad * torch.logspace(-6, 6, 64, device=DEVICE)[:, None]
     net = EdgeMLP(mlp, 16, "fp16x3", Launch(tile=32))
-    room, got = Workspace(state, 64, 64, 32, 96), States.empty(state, 64, 1, 16, False)
+    room, rest = Workspace(state, 64, 64, 32, 96), States.empty(state, 64, 0, 16, False)
     room.take((0, 64))
     room.pair_state.copy_(state[:, :32])
     room.grad_outputs(96).copy_(grad)
@@ -159,9 +173,9 @@ def test_halves_keep_gradients_of_all_sizes():
     def run(kernel, grid, *inputs, **constants):
         kernel[grid](*inputs, **constants)
 
-    rest = state[:, 32:].contiguous()
-    out = net.gradient(run, room, States(rest, rest), got, False, add=False)
-    got = torch.cat([room.grad_pair_state, got.values], 1)
+    own = state[:, 32:].contiguous()
+    out = net.gradient(run, room, States(own, own), rest, False, add=False)
+    got = torch.cat([room.grad_pair_state, room.grad_last_state], 1)
     exact = state.double().requires_grad_()
     value = mlp.double()(exact)
     (want,) = torch.autograd.grad(value, exact, grad.double())

@@ -19,6 +19,7 @@ from nemp_sim.mlp import MLP
 
 Run = Callable[..., None]
 OUTPUT_COLUMNS = (64, 32, 16)  # outputs that go through one product: as many as divide their number
+REGISTERS = 168  # of a thread of the derivative, where three programs share a processor
 SYSTEM = 1024  # bytes of the shared memory of a program that the driver takes
 
 
@@ -34,16 +35,18 @@ class Launch:
             the sums in registers.
         chunk: edges whose outputs of an MLP are held at once.
         stretches: parts of the edges, at most, of one of which what they leave to the neighbours
-            is held at once; none is smaller than four chunks.
+            is held at once, whole chunks.
         half: keep states of the edges and their gradients in 16 bits; None: above MANY edges.
+        keep: keep outputs of the networks for the derivatives; None: up to KEPT bytes.
     """
 
     tile: int | None = None
     warps: int | None = None
     block: int | None = None
-    chunk: int = 2**18
-    stretches: int = 16
+    chunk: int = 2**20
+    stretches: int = 32
     half: bool | None = None
+    keep: bool | None = None
 
 
 def math_of(mode: str) -> str:
@@ -124,6 +127,8 @@ class EdgeMLP:
         self.weights = split(flat, "ieee" if mlp.linear else mode)
         widths = kp, self.n_outputs
         self.tile, columns, self.at_once = tiling(self.weights.high, mode, widths, launch.tile)
+        three = self.at_once >= 3 and self.tile == 64
+        self.narrow = 3 if three else 0  # programs of the derivative at once, with few registers
         blocks = [] if mlp.linear else mlp.blocks
         self.constants: dict[str, Any] = {
             "INPUTS": self.n_inputs,
@@ -149,7 +154,7 @@ class EdgeMLP:
             room: the workspace, which holds h⁰ of the chunk.
             state: s⁰, s¹ … of all edges.
         """
-        out = room.outputs(self.n_outputs)
+        out = room.outputs(self, self.n_outputs)
         if self.linear:
             return torch.mm(self._inputs(room, state), self.weights.high, out=out)
         w = self.weights
@@ -163,7 +168,7 @@ class EdgeMLP:
         self, run: Run, room: Workspace, state: States, grad_state: States, add_pair: bool,
         add: bool = True,
     ) -> Tensor:  # fmt: skip
-        """Outputs again, and the gradients of the inputs from that of the outputs.
+        """The outputs, and the gradients of the inputs from that of the outputs.
 
         The workspace holds h⁰ and the gradient of the outputs, and gets that of h⁰.
 
@@ -171,24 +176,29 @@ class EdgeMLP:
             run: launches a kernel on a grid.
             room: the workspace.
             state: s⁰, s¹ … of all edges.
-            grad_state: their gradient.
+            grad_state: their gradient but that of the last, which the workspace gets.
             add_pair: add to the gradient of h⁰; else set it.
             add: add to ``grad_state``; else set it.
         """
-        grad, out = room.grad_outputs(self.n_outputs), room.outputs(self.n_outputs)
+        grad, out = room.grad_outputs(self.n_outputs), room.outputs(self, self.n_outputs)
         if self.linear:
-            torch.mm(self._inputs(room, state), self.weights.high, out=out)
+            if not room.keeps_outputs:
+                torch.mm(self._inputs(room, state), self.weights.high, out=out)
             n_pair, own = room.pair_state.shape[1], self.weights.high
             room.grad_pair_state.addmm_(grad, own[:n_pair].t(), beta=float(add_pair))
             mine = grad_state.values[room.first : room.first + room.rows, : self.n_inputs - n_pair]
-            mine.addmm_(grad, own[n_pair:].t(), beta=float(add))
+            end = n_pair + mine.shape[1]
+            mine.addmm_(grad, own[n_pair:end].t(), beta=float(add))
+            if end < self.n_inputs:
+                room.grad_last_state.addmm_(grad, own[end:].t(), beta=float(add))
             return out
         w = self.weights
+        registers = {"maxnreg": REGISTERS} if self.narrow else {}
         run(
-            mlp_gradient, self._grid(room.rows, 2), room.pair_state, state.values, state.scale,
-            w.high, w.low, grad, out, room.grad_pair_state, grad_state.values, grad_state.scale,
-            room.first, room.rows, ADD_PAIR=add_pair, ADD=add, **self._shape(room, state),
-            **self.constants,
+            mlp_gradient, self._grid(room.rows, self.narrow or 2), room.pair_state, state.values,
+            state.scale, w.high, w.low, grad, out, room.grad_pair_state, room.grad_last_state,
+            grad_state.values, grad_state.scale, room.first, room.rows, ADD_PAIR=add_pair, ADD=add,
+            STORE=not room.keeps_outputs, **registers, **self._shape(room, state), **self.constants,
         )  # fmt: skip
         return out
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import triton
@@ -21,12 +21,16 @@ from nemp_sim.kernels.workspace import Workspace
 from nemp_sim.model import NEMP
 from nemp_sim.tabulation import PairTable
 
+KEPT = 3 * 2**30  # bytes of outputs kept for the derivatives, at most; and 1/24 of the memory
 MANY = 2**25  # edges above which states and their gradients are kept in 16 bits
 
 
 @dataclass(frozen=True)
 class Record:
-    """What the derivatives need of an evaluation: C, sums and norms of each step, states."""
+    """What the derivatives need of an evaluation: C, sums and norms of each step, states.
+
+    The last of the sums are those of the last read-out.
+    """
 
     edges: Edges
     vectors: Tensor
@@ -38,6 +42,27 @@ class Record:
     state: States
     room: Workspace
 
+    def copy(self) -> "Record":
+        """The same tensors in lists that ``FusedNetwork.backward`` may empty."""
+        lists = {name: list(getattr(self, name)) for name in ("orbitals", "sums", "norms")}
+        return replace(self, **lists)
+
+
+@dataclass(frozen=True)
+class StepBack:
+    """What the derivatives of message passing step t read, and what they fill or add to."""
+
+    t: int
+    c: Tensor
+    mixed: Tensor
+    rho: Tensor
+    grad_sums: Tensor
+    left_m: Tensor
+    left_u: Tensor
+    grad_c: Tensor
+    grad_state: States
+    grad: Tensor
+
 
 class FusedNetwork(PackedNetwork):
     """The network in kernels: same results as ``NEMP.describe`` to the rounding of ``mode``."""
@@ -47,7 +72,7 @@ class FusedNetwork(PackedNetwork):
     ) -> None:
         """Pack the weights of ``model``, on its device, in its dtype."""
         super().__init__(model, table, mode, launch)
-        self.compiled: set[bool] = set()  # with states in 16 bits or whole
+        self.compiled: set[tuple[bool, bool]] = set()  # ``_form`` of what was compiled
 
     def describe(self, graph: AtomGraph) -> tuple[Tensor, Tensor, Tensor | None]:
         """As ``NEMP.describe``, differentiable once."""
@@ -63,7 +88,7 @@ class FusedNetwork(PackedNetwork):
     def forward(self, vectors: Tensor, edges: Edges) -> tuple[Tensor, Tensor, Tensor, Record]:
         """ρ (T+2, N, K), n (N,), repulsion (N,) of the edge vectors, and the record."""
         n, whole = edges.n_atoms, (0, edges.n_edges)
-        state = self._states(vectors, edges)
+        state = self._states(vectors, edges, self.steps)
         first, count = vectors.new_zeros(n, self.s + 1, self.kp), vectors.new_zeros(n, 2)
         self._edges(
             forward_kernels.radial_forward, vectors, edges, whole, self.cutoff_table,
@@ -73,7 +98,10 @@ class FusedNetwork(PackedNetwork):
         c = self._mix(first[:, : self.s] / m_i, self.species_mix, edges)
         density = vectors.new_zeros(self.steps + 2, n, self.kp)
         density[0] = first[:, self.s]
-        room = Workspace(vectors, edges.n_edges, self.launch.chunk, 2 * self.kp, self.n_outputs)
+        like = vectors.new_empty(0, dtype=self.storage)
+        room = Workspace(
+            like, edges.n_edges, self.launch.chunk, 2 * self.kp, self.n_outputs, self._keeps(edges)
+        )
         if room.keeps_pairs:
             room.take(whole)
             self._pairs(pair_state, vectors, edges, room, room.pair_state)
@@ -96,31 +124,31 @@ class FusedNetwork(PackedNetwork):
             c, norm = self._update(t, c, d, m_i, edges)
             orbitals.append(c)
             norms.append(norm)
+        sums.append(torch.zeros_like(c))
         for chunk in self._chunks(vectors, edges, room):
             v = self.last.forward(self._run, room, state)
-            self._edges(forward_kernels.final_forward, vectors, edges, chunk, c, v, density[-1])
+            self._edges(
+                forward_kernels.final_forward, vectors, edges, chunk, c, v, sums[-1], density[-1]
+            )
         record = Record(edges, vectors, m_i, first, orbitals, sums, norms, state, room)
         return density, count[:, 0].clone(), count[:, 1].clone(), record
 
     def backward(self, record: Record, rho: Tensor, count: Tensor, repulsion: Tensor) -> Tensor:
-        """Gradient of the edge vectors from those of ρ, n and the repulsion."""
+        """Gradient of the edge vectors from those of ρ, n and the repulsion.
+
+        Empties the lists of the record, so that what is no longer needed leaves the memory.
+        """
         edges, m_i, vectors = record.edges, record.normaliser, record.vectors
         rho, grad = rho.contiguous(), torch.empty_like(vectors)
-        grad_state = self._states(vectors, edges)
-        grad_c = torch.zeros_like(record.orbitals[-1])
-        self._final_back(record, rho[-1], grad_c, grad_state, grad)
+        grad_state = self._states(vectors, edges, self.steps - 1)
+        grad_c = record.sums.pop() * rho[-1][:, None]
         grad_m = torch.zeros_like(count)
         for t in reversed(range(self.steps)):
-            sums = record.sums[t]
-            d = self._product(t, sums, edges)
-            after = record.orbitals[t + 1], record.norms[t]
-            kept, grad_d = self._update_back(t, after, d, m_i, edges, grad_c, grad_m)
-            grad_sums = torch.empty_like(sums)
-            self._couple(t, self.couplings[2], grad_d, sums[:, self.s :], grad_sums, edges)
-            self._couple(t, self.couplings[1], grad_d, sums, grad_sums[:, self.s :], edges)
-            own, grad_mixed = self._step_back(t, record, rho[t + 1], grad_sums, grad_state, grad)
-            own = self._mix(grad_mixed, self.mixes[t, 0], edges, transposed=True, add_to=own)
-            grad_c = own + kept
+            after = record.orbitals.pop()
+            grad_c, grad_sums = self._atoms_back(t, record, after, grad_c, grad_m)
+            own, grad_mixed = self._step_back(t, record, after, rho, grad_sums, grad_state, grad)
+            del after, grad_sums
+            grad_c += self._mix(grad_mixed, self.mixes[t, 0], edges, transposed=True, add_to=own)
         if record.room.keeps_pairs:
             record.room.take((0, edges.n_edges))
             self._pairs(
@@ -138,62 +166,100 @@ class FusedNetwork(PackedNetwork):
         )  # fmt: skip
         return grad
 
-    def _final_back(
-        self, record: Record, rho: Tensor, grad_c: Tensor, grad_state: States, grad: Tensor
-    ) -> None:
-        """Of the last read-out: sets the gradients of the states and of the edge vectors."""
-        edges, vectors, room = record.edges, record.vectors, record.room
-        c = record.orbitals[-1]
-        for chunk in self._chunks(vectors, edges, room):
-            grad_v = room.grad_outputs(self.last.n_outputs)
-            self._edges(output_kernels.final_grad, vectors, edges, chunk, c, rho, grad_v)
-            v = self.last.gradient(self._run, room, record.state, grad_state, False, add=False)
-            self._edges(backward_kernels.final_back, vectors, edges, chunk, c, v, rho, grad_c, grad)
-            self._chunk_back(vectors, edges, room, grad)
+    def _atoms_back(
+        self, t: int, record: Record, after: Tensor, grad_c: Tensor, grad_m: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Of the update of the atoms in step t: gradient of C by the norm and of the sums.
+
+        Adds to the gradient of m.
+        """
+        edges, m_i, sums = record.edges, record.normaliser, record.sums.pop()
+        d, after_norm = self._product(t, sums, edges), (after, record.norms.pop())
+        kept, grad_d = self._update_back(t, after_norm, d, m_i, edges, grad_c, grad_m)
+        grad_sums = torch.empty_like(sums)
+        self._couple(t, self.couplings[2], grad_d, sums[:, self.s :], grad_sums, edges)
+        self._couple(t, self.couplings[1], grad_d, sums, grad_sums[:, self.s :], edges)
+        return kept, grad_sums
 
     def _step_back(
-        self, t: int, record: Record, rho: Tensor, grad_sums: Tensor, grad_state: States,
-        grad: Tensor,
+        self, t: int, record: Record, after: Tensor, rho: Tensor, grad_sums: Tensor,
+        grad_state: States, grad: Tensor,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Of the edges of message passing step t: gradients of C and of C W⁰.
 
-        Adds to those of the states and of the edge vectors.
+        Adds to those of the states and of the edge vectors; the last step sets them, by the last
+        read-out of C ``after`` it.
         """
         edges, vectors, room = record.edges, record.vectors, record.room
-        c, mlp = record.orbitals[t], self.messages[t]
-        mixed = self._mix(c, self.mixes[t, 0], edges)
+        c, width = record.orbitals[t], self._stretch(edges)
         grad_c, grad_mixed = torch.zeros_like(c), torch.zeros_like(c)
-        width = self._stretch(edges)
-        left_m, left_u = (vectors.new_empty(width, self.p + 1, self.kp) for _ in range(2))
+        left_m, left_u = (
+            vectors.new_empty(width, self.p + 1, self.kp, dtype=self.storage) for _ in range(2)
+        )
+        mixed = self._mix(c, self.mixes[t, 0], edges)
+        step = StepBack(
+            t, c, mixed, rho[t + 1], grad_sums, left_m, left_u, grad_c, grad_state, grad
+        )
         for first in range(0, edges.n_edges, width):
             stretch = (first, min(width, edges.n_edges - first))
             for chunk in self._chunks(vectors, edges, room, stretch):
-                grad_out = room.grad_outputs(mlp.n_outputs)
-                self._edges(
-                    output_kernels.message_grad, vectors, edges, chunk, mixed, grad_sums, grad_out,
-                    L=self.l,
-                )  # fmt: skip
-                out = mlp.gradient(self._run, room, record.state, grad_state, room.keeps_pairs)
-                self._edges(
-                    backward_kernels.message_back, vectors, edges, chunk, out, grad_sums, left_m,
-                    first, grad, L=self.l,
-                )  # fmt: skip
-                if t:
-                    inner = self.inner[t - 1]
-                    grad_out = room.grad_outputs(inner.n_outputs)
-                    self._edges(
-                        output_kernels.scalar_grad, vectors, edges, chunk, c, rho,
-                        grad_state.values, grad_state.scale, grad_out, T=t,
-                    )  # fmt: skip
-                    out = inner.gradient(self._run, room, record.state, grad_state, True)
-                self._edges(
-                    backward_kernels.scalar_back, vectors, edges, chunk, c, out, rho,
-                    grad_state.values, grad_state.scale, left_u, first, grad_c, grad, T=t,
-                )  # fmt: skip
-                self._chunk_back(vectors, edges, room, grad)
+                if t == self.steps - 1:
+                    self._final_back(record, step, after, rho[-1], chunk)
+                self._message_back(record, step, chunk, first)
+                self._scalar_back(record, step, chunk, first)
+                if not room.keeps_pairs:
+                    self._pairs(pair_state_back, vectors, edges, room, room.grad_pair_state, grad)
             self._pull(vectors, edges, left_m, stretch, grad_sums, grad_mixed, harmonic=False)
             self._pull(vectors, edges, left_u, stretch, grad_sums, grad_c, harmonic=True)
         return grad_c, grad_mixed
+
+    def _final_back(
+        self, record: Record, step: StepBack, c: Tensor, rho: Tensor, chunk: tuple[int, int]
+    ) -> None:
+        """Of the last read-out of a chunk: sets the gradients of the states and edge vectors."""
+        edges, vectors, room = record.edges, record.vectors, record.room
+        grad_v = room.grad_outputs(self.last.n_outputs)
+        self._edges(output_kernels.final_grad, vectors, edges, chunk, c, rho, grad_v)
+        v = self.last.gradient(self._run, room, record.state, step.grad_state, False, add=False)
+        self._edges(backward_kernels.final_back, vectors, edges, chunk, c, v, rho, step.grad)
+
+    def _message_back(
+        self, record: Record, step: StepBack, chunk: tuple[int, int], first: int
+    ) -> None:
+        """Of the messages of a chunk; leaves M of the edges from ``first`` on."""
+        edges, vectors, room = record.edges, record.vectors, record.room
+        mlp, add_pair = self.messages[step.t], room.keeps_pairs or step.t == self.steps - 1
+        self._edges(
+            output_kernels.message_grad, vectors, edges, chunk, step.mixed, step.grad_sums,
+            room.grad_outputs(mlp.n_outputs), L=self.l,
+        )  # fmt: skip
+        out = mlp.gradient(self._run, room, record.state, step.grad_state, add_pair)
+        self._edges(
+            backward_kernels.message_back, vectors, edges, chunk, out, step.grad_sums, step.left_m,
+            first, step.grad, L=self.l,
+        )  # fmt: skip
+
+    def _scalar_back(
+        self, record: Record, step: StepBack, chunk: tuple[int, int], first: int
+    ) -> None:
+        """Of s^t and ρ^{t+1} of a chunk; leaves U of the edges from ``first`` on."""
+        edges, vectors, room = record.edges, record.vectors, record.room
+        c, rho, t = step.c, step.rho, step.t
+        of_state = step.grad_state.values, step.grad_state.scale
+        if t == self.steps - 1:
+            of_state = room.grad_last_state, room.grad_last_state
+        out = c  # not read: the outputs of the first step are in the table
+        if t:
+            inner = self.inner[t - 1]
+            self._edges(
+                output_kernels.scalar_grad, vectors, edges, chunk, c, rho, *of_state,
+                room.grad_outputs(inner.n_outputs), T=t,
+            )  # fmt: skip
+            out = inner.gradient(self._run, room, record.state, step.grad_state, True)
+        self._edges(
+            backward_kernels.scalar_back, vectors, edges, chunk, c, out, rho, *of_state,
+            step.left_u, first, step.grad_c, step.grad, T=t,
+        )  # fmt: skip
 
     def compile(self, graph: AtomGraph) -> None:
         """Compile all kernels that graphs like ``graph`` need, side by side; runs none of them."""
@@ -201,7 +267,7 @@ class FusedNetwork(PackedNetwork):
 
     def prepare(self, vectors: Tensor, edges: Edges) -> None:
         """Compile all kernels that such edges need, side by side, where it has not been done."""
-        if vectors.is_cuda and self._is_half(vectors, edges) not in self.compiled:
+        if vectors.is_cuda and self._form(vectors, edges) not in self.compiled:
             self._compile(vectors.detach(), edges)
 
     def _edges_of(self, graph: AtomGraph) -> tuple[Tensor, Edges]:
@@ -217,29 +283,38 @@ class FusedNetwork(PackedNetwork):
                 self.backward(record, density, count, repulsion)
             finally:
                 self.only_compile = False
-        self.compiled.add(self._is_half(vectors, edges))
+        self.compiled.add(self._form(vectors, edges))
 
-    def _chunk_back(self, vectors: Tensor, edges: Edges, room: Workspace, grad: Tensor) -> None:
-        """What the gradient of h⁰ gives, where it is not collected to the end."""
-        if not room.keeps_pairs:
-            self._pairs(pair_state_back, vectors, edges, room, room.grad_pair_state, grad)
+    def _form(self, like: Tensor, edges: Edges) -> tuple[bool, bool]:
+        """What kernels depend on: states in 16 bits, and outputs kept."""
+        return self._is_half(like, edges), self._keeps(edges)
+
+    def _keeps(self, edges: Edges) -> bool:
+        """Whether outputs of the networks are kept for the derivatives."""
+        if self.launch.keep is not None:
+            return self.launch.keep
+        most = KEPT
+        if edges.pair.is_cuda:
+            most = min(most, torch.cuda.get_device_properties(edges.pair.device).total_memory // 24)
+        return edges.n_edges * self.all_outputs * self.storage.itemsize <= most
 
     def _is_half(self, like: Tensor, edges: Edges) -> bool:
         """Whether states and their gradients are kept in 16 bits."""
         half = self.launch.half
         if half is None:
             half = edges.n_edges > MANY
-        return half and not self.last.linear and like.dtype == torch.float32
+        return half and not self.last.linear and self.storage == like.dtype == torch.float32
 
-    def _states(self, like: Tensor, edges: Edges) -> States:
-        """Room for s⁰, s¹ … of all edges, or for their gradient."""
+    def _states(self, like: Tensor, edges: Edges, groups: int) -> States:
+        """Room for groups s⁰, s¹ … of all edges, or for their gradients."""
         half = self._is_half(like, edges)
-        return States.empty(like, edges.n_edges, self.steps, self.kp, half)
+        like = like.new_empty(0, dtype=self.storage)
+        return States.empty(like, edges.n_edges, groups, self.kp, half)
 
     def _stretch(self, edges: Edges) -> int:
         """Edges of a stretch, whole chunks."""
         chunk = self.launch.chunk
-        each = max(4, triton.cdiv(edges.n_edges, chunk * self.launch.stretches))
+        each = triton.cdiv(edges.n_edges, chunk * self.launch.stretches)
         return min(each * chunk, edges.n_edges)
 
     def _chunks(
@@ -269,4 +344,4 @@ class _Describe(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, density, count, repulsion):  # noqa: ANN001, ANN205
         with torch.cuda.device_of(density):
-            return ctx.network.backward(ctx.record, density, count, repulsion), None, None
+            return ctx.network.backward(ctx.record.copy(), density, count, repulsion), None, None

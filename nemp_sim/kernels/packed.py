@@ -34,6 +34,7 @@ class PackedNetwork:
         mode: precision of the matrix products of the MLPs, one of ``choice.PRECISIONS``.
         launch: tile sizes and warps.
         only_compile: kernels are compiled, not run.
+        storage: dtype of what is kept for every edge, float16 where products are of float16 alone.
     """
 
     def __init__(
@@ -77,6 +78,9 @@ class PackedNetwork:
         self.last = EdgeMLP(model.edge_mlps[-1], k, mode, self.launch, last_scale, n_sums=3)
         mlps = [*self.messages, *self.inner, self.last]
         self.n_outputs = max(mlp.n_outputs for mlp in mlps)
+        self.all_outputs = sum(mlp.n_outputs for mlp in mlps)
+        whole = mode != "fp16" or self.last.linear
+        self.storage = like.dtype if whole else torch.float16
         half = like.new_tensor([1.0, 0.5**0.5, 0.5**0.5])[:, None, None] * k**-0.5
         self.mixes = pad(model.channel_mix * half, self.kp, self.kp)  # (T, S, 3, K, K)
         self.mixes = self.mixes.transpose(1, 2).contiguous()

@@ -12,7 +12,7 @@ class States:
 
     Attributes:
         values: (E, groups · K) in the dtype of the network, or int16.
-        scale: (E, groups) of the whole numbers; else ``values``.
+        scale: (E, groups) int16, upper half of a float32, of the whole numbers; else ``values``.
     """
 
     values: Tensor
@@ -25,4 +25,4 @@ class States:
             values = like.new_empty(n_edges, groups * k)
             return cls(values, values)
         values = like.new_empty(n_edges, groups * k, dtype=torch.int16)
-        return cls(values, like.new_empty(n_edges, groups))
+        return cls(values, like.new_empty(n_edges, groups, dtype=torch.int16))

@@ -31,7 +31,7 @@ from nemp_sim.kernels.triton_forward import (
     zero_sums,
 )
 from nemp_sim.kernels.triton_outputs import load_rows, store_rows
-from nemp_sim.kernels.triton_state import load_state
+from nemp_sim.kernels.triton_state import load_gradient
 
 
 @triton.jit
@@ -168,7 +168,7 @@ def scalar_back(
             else:
                 v = load_rows(place, mask, 3 * P + 3, K)
             c_j = load_rows(c_ptr + j * S * K + k, mask, S, K)
-            gs = load_state(grad_state, grad_scale, e, mask, T, STATE, K)
+            gs = load_gradient(grad_state, grad_scale, e, first, mask, T, STATE, K)
             old = load_vector(grad_ptr, e, mask)
             y_lm = harmonics(x, y, z, P, EPSILON)
             along = tl.zeros([BLOCK, K], x.dtype)
@@ -212,7 +212,7 @@ def scalar_back(
 @triton.jit(do_not_specialize=["first", "n_rows"])
 def final_back(
     vector_ptr, pair_ptr, neighbour_ptr, centre_ptr, row_start, grid_ptr, table_ptr, first, n_rows,
-    c_ptr, v_ptr, grad_rho, grad_c, grad_ptr,
+    c_ptr, v_ptr, grad_rho, grad_ptr,
     EPSILON: tl.constexpr, P: tl.constexpr, K: tl.constexpr,
     STATE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -224,28 +224,21 @@ def final_back(
         start, end = edge_range(row_start, i, first, n_rows)
         c_i = c_ptr + i.to(tl.int64) * S * K + k
         g_rho = tl.load(grad_rho + i.to(tl.int64) * K + k)
-        sums = zero_sums(S, BLOCK, K, vector_ptr.dtype.element_ty)
         edge = start
         while edge < end:
             e, mask = edge_block(edge, end, BLOCK)
             x, y, z, d = edge_vector(vector_ptr, e, mask)
             place = v_ptr + (e - first)[:, None] * (P + 1) * K + k
             v = load_rows(place, mask, P + 1, K)
-            y_lm = harmonics(x, y, z, P, EPSILON)
             g_lm = ()
-            new = ()
             for l in tl.static_range(P + 1):
                 g_own = v[l] * g_rho
                 for m in tl.static_range(2 * l + 1):
-                    c = tl.load(c_i + (l * l + m) * K)
-                    new = new + (sums[l * l + m] + g_own * y_lm[l * l + m][:, None],)
-                    g_lm = g_lm + (tl.sum(g_own * c, 1),)
-            sums = new
+                    g_lm = g_lm + (tl.sum(g_own * tl.load(c_i + (l * l + m) * K), 1),)
             zero = tl.zeros_like(d)
             old = (zero, zero, zero)
             store_vector_grad(grad_ptr, e, mask, x, y, z, d, g_lm, zero, old, P, EPSILON)
             edge += BLOCK
-        add_sums(grad_c + i.to(tl.int64) * S * K, sums, S, K)
         i += tl.num_programs(0)
 
 

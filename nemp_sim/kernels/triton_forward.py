@@ -214,31 +214,38 @@ def message_forward(
 @triton.jit(do_not_specialize=["first", "n_rows"])
 def final_forward(
     vector_ptr, pair_ptr, neighbour_ptr, centre_ptr, row_start, grid_ptr, table_ptr, first, n_rows,
-    c_ptr, v_ptr, rho_ptr,
+    c_ptr, v_ptr, sums_ptr, rho_ptr,
     EPSILON: tl.constexpr, P: tl.constexpr, K: tl.constexpr,
     STATE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Last read-out, Σ_j Σ_l (V¹+V²+V³)_l Σ_m Y_lm C_i,lm: one row, with the sum of the weights."""
+    """Last read-out: the sums F_lm = Σ_j (V¹+V²+V³)_l Y_lm (N, S, K), and ρ = Σ_lm F_lm C_i,lm.
+
+    The gradient of C from that of ρ is ∂ρ F: no kernel of the derivatives needs the outputs for it.
+    """
     S: tl.constexpr = (P + 1) * (P + 1)
     k = tl.arange(0, K)[None, :]
     i, last = atoms_of(centre_ptr, first, n_rows)
     while i < last:
         start, end = edge_range(row_start, i, first, n_rows)
-        c_i = c_ptr + i.to(tl.int64) * S * K + k
-        rho = zero_sums(1, BLOCK, K, vector_ptr.dtype.element_ty)
+        sums = zero_sums(S, BLOCK, K, vector_ptr.dtype.element_ty)
         edge = start
         while edge < end:
             e, mask = edge_block(edge, end, BLOCK)
             x, y, z, _ = edge_vector(vector_ptr, e, mask)
             y_lm = harmonics(x, y, z, P, EPSILON)
             place = v_ptr + (e - first)[:, None] * (P + 1) * K + k
-            total = rho[0]
+            new = ()
             for l in tl.static_range(P + 1):
-                own = tl.zeros([BLOCK, K], x.dtype)
+                v = tl.load(place + l * K, mask=mask[:, None], other=0.0)
                 for m in tl.static_range(2 * l + 1):
-                    own += y_lm[l * l + m][:, None] * tl.load(c_i + (l * l + m) * K)
-                total += own * tl.load(place + l * K, mask=mask[:, None], other=0.0)
-            rho = (total,)
+                    new = new + (sums[l * l + m] + v * y_lm[l * l + m][:, None],)
+            sums = new
             edge += BLOCK
-        add_sums(rho_ptr + i.to(tl.int64) * K, rho, 1, K)
+        own = i.to(tl.int64) * S * K
+        place = rho_ptr + i.to(tl.int64) * K + tl.arange(0, K)
+        rho = tl.load(place)
+        for q in tl.static_range(S):
+            rho += tl.sum(sums[q], 0) * tl.load(c_ptr + own + q * K + tl.arange(0, K))
+        tl.store(place, rho)
+        add_sums(sums_ptr + own, sums, S, K)
         i += tl.num_programs(0)

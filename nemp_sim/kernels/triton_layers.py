@@ -8,7 +8,7 @@ Matrices are those kept in shared memory where RESIDENT, else loaded where they 
 import triton
 import triton.language as tl
 
-from nemp_sim.kernels.triton_state import load_state, store_state
+from nemp_sim.kernels.triton_state import load_state, store_state, work_type
 
 
 @triton.jit
@@ -33,6 +33,21 @@ def tanh_approx(x):
     return tl.inline_asm_elementwise(
         "tanh.approx.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
     )
+
+
+@triton.jit
+def prefetch(ptr, tile, n_rows, COLUMNS: tl.constexpr, TILE: tl.constexpr, MATH: tl.constexpr):
+    """Ask for the rows of a tile of (n_rows, COLUMNS) to come to the L2 cache, a line a thread."""
+    LINE: tl.constexpr = 1024 // ptr.dtype.element_ty.primitive_bitwidth
+    if MATH != "plain":  # the interpreter knows no instructions of the GPU
+        last = n_rows.to(tl.int64) * COLUMNS - 1
+        for q in tl.static_range((TILE * COLUMNS + 128 * LINE - 1) // (128 * LINE)):
+            place = tile.to(tl.int64) * TILE * COLUMNS + (q * 128 + tl.arange(0, 128)) * LINE
+            tl.inline_asm_elementwise(
+                "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l",
+                [(ptr + tl.minimum(place, last)).to(tl.int64)], dtype=tl.int32, is_pure=False,
+                pack=1,
+            )  # fmt: skip
 
 
 @triton.jit
@@ -153,7 +168,7 @@ def input_layer(
         else:
             h = load_state(state_ptr, scale_ptr, first + row, mask, c - PAIR // IN, STATE, IN)
         features = features + (h,)
-    x = tl.zeros([row.shape[0], W], pair_ptr.dtype.element_ty)
+    x = tl.zeros([row.shape[0], W], work_type(pair_ptr))
     for c in tl.static_range(INPUTS // IN):
         w = weight(kept, c, w_ptr, low_ptr, c * IN * W, IN, W, W, MODE, RESIDENT)
         x = product(features[c], w, x, False, MODE)
@@ -241,28 +256,29 @@ def output_layer(
 
 @triton.jit
 def output_back(
-    grad_ptr, row, mask, scale, kept, w_ptr, low_ptr, base, W: tl.constexpr,
-    OUTPUTS: tl.constexpr, OUT: tl.constexpr, MODE: tl.constexpr, RESIDENT: tl.constexpr,
+    grad_ptr, row, mask, kept, w_ptr, low_ptr, base, W: tl.constexpr, OUTPUTS: tl.constexpr,
+    OUT: tl.constexpr, MODE: tl.constexpr, RESIDENT: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of y of ``output_layer``, scaled, from that of the outputs."""
-    grad = tl.zeros([row.shape[0], W], grad_ptr.dtype.element_ty)
+    """Gradient of y of ``output_layer`` from that of the outputs, and the scale of each row.
+
+    For halves of float16 a row is scaled by the power of two that brings its largest gradient into
+    1 … 2. All blocks are asked for before the first is used.
+    """
+    grads = ()
+    for c in tl.static_range(OUTPUTS // OUT):
+        place = grad_ptr + row[:, None] * OUTPUTS + c * OUT + tl.arange(0, OUT)[None, :]
+        grads = grads + (tl.load(place, mask=mask[:, None], other=0.0),)
+    scale = tl.zeros([row.shape[0]], work_type(grad_ptr)) + 1.0
+    if MODE == "fp16x3" or MODE == "fp16":
+        largest = scale * 1e-30
+        for c in tl.static_range(OUTPUTS // OUT):
+            largest = tl.maximum(largest, tl.max(tl.abs(grads[c]), 1).to(scale.dtype))
+        scale = tl.exp2(-tl.floor(tl.log2(largest)))
+    grad = tl.zeros([row.shape[0], W], work_type(grad_ptr))
     for c in tl.static_range(OUTPUTS // OUT):
         w = weight(kept, c, w_ptr, low_ptr, base + c * OUT, W, OUT, OUTPUTS, MODE, RESIDENT)
-        place = grad_ptr + row[:, None] * OUTPUTS + c * OUT + tl.arange(0, OUT)[None, :]
-        g = tl.load(place, mask=mask[:, None], other=0.0) * scale[:, None]
-        grad = product(g, w, grad, True, MODE)
-    return grad
-
-
-@triton.jit
-def row_scale(grad_ptr, row, mask, OUTPUTS: tl.constexpr, OUT: tl.constexpr):
-    """Power of two for each row that brings its largest gradient into 1 … 2."""
-    largest = tl.zeros([row.shape[0]], grad_ptr.dtype.element_ty) + 1e-30
-    for c in range(0, OUTPUTS, OUT):  # not unrolled: it would hold all blocks in registers
-        place = grad_ptr + row[:, None] * OUTPUTS + c + tl.arange(0, OUT)[None, :]
-        g = tl.load(place, mask=mask[:, None], other=0.0)
-        largest = tl.maximum(largest, tl.max(tl.abs(g), 1))
-    return tl.exp2(-tl.floor(tl.log2(largest)))
+        grad = product(grads[c] * scale[:, None], w, grad, True, MODE)
+    return grad, scale
 
 
 @triton.jit
@@ -285,23 +301,36 @@ def all_weights(
 
 @triton.jit
 def input_back(
-    grad, scale, first, row, mask, kept, w_ptr, low_ptr, grad_pair_ptr, grad_state_ptr,
-    grad_scale_ptr, PAIR: tl.constexpr, STATE: tl.constexpr, INPUTS: tl.constexpr,
+    grad, scale, first, row, mask, kept, w_ptr, low_ptr, grad_pair_ptr, grad_last_ptr,
+    grad_state_ptr, grad_scale_ptr, PAIR: tl.constexpr, STATE: tl.constexpr, INPUTS: tl.constexpr,
     ADD_PAIR: tl.constexpr, ADD: tl.constexpr, IN: tl.constexpr, MODE: tl.constexpr,
     RESIDENT: tl.constexpr,
 ):  # fmt: skip
-    """Set or add the gradients of the states from that of the input layer's result."""
+    """Set or add the gradients of the states from that of the input layer's result.
+
+    That of the last state of all is (rows, IN) in ``grad_last_ptr``.
+    """
     W: tl.constexpr = grad.shape[1]
+    REST: tl.constexpr = STATE - IN
+    e = first + row
+    olds = ()  # asked for before the first product
+    for c in tl.static_range(INPUTS // IN):
+        old = tl.zeros([grad.shape[0], IN], grad.dtype)
+        if c * IN < PAIR:
+            if ADD_PAIR:
+                old = load_state(grad_pair_ptr, grad_pair_ptr, row, mask, c, PAIR, IN)
+        elif ADD and c * IN - PAIR == REST:
+            old = load_state(grad_last_ptr, grad_last_ptr, row, mask, 0, IN, IN)
+        elif ADD:
+            old = load_state(grad_state_ptr, grad_scale_ptr, e, mask, c - PAIR // IN, REST, IN)
+        olds = olds + (old,)
     for c in tl.static_range(INPUTS // IN):
         w = weight(kept, c, w_ptr, low_ptr, c * IN * W, IN, W, W, MODE, RESIDENT)
         zero = tl.zeros([grad.shape[0], IN], grad.dtype)
-        g = product(grad, w, zero, True, MODE) / scale[:, None]
+        g = olds[c] + product(grad, w, zero, True, MODE) / scale[:, None]
         if c * IN < PAIR:
-            if ADD_PAIR:
-                g += load_state(grad_pair_ptr, grad_pair_ptr, row, mask, c, PAIR, IN)
             store_state(grad_pair_ptr, grad_pair_ptr, row, mask, c, g, PAIR, IN)
+        elif c * IN - PAIR == REST:
+            store_state(grad_last_ptr, grad_last_ptr, row, mask, 0, g, IN, IN)
         else:
-            e = first + row
-            if ADD:
-                g += load_state(grad_state_ptr, grad_scale_ptr, e, mask, c - PAIR // IN, STATE, IN)
-            store_state(grad_state_ptr, grad_scale_ptr, e, mask, c - PAIR // IN, g, STATE, IN)
+            store_state(grad_state_ptr, grad_scale_ptr, e, mask, c - PAIR // IN, g, REST, IN)

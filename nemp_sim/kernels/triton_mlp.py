@@ -19,7 +19,7 @@ from nemp_sim.kernels.triton_layers import (
     input_layer,
     output_back,
     output_layer,
-    row_scale,
+    prefetch,
 )
 
 
@@ -35,6 +35,9 @@ def forward_tile(
     LAST: tl.constexpr = (INPUTS + BLOCKS * LAYERS * W) * W
     row = tile.to(tl.int64) * TILE + tl.arange(0, TILE)
     mask = row < n_rows
+    following = tile + tl.num_programs(0)
+    prefetch(pair_ptr, following, n_rows, PAIR, TILE, MATH)
+    prefetch(state_ptr + first.to(tl.int64) * STATE, following, n_rows, STATE, TILE, MATH)
     x = input_layer(
         pair_ptr, state_ptr, scale_ptr, first, row, mask, ins, w_ptr, low_ptr, PAIR, STATE,
         INPUTS, W, IN, MODE, RESIDENT,
@@ -80,11 +83,11 @@ def mlp_forward(
 @triton.jit
 def gradient_tile(
     tile, ins, hidden, outs, pair_ptr, state_ptr, scale_ptr, w_ptr, low_ptr, grad_ptr, out_ptr,
-    grad_pair_ptr, grad_state_ptr, grad_scale_ptr, first, n_rows, PAIR: tl.constexpr,
+    grad_pair_ptr, grad_last_ptr, grad_state_ptr, grad_scale_ptr, first, n_rows, PAIR: tl.constexpr,
     STATE: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, W: tl.constexpr,
     BLOCKS: tl.constexpr, LAYERS: tl.constexpr, ADD_PAIR: tl.constexpr, ADD: tl.constexpr,
-    MODE: tl.constexpr, MATH: tl.constexpr, RESIDENT: tl.constexpr, IN: tl.constexpr,
-    OUT: tl.constexpr, TILE: tl.constexpr,
+    STORE: tl.constexpr, MODE: tl.constexpr, MATH: tl.constexpr, RESIDENT: tl.constexpr,
+    IN: tl.constexpr, OUT: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """``mlp_gradient`` of one tile."""
     LAST: tl.constexpr = (INPUTS + BLOCKS * LAYERS * W) * W
@@ -97,38 +100,38 @@ def gradient_tile(
     y, last, slopes, pairs = hidden_layers(
         x, hidden, w_ptr, low_ptr, INPUTS * W, BLOCKS, LAYERS, MODE, MATH, RESIDENT
     )
-    output_layer(y, out_ptr, row, mask, outs, w_ptr, low_ptr, LAST, OUTPUTS, OUT, MODE, RESIDENT)
-    if MODE == "fp16x3" or MODE == "fp16":
-        scale = row_scale(grad_ptr, row, mask, OUTPUTS, OUT)
-    else:
-        scale = tl.zeros([TILE], x.dtype) + 1.0
-    grad = output_back(
-        grad_ptr, row, mask, scale, outs, w_ptr, low_ptr, LAST, W, OUTPUTS, OUT, MODE, RESIDENT
+    if STORE:
+        output_layer(
+            y, out_ptr, row, mask, outs, w_ptr, low_ptr, LAST, OUTPUTS, OUT, MODE, RESIDENT
+        )
+    grad, scale = output_back(
+        grad_ptr, row, mask, outs, w_ptr, low_ptr, LAST, W, OUTPUTS, OUT, MODE, RESIDENT
     )
     grad = hidden_back(
         grad * last, slopes, pairs, hidden, w_ptr, low_ptr, INPUTS * W, BLOCKS, LAYERS, MODE,
         RESIDENT,
     )  # fmt: skip
     input_back(
-        grad, scale, first, row, mask, ins, w_ptr, low_ptr, grad_pair_ptr, grad_state_ptr,
-        grad_scale_ptr, PAIR, STATE, INPUTS, ADD_PAIR, ADD, IN, MODE, RESIDENT,
+        grad, scale, first, row, mask, ins, w_ptr, low_ptr, grad_pair_ptr, grad_last_ptr,
+        grad_state_ptr, grad_scale_ptr, PAIR, STATE, INPUTS, ADD_PAIR, ADD, IN, MODE, RESIDENT,
     )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["first", "n_rows"])
 def mlp_gradient(
     pair_ptr, state_ptr, scale_ptr, w_ptr, low_ptr, grad_ptr, out_ptr, grad_pair_ptr,
-    grad_state_ptr, grad_scale_ptr, first, n_rows, PAIR: tl.constexpr,
+    grad_last_ptr, grad_state_ptr, grad_scale_ptr, first, n_rows, PAIR: tl.constexpr,
     STATE: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, W: tl.constexpr,
     BLOCKS: tl.constexpr, LAYERS: tl.constexpr, ADD_PAIR: tl.constexpr, ADD: tl.constexpr,
-    MODE: tl.constexpr, MATH: tl.constexpr, RESIDENT: tl.constexpr, IN: tl.constexpr,
-    OUT: tl.constexpr, TILE: tl.constexpr,
+    STORE: tl.constexpr, MODE: tl.constexpr, MATH: tl.constexpr, RESIDENT: tl.constexpr,
+    IN: tl.constexpr, OUT: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """Outputs again, and the gradient of the states from that of the outputs.
+    """Gradient of the states from that of the outputs; where STORE, these again.
 
     That of the numbers in ``state_ptr`` is added where ADD, that of those in ``pair_ptr`` where
-    ADD_PAIR; else they are set. For halves of float16 each edge's gradient is scaled by a power of
-    two into their range.
+    ADD_PAIR; else they are set. ``grad_state_ptr`` (E, STATE − IN) holds those of all states but
+    the last, whose gradient is (rows, IN) in ``grad_last_ptr``. For halves of float16 each edge's
+    gradient is scaled by a power of two into their range.
     """
     ins, hidden, outs = all_weights(
         w_ptr, low_ptr, INPUTS, OUTPUTS, W, BLOCKS * LAYERS, MODE, RESIDENT, IN, OUT
@@ -139,14 +142,14 @@ def mlp_gradient(
         for tile in tl.range(pid, tiles, tl.num_programs(0), disable_licm=True):
             gradient_tile(
                 tile, ins, hidden, outs, pair_ptr, state_ptr, scale_ptr, w_ptr, low_ptr, grad_ptr,
-                out_ptr, grad_pair_ptr, grad_state_ptr, grad_scale_ptr, first, n_rows, PAIR, STATE,
-                INPUTS, OUTPUTS, W, BLOCKS, LAYERS, ADD_PAIR, ADD, MODE, MATH, RESIDENT, IN, OUT,
-                TILE,
+                out_ptr, grad_pair_ptr, grad_last_ptr, grad_state_ptr, grad_scale_ptr, first,
+                n_rows, PAIR, STATE, INPUTS, OUTPUTS, W, BLOCKS, LAYERS, ADD_PAIR, ADD, STORE,
+                MODE, MATH, RESIDENT, IN, OUT, TILE,
             )  # fmt: skip
     else:
         gradient_tile(
             pid, ins, hidden, outs, pair_ptr, state_ptr, scale_ptr, w_ptr, low_ptr, grad_ptr,
-            out_ptr, grad_pair_ptr, grad_state_ptr, grad_scale_ptr, first, n_rows, PAIR, STATE,
-            INPUTS, OUTPUTS, W, BLOCKS, LAYERS, ADD_PAIR, ADD, MODE, MATH, RESIDENT, IN, OUT,
-            TILE,
+            out_ptr, grad_pair_ptr, grad_last_ptr, grad_state_ptr, grad_scale_ptr, first,
+            n_rows, PAIR, STATE, INPUTS, OUTPUTS, W, BLOCKS, LAYERS, ADD_PAIR, ADD, STORE, MODE,
+            MATH, RESIDENT, IN, OUT, TILE,
         )  # fmt: skip

@@ -9,7 +9,7 @@ import triton.language as tl
 
 from nemp_sim.kernels.triton_edge import edge_vector, harmonics
 from nemp_sim.kernels.triton_forward import atoms_of, edge_block, edge_range, index_of
-from nemp_sim.kernels.triton_state import load_state
+from nemp_sim.kernels.triton_state import load_gradient
 
 
 @triton.jit
@@ -92,7 +92,7 @@ def scalar_grad(
             next_j = index_of(neighbour_ptr, edge + BLOCK, end, BLOCK)
             x, y, z, _ = edge_vector(vector_ptr, e, mask)
             c_j = load_rows(c_ptr + j * S * K + k, mask, S, K)
-            gs = load_state(grad_state, grad_scale, e, mask, T, STATE, K)
+            gs = load_gradient(grad_state, grad_scale, e, first, mask, T, STATE, K)
             y_lm = harmonics(x, y, z, P, EPSILON)
             g_1 = ()
             g_2 = ()

@@ -1,26 +1,34 @@
 """Workspace: what the networks of one chunk of edges read and write, in memory used again."""
 
+from collections.abc import Hashable
+
 from torch import Tensor
 
 ALL_PAIRS = 2**21  # edges up to which h⁰ of all of them is kept, not of one chunk
 
 
 class Workspace:
-    """Room for h⁰, the outputs of an edge network, and their gradients, of one chunk of edges.
+    """Room for h⁰, the outputs of an edge network, and gradients, of one chunk of edges.
 
     Attributes:
+        keeps_outputs: outputs have room for all edges, those of each network its own.
         first: first edge of the chunk.
         rows: number of its edges.
         keeps_pairs: h⁰ and its gradient have room for all edges.
     """
 
-    def __init__(self, like: Tensor, n_edges: int, chunk: int, n_pair: int, n_outputs: int) -> None:
-        """Room for chunks of up to ``chunk`` edges; that for gradients comes when asked for."""
-        self._like, self._n_pair = like, n_pair
-        rows = min(n_edges, chunk)
+    def __init__(
+        self, like: Tensor, n_edges: int, chunk: int, n_pair: int, n_outputs: int,
+        keeps_outputs: bool = False,
+    ) -> None:  # fmt: skip
+        """Room for chunks of up to ``chunk`` edges; other room than for h⁰ comes when asked for."""
+        self._like, self._n_pair, self._n_edges = like, n_pair, n_edges
+        self.keeps_outputs = keeps_outputs
+        self._most = rows = min(n_edges, chunk)
         self.keeps_pairs = n_edges <= ALL_PAIRS
         self._sizes = (n_edges if self.keeps_pairs else rows) * n_pair, rows * n_outputs
-        self._pair, self._outputs = (like.new_empty(size) for size in self._sizes)
+        self._pair = like.new_empty(self._sizes[0])
+        self._outputs: dict[Hashable, Tensor] = {}
         self._grads: list[Tensor] = []
         self.first = self.rows = 0
 
@@ -38,9 +46,20 @@ class Workspace:
         """Its gradient."""
         return self._pair_view(self._gradients()[0])
 
-    def outputs(self, columns: int) -> Tensor:
-        """Outputs (rows, columns)."""
-        return self._outputs[: self.rows * columns].view(self.rows, columns)
+    @property
+    def grad_last_state(self) -> Tensor:
+        """Gradient of the last state, s^(T−1) (rows, K)."""
+        return self._gradients()[2][: self.rows * (self._n_pair // 2)].view(self.rows, -1)
+
+    def outputs(self, network: Hashable, columns: int) -> Tensor:
+        """Outputs (rows, columns) of a network."""
+        if self.keeps_outputs:
+            if network not in self._outputs:
+                self._outputs[network] = self._like.new_empty(self._n_edges, columns)
+            return self._outputs[network][self.first : self.first + self.rows]
+        if None not in self._outputs:
+            self._outputs[None] = self._like.new_empty(self._sizes[1])
+        return self._outputs[None][: self.rows * columns].view(self.rows, columns)
 
     def grad_outputs(self, columns: int) -> Tensor:
         """Their gradient."""
@@ -48,7 +67,8 @@ class Workspace:
 
     def _gradients(self) -> list[Tensor]:
         if not self._grads:
-            self._grads = [self._like.new_empty(size) for size in self._sizes]
+            last = self._most * (self._n_pair // 2)
+            self._grads = [self._like.new_empty(size) for size in (*self._sizes, last)]
         return self._grads
 
     def _pair_view(self, whole: Tensor) -> Tensor:
