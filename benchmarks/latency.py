@@ -80,7 +80,7 @@ def made_frames(path: Path, device: str) -> None:
     dynamics.attach(lambda: frames.append(Atoms(atoms)))
     dynamics.run(MD_STEPS)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write(path, frames, format="extxyz")
+    write(path, frames, format="extxyz", columns=["symbols", "positions"])
 
 
 def mover(atoms: Atoms, frames: Sequence[Atoms], start: int) -> Callable[[], None]:
