@@ -16,9 +16,10 @@ from nemp_sim.model import NEMP
 from nemp_sim.training.config import TrainConfig
 from nemp_sim.training.optimizer import Optimizer
 from nemp_sim.training.processes import Processes
-from nemp_sim.training.tables import BatchSize, FrameTable
+from nemp_sim.training.tables import MOST_EDGES, BatchSize, FrameTable
 
 GRAPH_WARMUP_STEPS = 3
+VALIDATION_EDGES = 2 * MOST_EDGES  # together: without second derivatives half the memory
 N_TERMS = 3
 
 
@@ -40,8 +41,9 @@ class Trainer:
         self.device = device = table.energy.device
         self.controls = torch.zeros(2, dtype=torch.float64, device=device)  # rate, w_E
         self.sums = torch.zeros(2 + N_TERMS, dtype=torch.float64, device=device)  # terms, loss, 1
-        self.index = torch.zeros(size.frames * processes.count, dtype=torch.int64, device=device)
-        self.objective = Objective(model, size, config, processes)
+        self.index = torch.zeros(size.frames * size.shares, dtype=torch.int64, device=device)
+        self.share = self.index[: size.frames].clone()  # frames that are computed together
+        self.objective = Objective(model, size, config)
         self.gradient = self.objective.gradient
         self.cuda_graph: torch.cuda.CUDAGraph | None = None
 
@@ -59,6 +61,7 @@ class Trainer:
         if self.device.type == "cpu" or self.cuda_graph is not None:
             return
         self.index.copy_(index)
+        self.share.copy_(index[: len(self.share)])
         if self.config.compile:
             self.gradient = compiled(self.objective.gradient, self._inputs())
         saved = {name: tensor.clone() for name, tensor in self.optimizer.state().items()}
@@ -75,14 +78,24 @@ class Trainer:
         self.sums.zero_()
 
     def _inputs(self) -> list[Tensor]:
-        return [self.index, self.controls, *self.parameters, *vars(self.table).values()]
+        fixed = self.index, self.share, self.controls
+        return [*fixed, *self.parameters, *vars(self.table).values()]
 
     def _step(self) -> None:
-        terms, gradient = self.gradient(*self._inputs())
+        rank, count = self.processes.rank, self.processes.count
+        shares = range(rank, self.objective.size.shares, count)
+        (terms, gradient), *others = map(self._gradient_of, shares)
+        for more_terms, more in others:
+            terms, gradient = terms + more_terms, gradient + more
         with torch.no_grad():
             self.processes.sum_(gradient)
             self.optimizer.step(gradient, self.controls[0])
             self.sums += torch.cat([terms, torch.ones_like(terms[:1])])
+
+    def _gradient_of(self, share: int) -> tuple[Tensor, Tensor]:
+        """Terms and gradient of the frames of one share of the batch."""
+        self.share.copy_(self.index[share :: self.objective.size.shares])
+        return self.gradient(*self._inputs())
 
     def mean_terms(self) -> list[float]:
         """Means of the loss terms and of the loss since the last call, over all processes."""
@@ -101,24 +114,23 @@ class Trainer:
 
 
 class Objective(nn.Module):
-    """The loss of one process's part of a batch, and its gradient, as a function of tensors alone.
+    """The loss of one share of a batch, and its gradient, as a function of tensors alone.
 
     With b frames in the whole batch, n atoms in those that have forces and s that have a stress,
     the terms are Σ w (ΔE/N)²/b in eV², Σ w ΔF²/3n in (eV/Å)², Σ w Δσ²/9s in (eV/Å³)², w the weight
-    of the frame, or one outside training; they add up over processes.
+    of the frame, or one outside training; they add up over the shares.
     """
 
-    def __init__(
-        self, model: NEMP, size: BatchSize, config: TrainConfig, processes: Processes
-    ) -> None:
+    def __init__(self, model: NEMP, size: BatchSize, config: TrainConfig) -> None:
         """Keep the network and what fixes the loss."""
         super().__init__()
-        self.model, self.size, self.config, self.processes = model, size, config, processes
+        self.model, self.size, self.config = model, size, config
         self.names = [f"model.{n}" for n, p in model.named_parameters() if p.requires_grad]
 
-    def forward(self, index: Tensor, table: FrameTable, training: bool = True) -> Tensor:
-        """Loss terms (3,) float64 of the frames ``index`` of all processes."""
-        mine = index[self.processes.rank :: self.processes.count]
+    def forward(
+        self, index: Tensor, mine: Tensor, table: FrameTable, training: bool = True
+    ) -> Tensor:
+        """Loss terms (3,) float64 of the frames ``mine`` of a batch of the frames ``index``."""
         graph, labels = table.batch(mine, self.size)
         with_stress = self.config.stress_weight > 0
         result = differentiate(
@@ -141,7 +153,9 @@ class Objective(nn.Module):
         count = table.has_stress.index_select(0, index).sum().clamp(min=1)
         return torch.stack([*terms, (stress**2 * of_stress).sum() / (9 * count)])
 
-    def gradient(self, index: Tensor, controls: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+    def gradient(
+        self, index: Tensor, mine: Tensor, controls: Tensor, *tensors: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Terms and loss (4,), and the flat gradient of the loss.
 
         ``tensors`` are the trained parameters, then the fields of the FrameTable.
@@ -151,7 +165,7 @@ class Objective(nn.Module):
         table = FrameTable(*tensors[n:])
         with torch.enable_grad():
             weights = dict(zip(self.names, parameters, strict=True))
-            terms = functional_call(self, weights, (index, table))
+            terms = functional_call(self, weights, (index, mine, table))
             loss = controls[1] * terms[0] + self.config.force_weight * terms[1]
             loss = loss + self.config.stress_weight * terms[2]
             gradients = torch.autograd.grad(loss, parameters)
@@ -191,13 +205,12 @@ def energy_weight(config: TrainConfig, share: float) -> float:
 
 def table_errors(model: NEMP, table: FrameTable, config: TrainConfig) -> list[float]:
     """RMSE over a table: energy per atom (eV), force (eV/Å), stress (eV/Å³); 0 without labels."""
-    batch = 8 * config.batch_size
     totals, n_atoms = torch.zeros(N_TERMS), table.n_atoms * table.has_forces
     counts = len(table), n_atoms.sum().clamp(min=1), table.has_stress.sum().clamp(min=1)
     weights = torch.tensor(counts)
-    for index in torch.arange(len(table), device=table.energy.device).split(batch):
-        objective = Objective(model, table.size_of(index), config, Processes())
-        terms = objective(index, table, training=False).detach().cpu()
+    for index in table.split(VALIDATION_EDGES):
+        objective = Objective(model, table.size_of(index), config)
+        terms = objective(index, index, table, training=False).detach().cpu()
         share = [len(index), n_atoms[index].sum(), table.has_stress[index].sum()]
         totals = totals + terms * torch.tensor(share)
     return torch.sqrt(totals / weights).tolist()
