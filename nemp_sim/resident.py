@@ -3,7 +3,6 @@
 import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,12 +11,7 @@ from torch import Tensor
 
 from nemp_sim.graph import AtomGraph
 from nemp_sim.neighbor_search import pairs
-from nemp_sim.neighbors import (
-    EdgeList,
-    NeighborLists,
-    periodic_cell,
-    refuse_dense,
-)
+from nemp_sim.neighbors import NeighborLists, periodic_cell, refuse_dense
 
 MOST_EDGES_KEPT = 2**26  # of all series but the last: 3 GB
 
@@ -63,7 +57,6 @@ class Resident:
 
     Attributes:
         graph: the structures, with the positions of the last ``move``.
-        surroundings: the pairs of each structure, those of the skin included, on the device.
         served: what was computed for them, each the ``wanted`` of a ``Replays.step``.
     """
 
@@ -82,8 +75,6 @@ class Resident:
         self._shapes = [atoms.arrays["positions"].shape for atoms in structures]
         self._positions = np.concatenate([atoms.positions for atoms in structures])
         self._rest = _rest(structures)
-        firsts = np.cumsum([0, *(shape[0] for shape in self._shapes[:-1])]).tolist()
-        self.surroundings = [_Surroundings(self.graph, first) for first in firsts]
         lists.n_builds += len(structures)
 
     def move(self, structures: Sequence[Atoms]) -> bool:
@@ -101,37 +92,19 @@ class Resident:
         moved = positions - self._positions
         if not np.einsum("ij,ij->i", moved, moved).max() < self._half_skin**2:
             return False
-        same = zip(_rest(structures), self._rest, strict=True)
-        if not all(np.array_equal(now, before) for now, before in same):
+        if _rest(structures) != self._rest:
             return False
         self.graph.positions.copy_(torch.from_numpy(positions))
         return True
 
 
-@dataclass(frozen=True)
-class _Surroundings:
-    """Pairs of the structure of a graph that begins with the atom ``first``."""
-
-    graph: AtomGraph
-    first: int
-
-    def around(self, atom: int) -> EdgeList:
-        """The pairs of one centre, fetched from the device."""
-        graph, centre = self.graph, self.first + atom
-        start, end = graph.row_start[centre : centre + 2].tolist()
-        neighbour = graph.neighbour[start:end].cpu().numpy() - self.first
-        return EdgeList(
-            np.full(end - start, atom), neighbour, graph.shifts[start:end].cpu().numpy()
-        )
-
-
-def _rest(structures: Sequence[Atoms]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _rest(structures: Sequence[Atoms]) -> list[bytes]:
     """All but the positions that pairs depend on: atomic numbers, cells, periodic axes."""
-    return (
-        np.concatenate([atoms.arrays["numbers"] for atoms in structures]),
-        np.stack([atoms.cell.array for atoms in structures]),
-        np.stack([atoms.pbc for atoms in structures]),
-    )
+    return [
+        each.tobytes()
+        for atoms in structures
+        for each in (atoms.arrays["numbers"], atoms.cell.array, atoms.pbc)
+    ]
 
 
 class Residents:

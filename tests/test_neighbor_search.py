@@ -87,17 +87,6 @@ def test_a_series_holds_until_something_changes():
     assert residents.anew(made, lists) is not first and lists.n_builds == 4
 
 
-def test_surroundings_of_a_series():
-    made = [molecule("CH3OH"), Atoms("H"), bulk("Pd", cubic=True)]
-    series = Residents(SPECIES, DEVICE).anew(made, lists := NeighborLists(2.7, 0.3))
-    for atoms, mine in zip(made, series.surroundings, strict=True):
-        want = edge_list(atoms, lists.cutoff + lists.skin)
-        for atom in range(len(atoms)):
-            pair = mine.around(atom), want.around(atom)
-            rows = [np.column_stack([e.centre, e.neighbour, e.shifts]) for e in pair]
-            np.testing.assert_array_equal(*(r[np.lexsort(r.T)] for r in rows))
-
-
 def test_series_leave_with_their_lists():
     residents = Residents(SPECIES, DEVICE)
     lists = NeighborLists(3.0, 0.4)

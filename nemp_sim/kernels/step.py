@@ -66,10 +66,10 @@ class FusedStep:
 
     def __call__(
         self, graph: AtomGraph, *, forces: bool, stress: bool
-    ) -> tuple[Derivatives, Tensor, Tensor]:
+    ) -> tuple[Derivatives, tuple[Tensor, Tensor, Tensor]]:
         """Derivatives, and the results of ``domain.measure``, of a graph that has edges."""
         with torch.cuda.device_of(graph.positions):
-            vectors, edges, nearest, coordination = self._geometry(graph)
+            vectors, edges, measured = self._geometry(graph)
             self._network.prepare(vectors, edges)
             density, count, repulsion, record = self._network.forward(vectors, edges)
             reader = self._by_autograd if self._constants is None else self._by_kernel
@@ -94,25 +94,26 @@ class FusedStep:
                 energy_std=of_energy.square().mean(1).sqrt(),
                 energy_deviations=of_energy,
             )
-        return found, nearest, coordination
+        return found, measured
 
-    def _geometry(self, graph: AtomGraph) -> tuple[Tensor, Edges, Tensor, Tensor]:
+    def _geometry(self, graph: AtomGraph) -> tuple[Tensor, Edges, tuple[Tensor, Tensor, Tensor]]:
         n, n_edges = len(graph.species), len(graph.centre)
         config = self._network.model.config
         vectors = self._readout.energy_factor.new_empty(n_edges, 3)
         index = graph.centre.new_empty(4, n_edges, dtype=torch.int32)
         species, start = (graph.centre.new_empty(n + k, dtype=torch.int32) for k in (0, 1))
         nearest, coordination = graph.positions.new_empty(2, n)
+        partner = torch.empty_like(graph.species)
         geometry[(min(n, PROGRAMS),)](
             graph.positions, graph.cells, graph.shifts, graph.species, graph.structure,
             graph.neighbour, graph.by_neighbour, graph.row_start, self._shortest,
-            vectors, *index, species, start, nearest, coordination, n,
+            vectors, *index, species, start, nearest, partner, coordination, n,
             CUTOFF=float(config.cutoff_angstrom), POWER=float(config.envelope_power),
             SPECIES=len(config.elements), BLOCK=BLOCK, num_warps=1,
         )  # fmt: skip
         pair, centre, neighbour, order = index
         edges = Edges(pair, centre, neighbour, order, species, start)
-        return vectors, edges, nearest, coordination
+        return vectors, edges, (nearest, partner, coordination)
 
     def _by_kernel(
         self, density: Tensor, count: Tensor, repulsion: Tensor, edges: Edges
