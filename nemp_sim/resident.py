@@ -2,7 +2,7 @@
 
 import weakref
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from ase import Atoms
 from torch import Tensor
 
 from nemp_sim.graph import AtomGraph
+from nemp_sim.kernels.sizes import interpreted
 from nemp_sim.neighbor_search import pairs
 from nemp_sim.neighbors import NeighborLists, periodic_cell, refuse_dense
 
@@ -26,30 +27,42 @@ def device_graph(
     """
     for atoms in structures:
         refuse_dense(atoms, cutoff)
-    sizes = torch.tensor([len(atoms) for atoms in structures])
+    sizes = np.array([len(atoms) for atoms in structures])
     numbers = torch.from_numpy(np.concatenate([atoms.numbers for atoms in structures]))
+    cells = np.stack([periodic_cell(atoms) for atoms in structures])
+    pbc = np.stack([atoms.pbc for atoms in structures])
     given = {
         "positions": torch.from_numpy(np.concatenate([atoms.positions for atoms in structures])),
-        "cells": torch.from_numpy(np.stack([periodic_cell(atoms) for atoms in structures])),
+        "cells": torch.from_numpy(cells),
         "species": species_of_number[numbers.long()],
-        "structure": torch.arange(len(sizes)).repeat_interleave(sizes),
-        "head": torch.zeros_like(sizes),
-        "first_atom": torch.cat([sizes.new_zeros(1), sizes.cumsum(0)]),
+        "structure": torch.from_numpy(np.arange(len(sizes)).repeat(sizes)),
+        "head": torch.zeros(len(sizes), dtype=torch.int64),
+        "first_atom": torch.from_numpy(np.concatenate([[0], sizes.cumsum()])),
     }
     given = {name: values.to(device) for name, values in given.items()}
-    pbc = torch.from_numpy(np.stack([atoms.pbc for atoms in structures])).to(device)
-    centre, neighbour, shifts = pairs(
-        given["positions"], given["cells"], pbc, given["structure"], cutoff
-    )
-    atoms_and_end = torch.arange(int(sizes.sum()) + 1, device=device)
+    places = given["positions"], given["structure"], given["first_atom"]
+    search = _search(device, sizes, cells, pbc, cutoff)
+    centre, neighbour, shifts, row_start = search(*places, cells, pbc, cutoff)
     return AtomGraph(
         **given,
         centre=centre,
         neighbour=neighbour,
         shifts=shifts,
-        row_start=torch.searchsorted(centre, atoms_and_end),
+        row_start=row_start,
         by_neighbour=neighbour.argsort(stable=True),
     )
+
+
+def _search(
+    device: torch.device, sizes: np.ndarray, cells: np.ndarray, pbc: np.ndarray, cutoff: float
+) -> Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """What finds pairs fastest: on a GPU every atom of a small structure looks at all others."""
+    if device.type != "cuda" and not interpreted():
+        return pairs
+    from nemp_sim.kernels.search import MOST_LOOKS, all_pairs, images_in_reach
+
+    looks = sizes * (2 * images_in_reach(cells, pbc, cutoff) + 1).prod(1)
+    return all_pairs if looks.max() <= MOST_LOOKS else pairs
 
 
 class Resident:

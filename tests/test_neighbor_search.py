@@ -1,14 +1,17 @@
 """Pairs found in bins on a device against vesin, structure by structure; series that stay there."""
 
+import importlib.util
+
 import numpy as np
 import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk, fcc111, molecule
 
-from nemp_sim import neighbor_search
+from nemp_sim import neighbor_search, resident
 from nemp_sim.errors import InputError
 from nemp_sim.graph import AtomGraph
+from nemp_sim.kernels.sizes import interpreted
 from nemp_sim.neighbors import NeighborLists, build_graph, edge_list
 from nemp_sim.resident import Residents, device_graph
 
@@ -41,11 +44,23 @@ def edges_of(graph):
     return found
 
 
+KERNEL = pytest.param(
+    None,
+    marks=pytest.mark.skipif(
+        importlib.util.find_spec("triton") is None or not (interpreted() or DEVICE.type == "cuda"),
+        reason="needs triton, and a CUDA device or TRITON_INTERPRET=1",
+    ),
+)
+
+
 @pytest.mark.parametrize("cutoff", [2.6, 5.5])
-@pytest.mark.parametrize("looks", [1, 2**20])
+@pytest.mark.parametrize("looks", [1, 2**20, KERNEL])
 def test_pairs_are_those_of_vesin(rng, monkeypatch, cutoff, looks):
-    monkeypatch.setattr(neighbor_search, "LOOKS", looks)
-    made = structures(rng)[: 8 if looks == 1 else None]
+    """In bins, for one atom or all at a time; and by the kernel."""
+    made = structures(rng)[: {1: 8, None: 12}.get(looks)]
+    if looks is not None:
+        monkeypatch.setattr(neighbor_search, "LOOKS", looks)
+        monkeypatch.setattr(resident, "_search", lambda *_: neighbor_search.pairs)
     got = device_graph(made, cutoff, SPECIES, DEVICE)
     want = build_graph(made, [edge_list(a, cutoff) for a in made], SPECIES, DEVICE)
     assert edges_of(got) == edges_of(want)

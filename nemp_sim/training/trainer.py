@@ -39,9 +39,11 @@ class Trainer:
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = Optimizer(self.parameters, config)
         self.device = device = table.energy.device
-        self.controls = torch.zeros(2, dtype=torch.float64, device=device)  # rate, w_E
+        frames = size.frames * size.shares
+        self.given = torch.zeros(2 + frames, dtype=torch.float64, device=device)  # rate, w_E, index
+        self.controls = self.given[:2]
         self.sums = torch.zeros(2 + N_TERMS, dtype=torch.float64, device=device)  # terms, loss, 1
-        self.index = torch.zeros(size.frames * size.shares, dtype=torch.int64, device=device)
+        self.index = torch.zeros(frames, dtype=torch.int64, device=device)
         self.share = self.index[: size.frames].clone()  # frames that are computed together
         self.objective = Objective(model, size, config)
         self.gradient = self.objective.gradient
@@ -49,8 +51,10 @@ class Trainer:
 
     def step(self, index: Tensor, rate: float, energy_weight: float) -> None:
         """One optimizer step on the frames ``index`` (batch,), those of all processes."""
-        self.index.copy_(index, non_blocking=True)
-        self.controls.copy_(torch.tensor([rate, energy_weight], dtype=torch.float64))
+        given = torch.cat([torch.tensor([rate, energy_weight], dtype=torch.float64), index])
+        if self.device.type == "cuda":  # so that the GPU need not wait for this process
+            given = given.pin_memory()
+        self.given.copy_(given, non_blocking=True)
         if self.cuda_graph is None:
             self._step()
         else:
@@ -60,8 +64,9 @@ class Trainer:
         """On a GPU: compile the step and capture it, trying it on the frames ``index``."""
         if self.device.type == "cpu" or self.cuda_graph is not None:
             return
-        self.index.copy_(index)
+        self.given[2:] = index
         self.share.copy_(index[: len(self.share)])
+        self.index.copy_(index)
         if self.config.compile:
             self.gradient = compiled(self.objective.gradient, self._inputs())
         saved = {name: tensor.clone() for name, tensor in self.optimizer.state().items()}
@@ -82,6 +87,7 @@ class Trainer:
         return [*fixed, *self.parameters, *vars(self.table).values()]
 
     def _step(self) -> None:
+        self.index.copy_(self.given[2:])
         rank, count = self.processes.rank, self.processes.count
         shares = range(rank, self.objective.size.shares, count)
         (terms, gradient), *others = map(self._gradient_of, shares)
