@@ -85,6 +85,8 @@ class Resident:
         self.served = set[tuple[object, ...]]()
         self.owner = weakref.ref(lists)
         self._half_skin = 0.5 * lists.skin
+        pinned = device.type == "cuda"  # the device fetches it without making the CPU wait
+        self._host = torch.empty_like(self.graph.positions, device="cpu", pin_memory=pinned)
         self._shapes = [atoms.arrays["positions"].shape for atoms in structures]
         self._positions = np.concatenate([atoms.positions for atoms in structures])
         self._rest = _rest(structures)
@@ -107,7 +109,8 @@ class Resident:
             return False
         if _rest(structures) != self._rest:
             return False
-        self.graph.positions.copy_(torch.from_numpy(positions))
+        self._host.copy_(torch.from_numpy(positions))
+        self.graph.positions.copy_(self._host, non_blocking=True)  # read before the next step ends
         return True
 
 
