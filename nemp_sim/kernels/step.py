@@ -13,12 +13,13 @@ from nemp_sim.kernels.edges import Edges
 from nemp_sim.kernels.fused import FusedNetwork
 from nemp_sim.kernels.packing import pad
 from nemp_sim.kernels.sizes import padded_size
-from nemp_sim.kernels.triton_step import geometry, pull, read_out
+from nemp_sim.kernels.triton_step import geometry, pull, read_out, sum_structures
 from nemp_sim.model import ReadOut
 
 PROGRAMS = 8192  # of the kernels of atoms, at most; each goes on to further atoms
 BLOCK = 32  # edges of an atom that a warp takes at once
 TILE = 16  # atoms of a tile of the read-out
+SUM_BLOCK = 1024  # atoms of a structure whose numbers are summed at once
 WIDEST = 64  # read-out whose layers a tile holds
 
 
@@ -74,7 +75,7 @@ class FusedStep:
             density, count, repulsion, record = self._network.forward(vectors, edges)
             reader = self._by_autograd if self._constants is None else self._by_kernel
             energies, changes, grad_density, grad_count = reader(density, count, repulsion, edges)
-            found = Derivatives(energies, graph.sum_atoms(energies))
+            found = Derivatives(energies, _sums(graph, energies))
             if forces or stress:
                 grad = self._network.backward(
                     record, grad_density, grad_count, torch.ones_like(repulsion)
@@ -82,18 +83,18 @@ class FusedStep:
                 pulled, of_atoms = self._pull(grad, vectors, edges, stress)
                 virial: Tensor | None = None
                 if stress:
-                    whole = graph.sum_atoms(of_atoms).view(-1, 3, 3)
+                    whole = _sums(graph, of_atoms).view(-1, 3, 3)
                     virial = 0.5 * (whole + whole.transpose(1, 2))
                 found = replace(found, forces=pulled if forces else None, virial=virial)
-        if self._n_members:
-            changes = changes[:, : self._n_members].double()
-            of_energy = graph.sum_atoms(changes)
-            found = replace(
-                found,
-                atomic_std=changes.square().mean(1).sqrt(),
-                energy_std=of_energy.square().mean(1).sqrt(),
-                energy_deviations=of_energy,
-            )
+            if self._n_members:
+                changes = changes[:, : self._n_members]
+                of_energy = _sums(graph, changes)
+                found = replace(
+                    found,
+                    atomic_std=changes.double().square().mean(1).sqrt(),
+                    energy_std=of_energy.square().mean(1).sqrt(),
+                    energy_deviations=of_energy,
+                )
         return found, measured
 
     def _geometry(self, graph: AtomGraph) -> tuple[Tensor, Edges, tuple[Tensor, Tensor, Tensor]]:
@@ -162,6 +163,18 @@ class FusedStep:
             STRESS=stress, BLOCK=BLOCK, num_warps=1,
         )  # fmt: skip
         return forces, virial
+
+
+def _sums(graph: AtomGraph, values: Tensor) -> Tensor:
+    """As ``graph.sum_atoms`` of values (N,) or (N, C) of any stride between atoms, in float64."""
+    shape = graph.n_structures, *values.shape[1:]
+    out = torch.empty(shape, dtype=torch.float64, device=values.device)
+    columns = out[0].numel()
+    sum_structures[(graph.n_structures, columns)](
+        values, graph.first_atom, out, STRIDE=values.stride(0), COLUMNS=columns, BLOCK=SUM_BLOCK,
+        num_warps=4,
+    )  # fmt: skip
+    return out
 
 
 def _packed(readout: ReadOut, k: int) -> tuple[Tensor, int]:

@@ -126,6 +126,23 @@ def pull(
         i += tl.num_programs(0)
 
 
+@triton.jit
+def sum_structures(
+    value_ptr, first_ptr, out_ptr, STRIDE: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """Sum of one column of the atoms of one structure, in float64 and in a fixed order."""
+    b, column = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    start = tl.load(first_ptr + b)
+    end = tl.load(first_ptr + b + 1)
+    total = tl.zeros([BLOCK], tl.float64)
+    while start < end:
+        i = start + tl.arange(0, BLOCK)
+        value = tl.load(value_ptr + STRIDE * i + column, mask=i < end, other=0.0)
+        total += value.to(tl.float64)
+        start += BLOCK
+    tl.store(out_ptr + COLUMNS * b + column, tl.sum(total, 0))
+
+
 @triton.jit(do_not_specialize=["n_atoms"])
 def read_out(
     density_ptr, count_ptr, repulsion_ptr, species_ptr, floor_ptr, factor_ptr, shift_ptr,
