@@ -51,22 +51,30 @@ class Trainer:
 
     def step(self, index: Tensor, rate: float, energy_weight: float) -> None:
         """One optimizer step on the frames ``index`` (batch,), those of all processes."""
-        given = torch.cat([torch.tensor([rate, energy_weight], dtype=torch.float64), index])
-        if self.device.type == "cuda":  # so that the GPU need not wait for this process
-            given = given.pin_memory()
-        self.given.copy_(given, non_blocking=True)
+        self._give(index, rate, energy_weight)
         if self.cuda_graph is None:
             self._step()
         else:
             self.cuda_graph.replay()
 
+    def gradient_of(self, index: Tensor, energy_weight: float) -> tuple[Tensor, Tensor]:
+        """Terms and loss (4,) of the frames ``index``, and the gradient, over this process's."""
+        self._give(index, 0.0, energy_weight)
+        return self._gradient()
+
+    def _give(self, index: Tensor, rate: float, energy_weight: float) -> None:
+        given = torch.cat([torch.tensor([rate, energy_weight], dtype=torch.float64), index])
+        if self.device.type == "cuda":  # so that the GPU need not wait for this process
+            given = given.pin_memory()
+        self.given.copy_(given, non_blocking=True)
+
     def prepare(self, index: Tensor) -> None:
         """On a GPU: compile the step and capture it, trying it on the frames ``index``."""
         if self.device.type == "cpu" or self.cuda_graph is not None:
             return
-        self.given[2:] = index
-        self.share.copy_(index[: len(self.share)])
+        self._give(index, 0.0, self.config.energy_weight)
         self.index.copy_(index)
+        self.share.copy_(index[: len(self.share)])
         if self.config.compile:
             self.gradient = compiled(self.objective.gradient, self._inputs())
         saved = {name: tensor.clone() for name, tensor in self.optimizer.state().items()}
@@ -87,16 +95,20 @@ class Trainer:
         return [*fixed, *self.parameters, *vars(self.table).values()]
 
     def _step(self) -> None:
-        self.index.copy_(self.given[2:])
-        rank, count = self.processes.rank, self.processes.count
-        shares = range(rank, self.objective.size.shares, count)
-        (terms, gradient), *others = map(self._gradient_of, shares)
-        for more_terms, more in others:
-            terms, gradient = terms + more_terms, gradient + more
+        terms, gradient = self._gradient()
         with torch.no_grad():
             self.processes.sum_(gradient)
             self.optimizer.step(gradient, self.controls[0])
             self.sums += torch.cat([terms, torch.ones_like(terms[:1])])
+
+    def _gradient(self) -> tuple[Tensor, Tensor]:
+        """Sums over the shares of this process, one after the other."""
+        self.index.copy_(self.given[2:])
+        rank, count, shares = self.processes.rank, self.processes.count, self.objective.size.shares
+        (terms, gradient), *others = map(self._gradient_of, range(rank, shares, count))
+        for more_terms, more in others:
+            terms, gradient = terms + more_terms, gradient + more
+        return terms, gradient
 
     def _gradient_of(self, share: int) -> tuple[Tensor, Tensor]:
         """Terms and gradient of the frames of one share of the batch."""
