@@ -7,17 +7,17 @@ import triton
 from torch import Tensor
 
 from nemp_sim.graph import AtomGraph
+from nemp_sim.kernels.sizes import edges_at_once
 from nemp_sim.kernels.triton_pack import count_near, keep_near, keep_order, pad_edges
 
 PROGRAMS = 8192  # of the kernels of atoms, at most; each goes on to further atoms
-BLOCK = 32  # edges of an atom that a warp takes at once
 PAD_BLOCK = 256
 
 
 def pack(graph: AtomGraph, cutoff: float, size: int, n_atoms: int) -> tuple[AtomGraph, Tensor]:
     """As ``padding.packed``."""
     n_pad, grid = len(graph.species) - n_atoms, (min(n_atoms, PROGRAMS),)
-    positions, shape = graph.positions, {"BLOCK": BLOCK, "num_warps": 1}
+    positions, shape = graph.positions, edges_at_once(n_atoms)
     square = positions.new_full((1,), cutoff**2)
     edges = (
         *(positions, graph.cells, graph.shifts, graph.neighbour, graph.structure),

@@ -12,12 +12,11 @@ from nemp_sim.graph import AtomGraph
 from nemp_sim.kernels.edges import Edges
 from nemp_sim.kernels.fused import FusedNetwork
 from nemp_sim.kernels.packing import pad
-from nemp_sim.kernels.sizes import padded_size
+from nemp_sim.kernels.sizes import edges_at_once, padded_size
 from nemp_sim.kernels.triton_step import geometry, pull, read_out, sum_structures
 from nemp_sim.model import ReadOut
 
 PROGRAMS = 8192  # of the kernels of atoms, at most; each goes on to further atoms
-BLOCK = 32  # edges of an atom that a warp takes at once
 TILE = 16  # atoms of a tile of the read-out
 SUM_BLOCK = 1024  # atoms of a structure whose numbers are summed at once
 WIDEST = 64  # read-out whose layers a tile holds
@@ -110,7 +109,7 @@ class FusedStep:
             graph.neighbour, graph.by_neighbour, graph.row_start, self._shortest,
             vectors, *index, species, start, nearest, partner, coordination, n,
             CUTOFF=float(config.cutoff_angstrom), POWER=float(config.envelope_power),
-            SPECIES=len(config.elements), BLOCK=BLOCK, num_warps=1,
+            SPECIES=len(config.elements), **edges_at_once(n),
         )  # fmt: skip
         pair, centre, neighbour, order = index
         edges = Edges(pair, centre, neighbour, order, species, start)
@@ -160,7 +159,7 @@ class FusedStep:
         virial = forces.new_empty(n if stress else 0, 9)
         pull[(min(n, PROGRAMS),)](
             grad, vectors, edges.by_neighbour, edges.row_start, forces, virial, n,
-            STRESS=stress, BLOCK=BLOCK, num_warps=1,
+            STRESS=stress, **edges_at_once(n),
         )  # fmt: skip
         return forces, virial
 
