@@ -122,6 +122,8 @@ class Potential:
             self.model, kernel, precision, self._shortest
         )
         self.species_of_number = species_table(self.config.elements)
+        self._is_known = np.zeros(len(self.species_of_number), dtype=bool)
+        self._is_known[[atomic_numbers[symbol] for symbol in self.elements]] = True
         self._replays = (
             Replays(self.cutoff_angstrom, self.species_of_number, self.device)
             if self.is_fused
@@ -337,8 +339,8 @@ class Potential:
 
     def _check(self, atoms: Atoms, index: int, stress: bool) -> None:
         check_structure(atoms, index)
-        unknown = sorted(set(atoms.symbols) - set(self.elements), key=atomic_numbers.get)
-        if unknown:
+        if not self._is_known[atoms.numbers].all():
+            unknown = sorted(set(atoms.symbols) - set(self.elements), key=atomic_numbers.get)
             raise UnknownElementError(
                 f"structure {index} ({atoms.get_chemical_formula()}) contains "
                 f"{', '.join(unknown)}, but the potential {self.name} knows only "

@@ -2,7 +2,7 @@
 
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -13,8 +13,25 @@ from nemp_sim.graph import AtomGraph
 from nemp_sim.kernels.sizes import interpreted
 from nemp_sim.neighbor_search import pairs
 from nemp_sim.neighbors import NeighborLists, periodic_cell, refuse_dense
+from nemp_sim.structures import LARGEST_NUMBER
 
+GIVEN = "positions", "cells", "species", "structure", "head", "first_atom"  # without pairs
 MOST_EDGES_KEPT = 2**26  # of all series but the last: 3 GB
+
+
+def on_device(arrays: Mapping[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:
+    """Arrays of float64 and int64 as tensors on a device, all in one copy."""
+    flat = torch.from_numpy(
+        np.concatenate([each.ravel().view(np.int64) for each in arrays.values()])
+    )
+    if device.type == "cuda":
+        flat = flat.pin_memory()
+    parts = flat.to(device, non_blocking=True).split([each.size for each in arrays.values()])
+    kinds = {np.dtype(np.int64): torch.int64, np.dtype(np.float64): torch.float64}
+    return {
+        name: part.view(kinds[each.dtype]).view(each.shape)
+        for (name, each), part in zip(arrays.items(), parts, strict=True)
+    }
 
 
 def device_graph(
@@ -28,20 +45,26 @@ def device_graph(
     for atoms in structures:
         refuse_dense(atoms, cutoff)
     sizes = np.array([len(atoms) for atoms in structures])
-    numbers = torch.from_numpy(np.concatenate([atoms.numbers for atoms in structures]))
+    numbers = np.concatenate([atoms.numbers for atoms in structures]).astype(np.int64)
+    given = {
+        "positions": np.concatenate([atoms.positions for atoms in structures]),
+        "cells": np.stack([periodic_cell(atoms) for atoms in structures]),
+        "species": species_of_number.numpy()[numbers],
+        "structure": np.arange(len(sizes)).repeat(sizes),
+        "head": np.zeros(len(sizes), dtype=np.int64),
+        "first_atom": np.concatenate([[0], sizes.cumsum()]),
+    }
+    return _with_pairs(on_device(given, device), structures, cutoff)
+
+
+def _with_pairs(
+    given: Mapping[str, Tensor], structures: Sequence[Atoms], cutoff: float
+) -> AtomGraph:
+    """The graph of structures whose atoms are on the device."""
     cells = np.stack([periodic_cell(atoms) for atoms in structures])
     pbc = np.stack([atoms.pbc for atoms in structures])
-    given = {
-        "positions": torch.from_numpy(np.concatenate([atoms.positions for atoms in structures])),
-        "cells": torch.from_numpy(cells),
-        "species": species_of_number[numbers.long()],
-        "structure": torch.from_numpy(np.arange(len(sizes)).repeat(sizes)),
-        "head": torch.zeros(len(sizes), dtype=torch.int64),
-        "first_atom": torch.from_numpy(np.concatenate([[0], sizes.cumsum()])),
-    }
-    given = {name: values.to(device) for name, values in given.items()}
+    search = _search(given["positions"].device, structures, cells, pbc, cutoff)
     places = given["positions"], given["structure"], given["first_atom"]
-    search = _search(device, sizes, cells, pbc, cutoff)
     centre, neighbour, shifts, row_start = search(*places, cells, pbc, cutoff)
     return AtomGraph(
         **given,
@@ -54,13 +77,18 @@ def device_graph(
 
 
 def _search(
-    device: torch.device, sizes: np.ndarray, cells: np.ndarray, pbc: np.ndarray, cutoff: float
+    device: torch.device,
+    structures: Sequence[Atoms],
+    cells: np.ndarray,
+    pbc: np.ndarray,
+    cutoff: float,
 ) -> Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]:
     """What finds pairs fastest: on a GPU every atom of a small structure looks at all others."""
     if device.type != "cuda" and not interpreted():
         return pairs
     from nemp_sim.kernels.search import MOST_LOOKS, all_pairs, images_in_reach
 
+    sizes = [len(atoms) for atoms in structures]
     looks = sizes * (2 * images_in_reach(cells, pbc, cutoff) + 1).prod(1)
     return all_pairs if looks.max() <= MOST_LOOKS else pairs
 
@@ -93,24 +121,37 @@ class Resident:
         lists.n_builds += len(structures)
 
     def move(self, structures: Sequence[Atoms]) -> bool:
-        """Take the positions of the structures; false where the pairs do not hold for them.
+        """Take the positions of the structures; false where more has changed than positions.
 
-        They hold while no atom has moved by half the skin or more since the pairs were found, and
-        all else is the same. Positions that are not numbers do not hold.
+        The pairs hold while no atom has moved by half the skin or more since they were found; then
+        they are found anew, where that needs no look at the structures.
         """
         if not all(isinstance(atoms, Atoms) for atoms in structures):
             return False
         every = [atoms.arrays["positions"] for atoms in structures]
-        if [each.shape for each in every] != self._shapes:
+        if [each.shape for each in every] != self._shapes or _rest(structures) != self._rest:
             return False
         positions = np.concatenate(every)
         moved = positions - self._positions
-        if not np.einsum("ij,ij->i", moved, moved).max() < self._half_skin**2:
+        if np.einsum("ij,ij->i", moved, moved).max() < self._half_skin**2:
+            self._host.copy_(torch.from_numpy(positions))
+            self.graph.positions.copy_(self._host, non_blocking=True)  # read before a step ends
+            return True
+        return self._renew(structures, positions)
+
+    def _renew(self, structures: Sequence[Atoms], positions: np.ndarray) -> bool:
+        """Find the pairs anew for other positions; false where these must be looked at first.
+
+        Along periodic axes any numbers will do; along others atoms could lie too far apart.
+        """
+        lists, on_all_axes = self.owner(), all(atoms.pbc.all() for atoms in structures)
+        if lists is None or not on_all_axes or not np.abs(positions).max() < LARGEST_NUMBER:
             return False
-        if _rest(structures) != self._rest:
-            return False
-        self._host.copy_(torch.from_numpy(positions))
-        self.graph.positions.copy_(self._host, non_blocking=True)  # read before the next step ends
+        kept = {name: getattr(self.graph, name) for name in GIVEN}
+        given = kept | on_device({"positions": positions}, self.graph.positions.device)
+        self.graph = _with_pairs(given, structures, lists.cutoff + lists.skin)
+        self._positions = positions
+        lists.n_builds += len(structures)
         return True
 
 

@@ -181,7 +181,7 @@ def test_packed_edges(random_potential, graph_of, spare, kernels):
     if kernels and not (importlib.util.find_spec("triton") and (CUDA or interpreted())):
         pytest.skip("needs triton, and a CUDA device or TRITON_INTERPRET=1")
     potential = random_potential("smooth", elements=("H", "O", "Pd"), cutoff_angstrom=5.0)
-    whole = graph_of(potential, batch())
+    whole = graph_of(potential, batch()).to(torch.device(DEVICE if kernels else "cpu"))
     want, n = whole.within(3.5), len(whole.species)
     n_edges = len(want.centre)
     if kernels:

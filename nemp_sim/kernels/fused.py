@@ -47,7 +47,7 @@ class FusedNetwork(PackedNetwork):
     ) -> None:
         """Pack the weights of ``model``, on its device, in its dtype."""
         super().__init__(model, table, mode, launch)
-        self.compiled: set[bool] = set()  # with states in 16 bits or whole
+        self.compiled: set[tuple[bool, bool]] = set()  # states in 16 bits, few atoms
 
     def describe(self, graph: AtomGraph) -> tuple[Tensor, Tensor, Tensor | None]:
         """As ``NEMP.describe``, differentiable once."""
@@ -201,7 +201,7 @@ class FusedNetwork(PackedNetwork):
 
     def prepare(self, vectors: Tensor, edges: Edges) -> None:
         """Compile all kernels that such edges need, side by side, where it has not been done."""
-        if vectors.is_cuda and self._is_half(vectors, edges) not in self.compiled:
+        if vectors.is_cuda and self._kind(vectors, edges) not in self.compiled:
             self._compile(vectors.detach(), edges)
 
     def _edges_of(self, graph: AtomGraph) -> tuple[Tensor, Edges]:
@@ -217,12 +217,16 @@ class FusedNetwork(PackedNetwork):
                 self.backward(record, density, count, repulsion)
             finally:
                 self.only_compile = False
-        self.compiled.add(self._is_half(vectors, edges))
+        self.compiled.add(self._kind(vectors, edges))
 
     def _chunk_back(self, vectors: Tensor, edges: Edges, room: Workspace, grad: Tensor) -> None:
         """What the gradient of h⁰ gives, where it is not collected to the end."""
         if not room.keeps_pairs:
             self._pairs(pair_state_back, vectors, edges, room, room.grad_pair_state, grad)
+
+    def _kind(self, like: Tensor, edges: Edges) -> tuple[bool, bool]:
+        """What kernels are compiled for, beside the network: ``_is_half``, and few atoms."""
+        return self._is_half(like, edges), edges.n_atoms <= self.few_atoms
 
     def _is_half(self, like: Tensor, edges: Edges) -> bool:
         """Whether states and their gradients are kept in 16 bits."""

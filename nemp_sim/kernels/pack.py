@@ -7,7 +7,7 @@ import triton
 from torch import Tensor
 
 from nemp_sim.graph import AtomGraph
-from nemp_sim.kernels.sizes import edges_at_once
+from nemp_sim.kernels.sizes import FEW_ATOMS, edges_at_once
 from nemp_sim.kernels.triton_pack import count_near, keep_near, keep_order, pad_edges
 
 PROGRAMS = 8192  # of the kernels of atoms, at most; each goes on to further atoms
@@ -17,7 +17,7 @@ PAD_BLOCK = 256
 def pack(graph: AtomGraph, cutoff: float, size: int, n_atoms: int) -> tuple[AtomGraph, Tensor]:
     """As ``padding.packed``."""
     n_pad, grid = len(graph.species) - n_atoms, (min(n_atoms, PROGRAMS),)
-    positions, shape = graph.positions, edges_at_once(n_atoms)
+    positions, shape = graph.positions, edges_at_once(n_atoms <= FEW_ATOMS)
     square = positions.new_full((1,), cutoff**2)
     edges = (
         *(positions, graph.cells, graph.shifts, graph.neighbour, graph.structure),

@@ -32,8 +32,10 @@ def all_pairs(
     """As ``neighbor_search.pairs``; asks the device for the number of pairs alone."""
     n, device = len(positions), positions.device
     reach = images_in_reach(cells, pbc, cutoff)
-    arrays = cells, np.linalg.inv(cells), pbc.astype(float), reach, np.array([cutoff**2])
-    cell, inverse, periodic, near, square = (torch.from_numpy(a).to(device) for a in arrays)
+    arrays = cells, np.linalg.inv(cells), pbc.astype(float), reach.astype(float), [cutoff**2]
+    flat = torch.from_numpy(np.concatenate([np.ravel(each) for each in arrays]))
+    flat = (flat.pin_memory() if device.type == "cuda" else flat).to(device, non_blocking=True)
+    cell, inverse, periodic, near, square = flat.split([np.size(each) for each in arrays])
     given = positions, cell, inverse, periodic, near, structure, first_atom, square
     counts = structure.new_zeros(n + 1)
     grid, shape = (min(n, PROGRAMS),), {"BLOCK": BLOCK, "num_warps": 1}

@@ -10,9 +10,9 @@ def padded_size(n: int) -> int:
     return max(16, 1 << (n - 1).bit_length())
 
 
-def edges_at_once(n_atoms: int) -> dict[str, int]:
+def edges_at_once(are_few: bool) -> dict[str, int]:
     """Edges of an atom that a program takes at once, and its warps: many where atoms are few."""
-    return {"BLOCK": 128, "num_warps": 4} if n_atoms <= FEW_ATOMS else {"BLOCK": 32, "num_warps": 1}
+    return {"BLOCK": 128, "num_warps": 4} if are_few else {"BLOCK": 32, "num_warps": 1}
 
 
 def interpreted() -> bool:

@@ -109,7 +109,7 @@ class FusedStep:
             graph.neighbour, graph.by_neighbour, graph.row_start, self._shortest,
             vectors, *index, species, start, nearest, partner, coordination, n,
             CUTOFF=float(config.cutoff_angstrom), POWER=float(config.envelope_power),
-            SPECIES=len(config.elements), **edges_at_once(n),
+            SPECIES=len(config.elements), **edges_at_once(n <= self._network.few_atoms),
         )  # fmt: skip
         pair, centre, neighbour, order = index
         edges = Edges(pair, centre, neighbour, order, species, start)
@@ -159,7 +159,7 @@ class FusedStep:
         virial = forces.new_empty(n if stress else 0, 9)
         pull[(min(n, PROGRAMS),)](
             grad, vectors, edges.by_neighbour, edges.row_start, forces, virial, n,
-            STRESS=stress, **edges_at_once(n),
+            STRESS=stress, **edges_at_once(n <= self._network.few_atoms),
         )  # fmt: skip
         return forces, virial
 

@@ -23,9 +23,9 @@ def find_pairs(
         y = tl.load(position_ptr + 3 * i + 1)
         z = tl.load(position_ptr + 3 * i + 2)
         cell, inverse = cell_ptr + 9 * b, inverse_ptr + 9 * b
-        reach_a = tl.load(reach_ptr + 3 * b)
-        reach_b = tl.load(reach_ptr + 3 * b + 1)
-        reach_c = tl.load(reach_ptr + 3 * b + 2)
+        reach_a = tl.load(reach_ptr + 3 * b).to(tl.int64)
+        reach_b = tl.load(reach_ptr + 3 * b + 1).to(tl.int64)
+        reach_c = tl.load(reach_ptr + 3 * b + 2).to(tl.int64)
         wide_b, wide_c = 2 * reach_b + 1, 2 * reach_c + 1
         images = (2 * reach_a + 1) * wide_b * wide_c
         place = i * 0
