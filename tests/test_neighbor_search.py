@@ -102,6 +102,26 @@ def test_a_series_holds_until_something_changes():
     assert residents.anew(made, lists) is not first and lists.n_builds == 4
 
 
+def test_a_periodic_series_finds_its_pairs_anew(rng):
+    """Where atoms have gone too far and all else is the same; not for positions that are none."""
+    made = [bulk("Pd", cubic=True) * (2, 1, 1), bulk("Pd")]
+    residents, lists = Residents(SPECIES, DEVICE), NeighborLists(3.0, 0.4)
+    first = residents.anew(made, lists)
+    before = first.graph
+    made[0].positions += rng.normal(size=(8, 3))
+    assert residents.again(made, lists) is first and lists.n_builds == 4
+    want = device_graph(made, 3.4, SPECIES, DEVICE)
+    assert first.graph is not before
+    for name, value in vars(want).items():
+        assert torch.equal(getattr(first.graph, name), value)
+    kept = first.graph
+    made[0].positions[0] += 0.1
+    assert residents.again(made, lists) is first and first.graph is kept
+    for bad in (np.nan, 1e9):
+        made[0].positions[0, 0] = bad
+        assert residents.again(made, lists) is None
+
+
 def test_series_leave_with_their_lists():
     residents = Residents(SPECIES, DEVICE)
     lists = NeighborLists(3.0, 0.4)
