@@ -1,18 +1,19 @@
 """Time and memory of one training step: plain, as a CUDA graph, compiled, in shares.
 
     python benchmarks/training_step.py benchmarks/accuracy/acac.toml --device cuda
-    python benchmarks/training_step.py potentials/water.toml --batch-size 4 --device cuda
+    python benchmarks/training_step.py potentials/water.toml --batch-size 4 \
+        --share-edges 35000 18000 --device cuda
 
 A step is the loss of a batch, its gradient (second derivatives included) and the optimizer. Before
 it is timed, loss and gradient of the first batch are compared with those of the plain form: eager,
-the whole batch at once. "Whole": compiled, the whole batch at once. "As trained": compiled, in
-shares of up to ``tables.MOST_EDGES`` edges. On a CPU nothing is compiled. Prints one table: ms for
-each of consecutive steps (median of five runs), the peak of memory of a step beyond the tables of
-the frames, and relative differences of loss and gradient.
+the whole batch at once. --share-edges: compiled, in shares of up to so many edges. On a CPU nothing
+is compiled. Prints one table: ms for each of consecutive steps (median of five runs), the peak of
+memory of a step beyond the tables of the frames, and relative differences of loss and gradient.
 """
 
 import argparse
 import gc
+import math
 import platform
 import time
 from dataclasses import dataclass, replace
@@ -28,11 +29,10 @@ from nemp_sim.checkpoint import resolve_device
 from nemp_sim.training.job import Job, read_config, read_splits
 from nemp_sim.training.processes import Processes
 from nemp_sim.training.start import initial_model, references_of
-from nemp_sim.training.tables import MOST_EDGES, Batches, build_table
+from nemp_sim.training.tables import Batches, build_table
 from nemp_sim.training.trainer import Trainer
 
 RUNS = 5
-WHOLE = 10**9  # edges of a share
 
 
 @dataclass(frozen=True)
@@ -41,16 +41,11 @@ class Form:
 
     name: str
     compiled: bool | None
-    most_edges: int
+    most_edges: float = math.inf
 
 
-FORMS = (
-    Form("plain", None, WHOLE),
-    Form("CUDA graph", False, WHOLE),
-    Form("compiled, whole", True, WHOLE),
-    Form("as trained", True, MOST_EDGES),
-)
-ON_CPU = Form("plain", None, WHOLE), Form("as trained", None, MOST_EDGES)
+PLAIN = Form("plain", None)
+ON_GPU = Form("CUDA graph", False), Form("compiled", True)
 
 
 def prepared(job: Job, device: torch.device, form: Form) -> tuple[Trainer, list[Tensor]]:
@@ -112,18 +107,21 @@ def main() -> None:
     parser.add_argument("config", type=Path)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--share-edges", type=int, nargs="*", default=[])
     parser.add_argument("--steps", type=int, default=20)
     options = parser.parse_args()
     device, job = resolve_device(options.device), read_config(options.config)
     if options.batch_size:
         job = replace(job, training=replace(job.training, batch_size=options.batch_size))
-    on = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor()
+    on = torch.cuda.get_device_name() if device.type == "cuda" else platform.machine()
     print(f"{options.config.name}, batch {job.training.batch_size}; nemp_sim "
           f"{nemp_sim.__version__}, torch {torch.__version__}, {on}\n")  # fmt: skip
     print("| form | shares × edges | ms a step | peak (MB) | loss | gradient |")
     print("|---|---:|---:|---:|---:|---:|")
     reference: tuple[Tensor, Tensor] | None = None
-    for form in FORMS if device.type == "cuda" else ON_CPU:
+    cuda = device.type == "cuda"
+    shared = [Form("in shares", True if cuda else None, most) for most in options.share_edges]
+    for form in (PLAIN, *(ON_GPU if cuda else ()), *shared):
         terms, gradient, seconds, peak, shares = measure(job, device, form, options.steps)
         loss, reference = float(terms[-1]), reference or (terms, gradient)
         of_loss = loss / float(reference[0][-1]) - 1

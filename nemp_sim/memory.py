@@ -48,6 +48,13 @@ def free_memory(device: torch.device) -> float:
     return free
 
 
+def total_memory(device: torch.device) -> float:
+    """Memory of a device, used or not, bytes."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 class MemoryWarning(UserWarning):
     """A batch did not fit into the memory and was evaluated in parts."""
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softplus
+from torch.nn.functional import one_hot, softplus
 
 from nemp_sim.angular import (
     SphericalHarmonics,
@@ -355,8 +355,13 @@ class NEMP(nn.Module):
         return torch.cat([b * n[:, None] for b, n in zip(blocks, norms, strict=True)], dim=1)
 
     def _mix(self, matrices: Tensor, graph: AtomGraph) -> Tensor:
-        """Channel mix of each atom's element (S, K, K) → (N, K, K), divided by √K."""
-        return (matrices * self.config.n_channels**-0.5).index_select(0, graph.species)
+        """Channel mix of each atom's element (S, K, K) → (N, K, K), divided by √K.
+
+        A product, for its derivative is one too; that of a look-up adds all atoms into S places.
+        """
+        is_of = one_hot(graph.species, len(matrices)).to(matrices.dtype)  # (N, S)
+        mixed = is_of @ (matrices * self.config.n_channels**-0.5).flatten(1)
+        return mixed.unflatten(1, matrices.shape[1:])
 
     def _edge_orbitals(self, v: Tensor) -> Tensor:
         """V¹, V², V³, each order spread over its components: (E, 3(P+1)K) → (E, 3, (P+1)², K)."""

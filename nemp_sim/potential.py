@@ -241,7 +241,13 @@ class Potential:
         """
         if self._replays is None or not structures:
             return None
-        series = self._replays.residents.again(structures, lists)
+        try:
+            series = self._replays.residents.again(structures, lists)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            self._replays.clear()
+            return None
         if series is None or tuple(wanted.values()) not in series.served:
             return None
         found = self._replayed(self._replays, wanted, series.graph, lasting=True)

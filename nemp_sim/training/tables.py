@@ -18,7 +18,6 @@ from nemp_sim.graph import AtomGraph
 from nemp_sim.neighbors import edge_list
 from nemp_sim.training.data import Frame
 
-MOST_EDGES = 2**14  # of frames computed together in training; more takes memory and is no faster
 FAR_ANGSTROM = 1e3  # cell of the padding structure: its edges are longer than any cutoff
 
 
@@ -214,8 +213,8 @@ class Batches:
     shape. An incomplete stratum is filled up with frames drawn at random.
 
     Each batch is shared out: share r of w gets frames r, r + w, … Every process has as many shares
-    as keep each below ``most_edges`` edges, where its frames can be dealt evenly: they are
-    computed one after the other, which takes the memory of one.
+    as keep each at ``most_edges`` edges or below, or of one frame, its frames being dealt evenly:
+    they are computed one after the other, which takes the memory of one.
 
     Attributes:
         count: batches in an epoch.
@@ -228,7 +227,7 @@ class Batches:
         batch_size: int,
         seed: int,
         processes: int = 1,
-        most_edges: int = MOST_EDGES,
+        most_edges: float = math.inf,
     ) -> None:
         """Sort the frames of ``table``; ``batch_size`` is that of all processes together."""
         self.seed, self.n_strata = seed, min(batch_size, len(table))

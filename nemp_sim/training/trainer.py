@@ -12,15 +12,26 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import vector_to_parameters
 
 from nemp_sim.derivatives import differentiate
+from nemp_sim.memory import bytes_per_edge, total_memory
 from nemp_sim.model import NEMP
 from nemp_sim.training.config import TrainConfig
 from nemp_sim.training.optimizer import Optimizer
 from nemp_sim.training.processes import Processes
-from nemp_sim.training.tables import MOST_EDGES, BatchSize, FrameTable
+from nemp_sim.training.tables import BatchSize, FrameTable
 
 GRAPH_WARMUP_STEPS = 3
-VALIDATION_EDGES = 2 * MOST_EDGES  # together: without second derivatives half the memory
+VALIDATION_EDGES = 2**15  # of frames whose errors are computed together
+STEP_COPIES = 2.1  # memory of a step with second derivatives over that of energy and forces
+MEMORY_SHARE = 0.25  # of a device, for a step: others may use it too
 N_TERMS = 3
+
+
+def most_edges(model: NEMP, config: TrainConfig, device: torch.device) -> float:
+    """Edges of the frames that are computed together, as ``config`` says or the memory allows."""
+    if config.share_edges:
+        return config.share_edges
+    bytes_each = STEP_COPIES * bytes_per_edge(model.config, model.species_mix.dtype)
+    return MEMORY_SHARE * total_memory(device) / bytes_each
 
 
 class Trainer:
