@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import one_hot, softplus
+from torch.nn.functional import softplus
 
 from nemp_sim.angular import (
     SphericalHarmonics,
@@ -359,8 +359,9 @@ class NEMP(nn.Module):
 
         A product, for its derivative is one too; that of a look-up adds all atoms into S places.
         """
-        is_of = one_hot(graph.species, len(matrices)).to(matrices.dtype)  # (N, S)
-        mixed = is_of @ (matrices * self.config.n_channels**-0.5).flatten(1)
+        every = torch.arange(matrices.shape[0], device=matrices.device)
+        is_of = graph.species[:, None] == every  # (N, S)
+        mixed = is_of.to(matrices.dtype) @ (matrices * self.config.n_channels**-0.5).flatten(1)
         return mixed.unflatten(1, matrices.shape[1:])
 
     def _edge_orbitals(self, v: Tensor) -> Tensor:
