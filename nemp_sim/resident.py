@@ -9,11 +9,12 @@ import torch
 from ase import Atoms
 from torch import Tensor
 
+from nemp_sim.errors import InputError
 from nemp_sim.graph import AtomGraph
 from nemp_sim.kernels.sizes import interpreted
 from nemp_sim.neighbor_search import pairs
 from nemp_sim.neighbors import NeighborLists, periodic_cell, refuse_dense
-from nemp_sim.structures import LARGEST_NUMBER
+from nemp_sim.structures import LARGEST_NUMBER, check_structure
 
 GIVEN = "positions", "cells", "species", "structure", "head", "first_atom"  # without pairs
 MOST_EDGES_KEPT = 2**26  # of all series but the last: 3 GB
@@ -121,10 +122,10 @@ class Resident:
         lists.n_builds += len(structures)
 
     def move(self, structures: Sequence[Atoms]) -> bool:
-        """Take the positions of the structures; false where more has changed than positions.
+        """Take the positions of the structures; false where more has changed, or they are unusable.
 
         The pairs hold while no atom has moved by half the skin or more since they were found; then
-        they are found anew, where that needs no look at the structures.
+        they are found anew.
         """
         if not all(isinstance(atoms, Atoms) for atoms in structures):
             return False
@@ -140,12 +141,19 @@ class Resident:
         return self._renew(structures, positions)
 
     def _renew(self, structures: Sequence[Atoms], positions: np.ndarray) -> bool:
-        """Find the pairs anew for other positions; false where these must be looked at first.
+        """Find the pairs anew for other positions; false where these are to be refused.
 
         Along periodic axes any numbers will do; along others atoms could lie too far apart.
         """
-        lists, on_all_axes = self.owner(), all(atoms.pbc.all() for atoms in structures)
-        if lists is None or not on_all_axes or not np.abs(positions).max() < LARGEST_NUMBER:
+        lists = self.owner()
+        if lists is None or not np.abs(positions).max() < LARGEST_NUMBER:
+            return False
+        try:
+            for index, atoms in enumerate(structures):
+                if not atoms.pbc.all():
+                    check_structure(atoms, index)
+                    refuse_dense(atoms, lists.cutoff + lists.skin)
+        except InputError:  # said where all is checked
             return False
         kept = {name: getattr(self.graph, name) for name in GIVEN}
         given = kept | on_device({"positions": positions}, self.graph.positions.device)
