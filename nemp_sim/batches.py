@@ -72,6 +72,8 @@ class Batches:
     def _within_memory(self, batch: list[int], work: Work[Part]) -> Iterator[Part]:
         """Results of ``work`` on a batch; halves it where memory runs out."""
         graph = None
+        if len(batch) == 1:
+            self._refuse_too_large(batch[0])
         try:
             graph = build_graph(
                 [self.structures[b] for b in batch],
@@ -85,12 +87,7 @@ class Batches:
             if not is_out_of_memory(error):
                 raise
             if len(batch) == 1:
-                atoms = self.structures[batch[0]]
-                raise EvaluationError(
-                    f"structure {batch[0]} ({len(atoms)} atoms, {len(self.edges[batch[0]].centre)} "
-                    f"neighbour pairs) does not fit into the memory of {self.device}. Use a device "
-                    "with more memory, a smaller structure, or dtype float32."
-                ) from error
+                raise self._too_large(batch[0]) from error
             result = None
         if result is not None:
             yield from result
@@ -107,3 +104,19 @@ class Batches:
         middle = len(batch) // 2
         for half in (batch[:middle], batch[middle:]):
             yield from self._within_memory(half, work)
+
+    def _refuse_too_large(self, index: int) -> None:
+        """Stop before a structure on a CPU that an operating system would end the process for."""
+        needed = len(self.edges[index].centre) * self.bytes_per_edge
+        if self.device.type == "cpu" and needed > free_memory(self.device):
+            raise self._too_large(index)
+
+    def _too_large(self, index: int) -> EvaluationError:
+        atoms, n_edges = self.structures[index], len(self.edges[index].centre)
+        needed, free = n_edges * self.bytes_per_edge, free_memory(self.device)
+        return EvaluationError(
+            f"structure {index} ({len(atoms)} atoms, {n_edges} neighbour pairs) does not fit into "
+            f"the memory of {self.device}: it takes some {needed / 1e9:.1f} GB, and "
+            f"{free / 1e9:.1f} GB are free. Use a device with more memory, a smaller structure, or "
+            "dtype float32."
+        )

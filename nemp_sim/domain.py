@@ -21,7 +21,6 @@ from torch import Tensor
 
 from nemp_sim.graph import AtomGraph
 from nemp_sim.model import NEMP, cutoff_function
-from nemp_sim.neighbors import Surroundings
 from nemp_sim.structures import in_vacuum
 
 MARGIN = 0.95  # 191 held-out frames of pdh, water and methanol reach down to 0.988
@@ -196,11 +195,8 @@ def spreads_of(result: Spread) -> dict[str, np.ndarray]:
     return spreads
 
 
-def measure(model: NEMP, graph: AtomGraph, shortest: Tensor) -> tuple[Tensor, Tensor]:
-    """What the geometry alone tells, on the device of the graph.
-
-    Returns the smallest d/``shortest`` of the pairs of each atom (N,), inf without any, and the
-    coordination n_i = Σ_j f_c(d/r_c) (N,).
+def measure(model: NEMP, graph: AtomGraph, shortest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What the geometry alone tells, on the device of the graph: the first three of ``Measured``.
 
     Args:
         model: the network.
@@ -213,8 +209,14 @@ def measure(model: NEMP, graph: AtomGraph, shortest: Tensor) -> tuple[Tensor, Te
     ratio = torch.where(counts, distance / trained, torch.inf)
     nearest = torch.full_like(graph.positions[:, 0], torch.inf)
     nearest = nearest.scatter_reduce(0, graph.centre, ratio, "amin")
+    is_nearest = counts & (ratio == nearest.index_select(0, graph.centre))
+    none = torch.full_like(graph.species, len(graph.species))
+    candidates = torch.where(is_nearest, graph.neighbour, len(graph.species))
+    partner = none.scatter_reduce(0, graph.centre, candidates, "amin")
+    atom = torch.arange(len(partner), device=partner.device)
+    partner = torch.where(partner < len(partner), partner - atom, 0)
     f_c = cutoff_function(distance / model.config.cutoff_angstrom, model.config.envelope_power)
-    return nearest, graph.sum_edges(f_c)
+    return nearest, partner, graph.sum_edges(f_c)
 
 
 @lru_cache(maxsize=64)
@@ -229,12 +231,15 @@ class Measured:
 
     Attributes:
         nearest: (N,) smallest distance over the shortest trained one; inf without any.
-        coordination: (N,) n_i.
+        partner: (N,) int64, where the atom at that distance stands, counted from the atom itself
+            (the first one of several, an image of any); 0 without any.
+        coordination: (N,) n_i = Σ_j f_c(d/r_c).
         spreads: standard deviations by kind: "atom_std" (N,) eV, "energy_std" (B,) eV/atom,
             "force_std" (N,) eV/Å; those that are at hand.
     """
 
     nearest: np.ndarray
+    partner: np.ndarray
     coordination: np.ndarray
     spreads: Mapping[str, np.ndarray]
 
@@ -250,12 +255,10 @@ class Judgement:
         self,
         domain: Domain,
         structures: Sequence[Atoms],
-        edges: Sequence[Surroundings],
         measured: Measured,
     ) -> None:
         """Compare what was measured with the domain."""
-        self._domain, self._structures, self._edges = domain, structures, edges
-        self._measured = measured
+        self._domain, self._structures, self._measured = domain, structures, measured
         sizes = np.array([len(atoms) for atoms in structures], dtype=int)
         self._first = np.concatenate([[0], np.cumsum(sizes)])
         self._filled = sizes > 0
@@ -343,13 +346,9 @@ class Judgement:
 
     def _closest(self, index: int, atom: int) -> tuple[tuple[int, int], float, float]:
         """The pair of ``atom`` that is closest in terms of its limit, its distance and limit, Å."""
-        atoms, mine = self._structures[index], self._edges[index].around(atom)
-        distance = np.linalg.norm(mine.vectors(atoms), axis=1)
-        row_of = self._domain.row_of_number
-        row = row_of[atoms.numbers[atom]]
-        trained = self._domain.shortest_A[row, row_of[atoms.numbers[mine.neighbour]]]
-        ratio = np.where(trained > 0, distance / np.maximum(trained, 1e-9), np.inf)
-        best = int(ratio.argmin())
-        other = int(mine.neighbour[best])
+        place = self._first[index] + atom
+        other = atom + int(self._measured.partner[place])
+        rows = self._domain.row_of_number[self._structures[index].numbers[[atom, other]]]
+        trained = float(self._domain.shortest_A[rows[0], rows[1]])
         pair = min(atom, other), max(atom, other)
-        return pair, float(distance[best]), MARGIN * float(trained[best])
+        return pair, float(self._measured.nearest[place]) * trained, MARGIN * trained

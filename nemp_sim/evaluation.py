@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 from ase import Atoms
@@ -10,6 +11,7 @@ from nemp_sim.derivatives import Derivatives
 from nemp_sim.domain import Finding
 from nemp_sim.errors import EvaluationError
 
+CHECKED = "energy", "forces", "virial", "energy_std", "atomic_std", "forces_std"
 VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))  # xx yy zz yz xz xy
 
 
@@ -65,15 +67,15 @@ def join_parts(
     Raises:
         EvaluationError: a result that is not a number.
     """
-    sizes = [len(atoms) for atoms in structures]
-    cuts = np.cumsum(sizes)[:-1]
+    ends = list(accumulate(map(len, structures), initial=0))
 
     def joined(name: str, *shape: int) -> np.ndarray:
         arrays = [getattr(part, name).numpy() for part in parts]
         return np.concatenate(arrays) if arrays else np.zeros((0, *shape))
 
     def by_structure(name: str, *shape: int) -> tuple[np.ndarray, ...]:
-        return tuple(np.split(joined(name, *shape), cuts)) if sizes else ()
+        whole = joined(name, *shape)
+        return tuple(whole[a:b] for a, b in zip(ends[:-1], ends[1:], strict=True))
 
     def in_voigt(virial: np.ndarray) -> np.ndarray:
         volumes = np.array([atoms.get_volume() for atoms in structures])
@@ -106,7 +108,9 @@ def join_parts(
             else None
         ),
     )
-    _refuse_not_a_number(structures, evaluation)
+    found = [getattr(part, name) for part in parts for name in CHECKED]
+    if not all(np.isfinite(values.numpy()).all() for values in found if values is not None):
+        _refuse_not_a_number(structures, evaluation)
     return evaluation
 
 

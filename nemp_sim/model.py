@@ -355,8 +355,14 @@ class NEMP(nn.Module):
         return torch.cat([b * n[:, None] for b, n in zip(blocks, norms, strict=True)], dim=1)
 
     def _mix(self, matrices: Tensor, graph: AtomGraph) -> Tensor:
-        """Channel mix of each atom's element (S, K, K) → (N, K, K), divided by √K."""
-        return (matrices * self.config.n_channels**-0.5).index_select(0, graph.species)
+        """Channel mix of each atom's element (S, K, K) → (N, K, K), divided by √K.
+
+        A product, for its derivative is one too; that of a look-up adds all atoms into S places.
+        """
+        every = torch.arange(matrices.shape[0], device=matrices.device)
+        is_of = graph.species[:, None] == every  # (N, S)
+        mixed = is_of.to(matrices.dtype) @ (matrices * self.config.n_channels**-0.5).flatten(1)
+        return mixed.unflatten(1, matrices.shape[1:])
 
     def _edge_orbitals(self, v: Tensor) -> Tensor:
         """V¹, V², V³, each order spread over its components: (E, 3(P+1)K) → (E, 3, (P+1)², K)."""

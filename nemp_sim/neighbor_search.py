@@ -7,6 +7,7 @@ that a cell of any size and shape, and any mixture of periodic axes, is one case
 from dataclasses import dataclass
 from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -77,29 +78,39 @@ def _flat(place: Tensor, count: Tensor) -> Tensor:
 
 
 def pairs(
-    positions: Tensor, cells: Tensor, pbc: Tensor, structure: Tensor, cutoff: float
-) -> tuple[Tensor, Tensor, Tensor]:
+    positions: Tensor,
+    structure: Tensor,
+    first_atom: Tensor,
+    cells: np.ndarray,
+    pbc: np.ndarray,
+    cutoff: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """All directed pairs closer than ``cutoff``, sorted by centre, as ``neighbors.edge_list``.
 
     Args:
         positions: (N, 3) float64, Å.
-        cells: (B, 3, 3) float64, Å; unit normals stand for axes that are not periodic.
-        pbc: (B, 3) bool.
         structure: (N,) ascending, the structure of each atom.
+        first_atom: (B+1,) first atom of each structure.
+        cells: (B, 3, 3), Å; unit normals stand for axes that are not periodic.
+        pbc: (B, 3) bool.
         cutoff: Å.
 
     Returns:
-        Centres and neighbours (E,) int64, and shifts (E, 3) float64 in whole cell vectors.
+        Centres and neighbours (E,) int64, shifts (E, 3) float64 in whole cell vectors, and the
+        first pair of each centre (N+1,).
     """
-    bins = _Bins.of(positions, cells, pbc, structure, cutoff)
+    device = positions.device
+    on_device = torch.from_numpy(cells).to(device), torch.from_numpy(pbc).to(device)
+    bins = _Bins.of(positions, *on_device, structure, cutoff)
     looks = (2 * bins.reach + 1).prod(1)  # (B,)
     step = max(1, LOOKS // int(looks.max()))
     parts = [
-        _pairs_of(atoms, bins, looks, positions, cells, pbc, structure, cutoff)
-        for atoms in torch.arange(len(positions), device=positions.device).split(step)
+        _pairs_of(atoms, bins, looks, positions, *on_device, structure, cutoff)
+        for atoms in torch.arange(len(positions), device=device).split(step)
     ]
     centre, neighbour, shifts = (torch.cat(each) for each in zip(*parts, strict=True))
-    return centre, neighbour, shifts
+    row_start = torch.searchsorted(centre, torch.arange(len(positions) + 1, device=device))
+    return centre, neighbour, shifts, row_start
 
 
 def _pairs_of(

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self
 
 import numpy as np
 import torch
@@ -32,22 +31,10 @@ class EdgeList:
     neighbour: np.ndarray
     shifts: np.ndarray
 
-    def around(self, atom: int) -> Self:
-        """The pairs of one centre."""
-        part = slice(*np.searchsorted(self.centre, [atom, atom + 1]))
-        return type(self)(self.centre[part], self.neighbour[part], self.shifts[part])
-
     def vectors(self, atoms: Atoms) -> np.ndarray:
         """r_j − r_i + S · cell at the present positions of ``atoms``, (E, 3), Å."""
         positions = atoms.positions
         return positions[self.neighbour] - positions[self.centre] + self.shifts @ atoms.cell.array
-
-
-class Surroundings(Protocol):
-    """The edge list of a structure, wherever it is."""
-
-    def around(self, atom: int) -> EdgeList:
-        """The pairs of one centre."""
 
 
 def periodic_cell(atoms: Atoms) -> np.ndarray:

@@ -67,6 +67,10 @@ def packed(graph: AtomGraph, cutoff: float, size: int, n_atoms: int) -> tuple[At
         size: number of edges of the result.
         n_atoms: atoms that are no padding.
     """
+    if graph.centre.is_cuda:
+        from nemp_sim.kernels.pack import pack  # triton is not everywhere
+
+        return pack(graph, cutoff, size, n_atoms)
     device, n_pad = graph.centre.device, len(graph.species) - n_atoms
     near = graph.edge_vectors().square().sum(1) < cutoff**2  # (E,); of both directions alike
     before = torch.cat([near.new_zeros(1, dtype=torch.int64), near.cumsum(0)])  # each edge

@@ -21,7 +21,7 @@ from nemp_sim.graph import AtomGraph
 from nemp_sim.kernels.choice import choose_checked
 from nemp_sim.memory import bytes_per_edge, is_out_of_memory
 from nemp_sim.model import NEMP
-from nemp_sim.neighbors import NeighborLists, Surroundings, build_graph, species_table
+from nemp_sim.neighbors import NeighborLists, build_graph, species_table
 from nemp_sim.replay import Named, Replays
 from nemp_sim.structures import check_structure
 from nemp_sim.torch_state import in_plain_torch, refuse_forked, warn_of_rounding
@@ -31,7 +31,7 @@ HESSIAN_COPIES = 3  # memory of a row of the Hessian over that of energy and for
 
 FEW_EDGES = 50  # of an atom in dense matter, at least
 
-Found = tuple[Sequence[Surroundings], list[Named]]  # edge lists, and the results of each batch
+MEASURED = "nearest", "partner", "coordination"  # what ``domain.measure`` gives
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,8 @@ class Potential:
             self.model, kernel, precision, self._shortest
         )
         self.species_of_number = species_table(self.config.elements)
+        self._is_known = np.zeros(len(self.species_of_number), dtype=bool)
+        self._is_known[[atomic_numbers[symbol] for symbol in self.elements]] = True
         self._replays = (
             Replays(self.cutoff_angstrom, self.species_of_number, self.device)
             if self.is_fused
@@ -218,39 +220,43 @@ class Potential:
         wanted = {"forces": forces, "stress": stress}
         if self.n_members:
             wanted["forces_std"] = uncertainty
-        edges, parts = self._again(wanted, structures, lists) or self._anew(
-            wanted, structures, lists
-        )
+        parts = self._again(wanted, structures, lists) or self._anew(wanted, structures, lists)
         of_atoms = [
             np.concatenate([part.pop(name).numpy() for part in parts] or [np.zeros(0)])
-            for name in ("nearest", "coordination")
+            for name in MEASURED
         ]
         result = join_parts(structures, [Derivatives(**part) for part in parts], **wanted)
         measured = Measured(*of_atoms, spreads_of(result))
-        judgement = Judgement(self.domain, structures, edges, measured)
+        judgement = Judgement(self.domain, structures, measured)
         outside = self.watch.see(judgement, len(structures), on_extrapolation)
         return replace(result, outside=outside)
 
     def _again(
         self, wanted: dict[str, bool], structures: list[Atoms], lists: NeighborLists
-    ) -> Found | None:
-        """Lists and results of structures that are on the GPU and whose lists hold; else None.
+    ) -> list[Named] | None:
+        """Results of structures that are on the GPU and whose lists hold; else None.
 
         Where lists hold, all but the positions was checked when the structures came first, and the
         positions are within half the skin of what they were.
         """
         if self._replays is None or not structures:
             return None
-        series = self._replays.residents.again(structures, lists)
+        try:
+            series = self._replays.residents.again(structures, lists)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            self._replays.clear()
+            return None
         if series is None or tuple(wanted.values()) not in series.served:
             return None
         found = self._replayed(self._replays, wanted, series.graph, lasting=True)
-        return None if found is None else (series.surroundings, [found])
+        return None if found is None else [found]
 
     def _anew(
         self, wanted: dict[str, bool], structures: list[Atoms], lists: NeighborLists
-    ) -> Found:
-        """Lists and results of structures that may be anything."""
+    ) -> list[Named]:
+        """Results of each batch of structures that may be anything."""
         for index, atoms in enumerate(structures):
             self._check(atoms, index, wanted["stress"])
         copies = 1 + self.n_members * wanted.get("forces_std", False)
@@ -258,10 +264,10 @@ class Potential:
         if self._replays is not None and structures and all(map(len, structures)):
             found = self._together(self._replays, wanted, structures, lists, bytes_each)
             if found is not None:
-                return found
+                return [found]
         edges = [lists.edges(atoms, slot) for slot, atoms in enumerate(structures)]
         batches = Batches(structures, edges, self.species_of_number, self.device, bytes_each)
-        return edges, batches.run(
+        return batches.run(
             lambda _, graph: [{k: v.cpu() for k, v in self._step(wanted, graph).items()}]
         )
 
@@ -272,15 +278,14 @@ class Potential:
         structures: list[Atoms],
         lists: NeighborLists,
         bytes_each: float,
-    ) -> Found | None:
-        """Lists and results of structures as one batch on the GPU; None where it has no room.
+    ) -> Named | None:
+        """Results of structures as one batch on the GPU; None where it has no room.
 
         With a skin they stay there for ``_again``.
         """
         limit = room(self.device) / bytes_each if len(structures) > 1 else np.inf
         if sum(map(len, structures)) * FEW_EDGES > limit:
             return None
-        edges: Sequence[Surroundings]
         if lists.skin:
             try:
                 series = replays.residents.anew(structures, lists)
@@ -289,7 +294,7 @@ class Potential:
                     raise
                 replays.clear()
                 return None
-            graph, edges = series.graph, series.surroundings
+            graph = series.graph
         else:
             edges = [lists.kept(atoms, slot) for slot, atoms in enumerate(structures)]
             graph = build_graph(structures, edges, self.species_of_number, self.device)
@@ -300,7 +305,7 @@ class Potential:
             return None
         if lists.skin:
             series.served.add(tuple(wanted.values()))
-        return edges, [found]
+        return found
 
     def _replayed(
         self, replays: Replays, wanted: dict[str, bool], graph: AtomGraph, lasting: bool
@@ -320,12 +325,12 @@ class Potential:
         """Derivatives that are not None, and what the domain is compared with, by name."""
         forces, stress = wanted["forces"], wanted["stress"]
         if self._direct is not None and not wanted.get("forces_std") and len(graph.centre):
-            found, nearest, coordination = self._direct(graph, forces=forces, stress=stress)
+            found, measured = self._direct(graph, forces=forces, stress=stress)
         else:
             found = self._differentiate(graph, **wanted)
-            nearest, coordination = measure(self.model, graph, self._shortest)
+            measured = measure(self.model, graph, self._shortest)
         named = {name: value.detach() for name, value in vars(found).items() if value is not None}
-        return named | {"nearest": nearest, "coordination": coordination}
+        return named | dict(zip(MEASURED, measured, strict=True))
 
     def _differentiate(self, graph: AtomGraph, **wanted: bool) -> Derivatives:
         if not self.n_members:
@@ -340,8 +345,8 @@ class Potential:
 
     def _check(self, atoms: Atoms, index: int, stress: bool) -> None:
         check_structure(atoms, index)
-        unknown = sorted(set(atoms.symbols) - set(self.elements), key=atomic_numbers.get)
-        if unknown:
+        if not self._is_known[atoms.numbers].all():
+            unknown = sorted(set(atoms.symbols) - set(self.elements), key=atomic_numbers.get)
             raise UnknownElementError(
                 f"structure {index} ({atoms.get_chemical_formula()}) contains "
                 f"{', '.join(unknown)}, but the potential {self.name} knows only "

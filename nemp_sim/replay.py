@@ -18,7 +18,7 @@ from nemp_sim.graph import AtomGraph
 from nemp_sim.padding import ladder, packed, padded
 from nemp_sim.resident import Residents
 
-SKIN_EDGES = 2**15  # up to here the edges of the skin cost less than leaving them out
+SKIN_EDGES = 2**12  # up to here the edges of the skin cost less than leaving them out
 MOST_EDGES = 2**21  # with those of the skin; up to here launches take longer than kernels
 MOST_GRAPHS = 8  # of different sizes; the one unused for longest makes room
 SPARE = 1.02  # places for edges within the cutoff, over those of the first step
@@ -47,9 +47,13 @@ class _Results:
         return cls(shapes, torch.cat([head, *values]))
 
     def on_host(self) -> tuple[Named, int]:
-        """The results on the CPU, and the number of edges; waits for the device."""
+        """As ``apart``; waits for the device."""
+        return self.apart(self.flat.cpu())
+
+    def apart(self, flat: Tensor) -> tuple[Named, int]:
+        """The results in ``flat``, a copy on the CPU, by name, and the number of edges."""
         sizes = [shape.numel() for shape in self.shapes.values()]
-        count, *parts = self.flat.cpu().split([1, *sizes])
+        count, *parts = flat.split([1, *sizes])
         pairs = zip(self.shapes.items(), parts, strict=True)
         return {name: part.view(shape) for (name, shape), part in pairs}, int(count)
 
@@ -92,11 +96,13 @@ class Replay:
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):  # what is made or compiled once is not recorded
                 for _ in range(2):
-                    self._run()
+                    results = self._run()
             torch.cuda.current_stream().wait_stream(stream)
+            self._host = torch.empty_like(results.flat, device="cpu", pin_memory=True)
             self._recording = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self._recording, pool=pool):
                 self._results = self._run()
+                self._host.copy_(self._results.flat, non_blocking=True)
 
     def _run(self) -> _Results:
         if self._cutoff is None or self.capacity is None:
@@ -119,7 +125,8 @@ class Replay:
             results, count = self._run().on_host()
         else:
             self._recording.replay()
-            results, count = self._results.on_host()
+            torch.cuda.current_stream(self._graph.positions.device).synchronize()
+            results, count = self._results.apart(self._host.clone())
         return results if self.capacity is None or count <= self.capacity else None
 
 

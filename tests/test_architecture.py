@@ -35,6 +35,8 @@ ABOVE = {  # modules that import subpackages
     "systems": {"surfaces"},
     "potential": {"kernels"},
     "memory": {"kernels"},
+    "padding": {"kernels"},
+    "resident": {"kernels"},
 }
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import ase.io
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.calculator import CalculationFailed
@@ -16,7 +17,15 @@ from typer.testing import CliRunner
 from nemp_sim import NEMP, load_potential
 from nemp_sim.checkpoint import find_potential, load_model, save_potential
 from nemp_sim.cli import app
-from nemp_sim.domain import FARTHEST, ISOLATED, MARGIN, RECORD_FACTOR, RMSE_FACTOR, Domain
+from nemp_sim.domain import (
+    FARTHEST,
+    ISOLATED,
+    MARGIN,
+    RECORD_FACTOR,
+    RMSE_FACTOR,
+    Domain,
+    measure,
+)
 from nemp_sim.domain_report import with_domain
 from nemp_sim.errors import ExtrapolationError, InputError
 from nemp_sim.ipi.client import BeadEvaluator
@@ -265,6 +274,35 @@ def test_raise_ignore_and_unknown_policies(random_potential):
     potential.evaluate([pair(0.5)], on_extrapolation="ignore")
     with pytest.raises(InputError, match="on_extrapolation is 'stop'"):
         potential.evaluate([pair(0.5)], on_extrapolation="stop")
+
+
+def test_nearest_and_partner_are_those_of_all_pairs(random_potential, graph_of, rng):
+    """Images included; the pair O–Pd has no trained distance."""
+    potential = random_potential("smooth")
+    crystal = bulk("Pd", "fcc", a=3.9) * (2, 1, 1)
+    made = [molecule("H2O", vacuum=3), crystal, Atoms("H"), Atoms("OPd", [[0] * 3, [1.8, 0, 0]])]
+    for atoms in made:
+        atoms.rattle(0.05, rng=rng)
+    count = len(potential.config.elements)
+    trained = np.ones((count, count))
+    o, pd = potential.species_of_number[[8, 46]].tolist()
+    trained[o, pd] = trained[pd, o] = 0.0
+    graph = graph_of(potential, made)
+    shortest = torch.from_numpy(trained.ravel())
+    nearest, partner, _ = (x.numpy() for x in measure(potential.model, graph, shortest))
+    first = 0
+    for atoms in made:
+        for i in range(len(atoms)):
+            images = atoms.repeat([3 if periodic else 1 for periodic in atoms.pbc])
+            middle = len(images) // len(atoms) // 2 * len(atoms)
+            apart = images.get_all_distances()[middle + i]
+            apart[middle + i] = np.inf
+            apart[images.numbers == {8: 46, 46: 8}.get(atoms.numbers[i])] = np.inf
+            apart[apart >= potential.cutoff_angstrom] = np.inf
+            assert nearest[first + i] == pytest.approx(apart.min())
+            found = apart.argmin() % len(atoms) - i if np.isfinite(apart).any() else 0
+            assert partner[first + i] == found
+        first += len(atoms)
 
 
 def test_the_worst_value_of_a_run_is_kept_also_inside(random_potential):

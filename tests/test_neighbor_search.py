@@ -1,14 +1,17 @@
 """Pairs found in bins on a device against vesin, structure by structure; series that stay there."""
 
+import importlib.util
+
 import numpy as np
 import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk, fcc111, molecule
 
-from nemp_sim import neighbor_search
+from nemp_sim import neighbor_search, resident
 from nemp_sim.errors import InputError
 from nemp_sim.graph import AtomGraph
+from nemp_sim.kernels.sizes import interpreted
 from nemp_sim.neighbors import NeighborLists, build_graph, edge_list
 from nemp_sim.resident import Residents, device_graph
 
@@ -41,11 +44,23 @@ def edges_of(graph):
     return found
 
 
+KERNEL = pytest.param(
+    None,
+    marks=pytest.mark.skipif(
+        importlib.util.find_spec("triton") is None or not (interpreted() or DEVICE.type == "cuda"),
+        reason="needs triton, and a CUDA device or TRITON_INTERPRET=1",
+    ),
+)
+
+
 @pytest.mark.parametrize("cutoff", [2.6, 5.5])
-@pytest.mark.parametrize("looks", [1, 2**20])
+@pytest.mark.parametrize("looks", [1, 2**20, KERNEL])
 def test_pairs_are_those_of_vesin(rng, monkeypatch, cutoff, looks):
-    monkeypatch.setattr(neighbor_search, "LOOKS", looks)
-    made = structures(rng)[: 8 if looks == 1 else None]
+    """In bins, for one atom or all at a time; and by the kernel."""
+    made = structures(rng)[: {1: 8, None: 12}.get(looks)]
+    if looks is not None:
+        monkeypatch.setattr(neighbor_search, "LOOKS", looks)
+        monkeypatch.setattr(resident, "_search", lambda *_: neighbor_search.pairs)
     got = device_graph(made, cutoff, SPECIES, DEVICE)
     want = build_graph(made, [edge_list(a, cutoff) for a in made], SPECIES, DEVICE)
     assert edges_of(got) == edges_of(want)
@@ -77,7 +92,6 @@ def test_a_series_holds_until_something_changes():
         change(other[index])
         return residents.again(other, lists) is None
 
-    assert changed(lambda a: a.positions.__setitem__((1, 2), a.positions[1, 2] + 0.02))
     assert changed(lambda a: a.positions.__setitem__((0, 0), np.nan), 1)
     assert changed(lambda a: a.numbers.__setitem__(0, 1))
     assert changed(lambda a: a.set_cell(a.cell.array * 1.0000001))
@@ -87,15 +101,25 @@ def test_a_series_holds_until_something_changes():
     assert residents.anew(made, lists) is not first and lists.n_builds == 4
 
 
-def test_surroundings_of_a_series():
-    made = [molecule("CH3OH"), Atoms("H"), bulk("Pd", cubic=True)]
-    series = Residents(SPECIES, DEVICE).anew(made, lists := NeighborLists(2.7, 0.3))
-    for atoms, mine in zip(made, series.surroundings, strict=True):
-        want = edge_list(atoms, lists.cutoff + lists.skin)
-        for atom in range(len(atoms)):
-            pair = mine.around(atom), want.around(atom)
-            rows = [np.column_stack([e.centre, e.neighbour, e.shifts]) for e in pair]
-            np.testing.assert_array_equal(*(r[np.lexsort(r.T)] for r in rows))
+def test_a_series_finds_its_pairs_anew(rng):
+    """Where atoms have gone too far and all else is the same; not for positions that are none."""
+    made = [bulk("Pd", cubic=True) * (2, 1, 1), molecule("H2O")]
+    residents, lists = Residents(SPECIES, DEVICE), NeighborLists(3.0, 0.4)
+    first = residents.anew(made, lists)
+    before = first.graph
+    made[0].positions += rng.normal(size=(8, 3))
+    assert residents.again(made, lists) is first and lists.n_builds == 4
+    want = device_graph(made, 3.4, SPECIES, DEVICE)
+    assert first.graph is not before
+    for name, value in vars(want).items():
+        assert torch.equal(getattr(first.graph, name), value)
+    kept = first.graph
+    made[0].positions[0] += 0.1
+    assert residents.again(made, lists) is first and first.graph is kept
+    for which, bad in ((0, np.nan), (0, 1e9), (1, 2e4)):
+        other = [atoms.copy() for atoms in made]
+        other[which].positions[0, 0] = bad
+        assert residents.again(other, lists) is None
 
 
 def test_series_leave_with_their_lists():

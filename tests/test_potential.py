@@ -9,6 +9,7 @@ from ase import Atoms
 from ase.build import molecule
 
 import nemp_sim.batches as batches_module
+import nemp_sim.memory as memory_module
 import nemp_sim.potential as potential_module
 from nemp_sim.derivatives import differentiate
 from nemp_sim.errors import EvaluationError, InputError, UnknownElementError
@@ -197,7 +198,7 @@ def test_split_lists_give_the_same_results(potential, structures, monkeypatch):
     batch = [structures[name] for name in ("slab", "water", "tilted")] * 2
     want = potential.evaluate(batch, stress=True)
     sizes = spy_on_sizes(monkeypatch)
-    monkeypatch.setattr(batches_module, "free_memory", lambda device: 1000.0)
+    monkeypatch.setattr(batches_module, "room", lambda device: 600.0)
     assert_same(potential.evaluate(batch, stress=True), want)
     assert sizes == [len(atoms) for atoms in batch]
 
@@ -206,8 +207,7 @@ def test_chunks_follow_the_free_memory(potential, water, monkeypatch, graph_of):
     n_edges = len(graph_of(potential, [water]).centre)
     per_water = n_edges * bytes_per_edge(potential.config, potential.dtype)
     sizes = spy_on_sizes(monkeypatch)
-    room = 2.5 * per_water / batches_module.MEMORY_SHARE
-    monkeypatch.setattr(batches_module, "free_memory", lambda device: room)
+    monkeypatch.setattr(batches_module, "room", lambda device: 2.5 * per_water)
     potential.evaluate([water] * 5)
     assert sizes == [48, 48, 24]
 
@@ -256,6 +256,33 @@ def test_one_structure_too_large_is_an_error(potential, water, methanol, monkeyp
     wanted = pytest.raises(EvaluationError, match=r"structure 1 \(24 atoms.*memory")
     with pytest.warns(MemoryWarning), wanted:
         potential.evaluate([methanol, water, methanol])
+
+
+def test_a_structure_too_large_for_the_cpu_is_refused_before_it_ends_the_process(
+    potential, water, methanol, monkeypatch, graph_of
+):
+    n_edges = len(graph_of(potential, [water]).centre)
+    needed = n_edges * bytes_per_edge(potential.config, potential.dtype)
+    monkeypatch.setattr(batches_module, "free_memory", lambda device: 1.01 * needed)
+    potential.evaluate([methanol, water])
+    monkeypatch.setattr(batches_module, "free_memory", lambda device: 0.99 * needed)
+    sizes = spy_on_sizes(monkeypatch)
+    message = rf"structure 1 \(24 atoms, {n_edges} .*takes some {needed / 1e9:.1f} GB"
+    with pytest.raises(EvaluationError, match=message):
+        potential.evaluate([methanol, water])
+    assert sizes == [6]
+
+
+def test_free_memory_is_within_the_limit_of_a_container(tmp_path, monkeypatch):
+    available = memory_module.free_memory(torch.device("cpu"))
+    assert 1e6 < available < 1e15
+    monkeypatch.setattr(memory_module, "GROUP_OF_LINUX", tmp_path)
+    (tmp_path / "memory.current").write_text("3000\n")
+    for limit, want in (("max\n", available), ("5000\n", 2000)):
+        (tmp_path / "memory.max").write_text(limit)
+        assert memory_module.free_memory(torch.device("cpu")) == pytest.approx(want, rel=0.2)
+    monkeypatch.setattr(memory_module, "MEMORY_OF_LINUX", tmp_path / "nowhere")
+    assert memory_module.free_memory(torch.device("cpu")) > 1e6
 
 
 def test_other_errors_pass(potential, water, monkeypatch):

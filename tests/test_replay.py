@@ -1,6 +1,7 @@
 """Padded steps equal plain ones: on a CPU run as they are, on a GPU replayed as CUDA graphs."""
 
 import copy
+import importlib.util
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ from ase.build import bulk, molecule
 
 from nemp_sim import replay
 from nemp_sim.calculator import NEMP
+from nemp_sim.kernels.sizes import interpreted
 from nemp_sim.neighbors import NeighborLists
-from nemp_sim.padding import ladder, packed, padded
+from nemp_sim.padding import ladder, padded
 from nemp_sim.potential import Potential
 from nemp_sim.replay import Replays
 
@@ -173,12 +175,19 @@ def test_edges_within_a_cutoff(random_potential, graph_of):
 
 
 @pytest.mark.parametrize("spare", [-3, 0, 40, 4000])
-def test_packed_edges(random_potential, graph_of, spare):
+@pytest.mark.parametrize("kernels", [False, True])
+def test_packed_edges(random_potential, graph_of, spare, kernels):
     """Edges within the cutoff and padding, in the order of the graph made for that cutoff."""
+    if kernels and not (importlib.util.find_spec("triton") and (CUDA or interpreted())):
+        pytest.skip("needs triton, and a CUDA device or TRITON_INTERPRET=1")
     potential = random_potential("smooth", elements=("H", "O", "Pd"), cutoff_angstrom=5.0)
-    whole = graph_of(potential, batch())
+    whole = graph_of(potential, batch()).to(torch.device(DEVICE if kernels else "cpu"))
     want, n = whole.within(3.5), len(whole.species)
     n_edges = len(want.centre)
+    if kernels:
+        from nemp_sim.kernels.pack import pack as packed
+    else:
+        from nemp_sim.padding import packed
     got, count = packed(padded(whole), 3.5, n_edges + spare, n)
     assert int(count) == n_edges
     if spare < 0:

@@ -119,7 +119,7 @@ def test_analytic_of_a_shipped_potential():
 
 def test_rows_that_do_not_fit_into_memory_are_taken_in_turn(potential, methanol, monkeypatch):
     whole = potential.hessian(methanol, range(6))
-    monkeypatch.setattr("nemp_sim.batches.free_memory", lambda device: 1.0)
+    monkeypatch.setattr("nemp_sim.batches.room", lambda device: 1.0)
     np.testing.assert_allclose(potential.hessian(methanol, range(6)), whole, atol=1e-12)
     assert whole.shape == (6, 3, 6, 3)
 

@@ -15,7 +15,8 @@ from nemp_sim.kernels.sizes import interpreted
 from nemp_sim.model import NEMP, Describe
 from nemp_sim.tabulation import PairTable, TabulationError
 
-Step = Callable[..., tuple[Derivatives, Tensor, Tensor]]  # see ``step.FusedStep.__call__``
+Measures = tuple[Tensor, Tensor, Tensor]  # those of ``domain.measure``
+Step = Callable[..., tuple[Derivatives, Measures]]  # see ``step.FusedStep.__call__``
 KERNELS = ("auto", "reference", "fused")
 PRECISIONS = ("tf32x3", "fp16x3", "bf16x3", "ieee", "tf32", "bf16", "fp16")
 MAX_L = 3  # largest max_l of the kernels, all measured on a GPU (docs/kernels.md)

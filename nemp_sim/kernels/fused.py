@@ -72,7 +72,7 @@ class FusedNetwork(PackedNetwork):
     ) -> None:
         """Pack the weights of ``model``, on its device, in its dtype."""
         super().__init__(model, table, mode, launch)
-        self.compiled: set[tuple[bool, bool]] = set()  # ``_form`` of what was compiled
+        self.compiled: set[tuple[bool, bool, bool]] = set()  # ``_form`` of what was compiled
 
     def describe(self, graph: AtomGraph) -> tuple[Tensor, Tensor, Tensor | None]:
         """As ``NEMP.describe``, differentiable once."""
@@ -285,9 +285,10 @@ class FusedNetwork(PackedNetwork):
                 self.only_compile = False
         self.compiled.add(self._form(vectors, edges))
 
-    def _form(self, like: Tensor, edges: Edges) -> tuple[bool, bool]:
-        """What kernels depend on: states in 16 bits, and outputs kept."""
-        return self._is_half(like, edges), self._keeps(edges)
+    def _form(self, like: Tensor, edges: Edges) -> tuple[bool, bool, bool]:
+        """What kernels depend on: states in 16 bits, outputs kept, and few atoms."""
+        few = edges.n_atoms <= self.few_atoms
+        return self._is_half(like, edges), self._keeps(edges), few
 
     def _keeps(self, edges: Edges) -> bool:
         """Whether outputs of the networks are kept for the derivatives."""

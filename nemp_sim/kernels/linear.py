@@ -208,18 +208,20 @@ class LinearNetwork(FusedNetwork):
         edges = record.edges
         out = torch.empty_like(record.mixed)
         names = ("K", "P", "BLOCK", "num_warps")
+        at_once = self._at_once(self._constants, edges.n_atoms)
         self._run(
             back.pull_back, (min(edges.n_atoms, PROGRAMS),), record.vectors, edges.centre,
             edges.row_start, edges.by_neighbour, left, grad_sums, out, edges.n_atoms,
             HARMONIC=harmonic, EPSILON=self.shape["EPSILON"], SUMS=self.s + self.s_g,
-            **{name: self._constants[name] for name in names},
+            **{name: at_once[name] for name in names},
         )  # fmt: skip
         return out
 
     def _atoms(self, kernel: JITFunction, *inputs: Any, **constants: Any) -> None:  # noqa: ANN401
         """Run a kernel over all atoms, whose number is the last of the inputs."""
         grid = (min(inputs[-1], PROGRAMS),)
-        self._run(kernel, grid, *inputs, **constants, **self._constants)
+        at_once = self._at_once(self._constants, inputs[-1])
+        self._run(kernel, grid, *inputs, **constants, **at_once)
 
     def _times(self, x: Tensor, weights: Weights, out: Tensor) -> None:
         """Fill ``out`` with the product of the rows of the edges and a matrix."""

@@ -1,5 +1,7 @@
 """PackedNetwork: weights and tables of a network as the kernels read them, and their launches."""
 
+from typing import Any
+
 import torch
 import triton
 from torch import Tensor
@@ -15,7 +17,7 @@ from nemp_sim.kernels.packing import (
     pack_table,
     pad,
 )
-from nemp_sim.kernels.sizes import padded_size
+from nemp_sim.kernels.sizes import FEW_ATOMS, padded_size
 from nemp_sim.kernels.triton_backward import neighbour_back
 from nemp_sim.kernels.triton_node import couple, mix_channels, update, update_back
 from nemp_sim.kernels.workspace import Workspace
@@ -24,6 +26,7 @@ from nemp_sim.tabulation import PairTable
 
 PROGRAMS = 8192  # of the kernels of atoms, at most; each goes on to further atoms
 PAIR_NUMBERS = 2048  # numbers of a block of edges (edges · K) of the kernels of h⁰
+WARPS_OF_FEW = 4  # of a program, where atoms are few: each takes a block of edges
 WARP_NUMBERS = 128  # numbers of a block of edges (edges · K) that a warp holds in four registers
 
 
@@ -35,6 +38,7 @@ class PackedNetwork:
         launch: tile sizes and warps.
         only_compile: kernels are compiled, not run.
         storage: dtype of what is kept for every edge, float16 where products are of float16 alone.
+        few_atoms: up to so many, kernels of atoms take one by several warps.
     """
 
     def __init__(
@@ -43,7 +47,7 @@ class PackedNetwork:
         """Pack the weights of ``model``, on its device, in its dtype."""
         self.model, self.mode = model, mode
         self.launch = launch or Launch()
-        self.only_compile = False
+        self.only_compile, self.few_atoms = False, FEW_ATOMS
         config, k = model.config, model.config.n_channels
         self.k, self.kp, self.steps = k, padded_size(k), config.n_message_passing
         self.p, self.l = config.pmax_l, config.max_l
@@ -96,6 +100,12 @@ class PackedNetwork:
         else:
             kernel[grid](*inputs, **constants)
 
+    def _at_once(self, shape: dict[str, Any], n_atoms: int) -> dict[str, Any]:
+        """A shape of kernels of atoms; where these are few, with more edges and warps for each."""
+        if n_atoms > self.few_atoms:
+            return shape
+        return shape | {"BLOCK": WARPS_OF_FEW * shape["BLOCK"], "num_warps": WARPS_OF_FEW}
+
     def _edges(
         self,
         kernel: JITFunction,
@@ -109,7 +119,8 @@ class PackedNetwork:
         grid = (min(edges.n_atoms, chunk[1], PROGRAMS),)
         self._run(
             kernel, grid, vectors, edges.pair, edges.neighbour, edges.centre, edges.row_start,
-            self.grid, self.table, *chunk, *inputs, **constants, **self.lookup, **self.shape,
+            self.grid, self.table, *chunk, *inputs, **constants, **self.lookup,
+            **self._at_once(self.shape, edges.n_atoms),
         )  # fmt: skip
 
     def _pairs(
@@ -131,7 +142,8 @@ class PackedNetwork:
         self._run(
             neighbour_back, (min(edges.n_atoms, PROGRAMS),), vectors,
             edges.centre, edges.row_start, edges.by_neighbour, left, *stretch, grad_sums, out,
-            edges.n_atoms, HARMONIC=harmonic, SUMS=self.s + self.s_g, **self.shape,
+            edges.n_atoms, HARMONIC=harmonic, SUMS=self.s + self.s_g,
+            **self._at_once(self.shape, edges.n_atoms),
         )  # fmt: skip
 
     def _mix(

@@ -5,12 +5,15 @@ wrong (``docs/kernels.md`` has a case). So a potential that is to use them first
 crystal with both forms.
 """
 
+from types import SimpleNamespace
+
 import numpy as np
 from ase import Atoms
 from ase.data import covalent_radii
 
 from nemp_sim.derivatives import Derivatives, differentiate
 from nemp_sim.graph import AtomGraph
+from nemp_sim.kernels.sizes import FEW_ATOMS
 from nemp_sim.model import NEMP, Describe
 from nemp_sim.neighbors import build_graph, edge_list, species_table
 
@@ -56,10 +59,13 @@ def fault(model: NEMP, describe: Describe, step: object, precision: str) -> str:
     """
     graph, limit = sample(model), TOLERANCE if precision in ACCURATE else ROUGH
     want = differentiate(model, graph, forces=True, stress=False)
+    network = getattr(describe, "__self__", SimpleNamespace())
+    found: list[Derivatives] = []
     try:
-        found = [differentiate(model, graph, forces=True, stress=False, describe=describe)]
-        if callable(step):
-            found.append(step(graph, forces=True, stress=False)[0])
+        for network.few_atoms in (0, FEW_ATOMS):  # in the shapes for many atoms, and for few
+            found.append(differentiate(model, graph, forces=True, stress=False, describe=describe))
+            if callable(step):
+                found.append(step(graph, forces=True, stress=False)[0])
         worst = max(disagreement(want, got) for got in found)
     except Exception as error:  # whatever the compiler, the driver or a kernel says
         return f"the kernels failed their check on this GPU ({error!r:.300})"

@@ -12,13 +12,13 @@ from nemp_sim.graph import AtomGraph
 from nemp_sim.kernels.edges import Edges
 from nemp_sim.kernels.fused import FusedNetwork
 from nemp_sim.kernels.packing import pad
-from nemp_sim.kernels.sizes import padded_size
-from nemp_sim.kernels.triton_step import geometry, pull, read_out
+from nemp_sim.kernels.sizes import edges_at_once, padded_size
+from nemp_sim.kernels.triton_step import geometry, pull, read_out, sum_structures
 from nemp_sim.model import ReadOut
 
 PROGRAMS = 8192  # of the kernels of atoms, at most; each goes on to further atoms
-BLOCK = 32  # edges of an atom that a warp takes at once
 TILE = 16  # atoms of a tile of the read-out
+SUM_BLOCK = 1024  # atoms of a structure whose numbers are summed at once
 WIDEST = 64  # read-out whose layers a tile holds
 
 
@@ -66,15 +66,15 @@ class FusedStep:
 
     def __call__(
         self, graph: AtomGraph, *, forces: bool, stress: bool
-    ) -> tuple[Derivatives, Tensor, Tensor]:
+    ) -> tuple[Derivatives, tuple[Tensor, Tensor, Tensor]]:
         """Derivatives, and the results of ``domain.measure``, of a graph that has edges."""
         with torch.cuda.device_of(graph.positions):
-            vectors, edges, nearest, coordination = self._geometry(graph)
+            vectors, edges, measured = self._geometry(graph)
             self._network.prepare(vectors, edges)
             density, count, repulsion, record = self._network.forward(vectors, edges)
             reader = self._by_autograd if self._constants is None else self._by_kernel
             energies, changes, grad_density, grad_count = reader(density, count, repulsion, edges)
-            found = Derivatives(energies, graph.sum_atoms(energies))
+            found = Derivatives(energies, _sums(graph, energies))
             if forces or stress:
                 grad = self._network.backward(
                     record, grad_density, grad_count, torch.ones_like(repulsion)
@@ -82,37 +82,38 @@ class FusedStep:
                 pulled, of_atoms = self._pull(grad, vectors, edges, stress)
                 virial: Tensor | None = None
                 if stress:
-                    whole = graph.sum_atoms(of_atoms).view(-1, 3, 3)
+                    whole = _sums(graph, of_atoms).view(-1, 3, 3)
                     virial = 0.5 * (whole + whole.transpose(1, 2))
                 found = replace(found, forces=pulled if forces else None, virial=virial)
-        if self._n_members:
-            changes = changes[:, : self._n_members].double()
-            of_energy = graph.sum_atoms(changes)
-            found = replace(
-                found,
-                atomic_std=changes.square().mean(1).sqrt(),
-                energy_std=of_energy.square().mean(1).sqrt(),
-                energy_deviations=of_energy,
-            )
-        return found, nearest, coordination
+            if self._n_members:
+                changes = changes[:, : self._n_members]
+                of_energy = _sums(graph, changes)
+                found = replace(
+                    found,
+                    atomic_std=changes.double().square().mean(1).sqrt(),
+                    energy_std=of_energy.square().mean(1).sqrt(),
+                    energy_deviations=of_energy,
+                )
+        return found, measured
 
-    def _geometry(self, graph: AtomGraph) -> tuple[Tensor, Edges, Tensor, Tensor]:
+    def _geometry(self, graph: AtomGraph) -> tuple[Tensor, Edges, tuple[Tensor, Tensor, Tensor]]:
         n, n_edges = len(graph.species), len(graph.centre)
         config = self._network.model.config
         vectors = self._readout.energy_factor.new_empty(n_edges, 3)
         index = graph.centre.new_empty(4, n_edges, dtype=torch.int32)
         species, start = (graph.centre.new_empty(n + k, dtype=torch.int32) for k in (0, 1))
         nearest, coordination = graph.positions.new_empty(2, n)
+        partner = torch.empty_like(graph.species)
         geometry[(min(n, PROGRAMS),)](
             graph.positions, graph.cells, graph.shifts, graph.species, graph.structure,
             graph.neighbour, graph.by_neighbour, graph.row_start, self._shortest,
-            vectors, *index, species, start, nearest, coordination, n,
+            vectors, *index, species, start, nearest, partner, coordination, n,
             CUTOFF=float(config.cutoff_angstrom), POWER=float(config.envelope_power),
-            SPECIES=len(config.elements), BLOCK=BLOCK, num_warps=1,
+            SPECIES=len(config.elements), **edges_at_once(n <= self._network.few_atoms),
         )  # fmt: skip
         pair, centre, neighbour, order = index
         edges = Edges(pair, centre, neighbour, order, species, start)
-        return vectors, edges, nearest, coordination
+        return vectors, edges, (nearest, partner, coordination)
 
     def _by_kernel(
         self, density: Tensor, count: Tensor, repulsion: Tensor, edges: Edges
@@ -158,9 +159,21 @@ class FusedStep:
         virial = forces.new_empty(n if stress else 0, 9)
         pull[(min(n, PROGRAMS),)](
             grad, vectors, edges.by_neighbour, edges.row_start, forces, virial, n,
-            STRESS=stress, BLOCK=BLOCK, num_warps=1,
+            STRESS=stress, **edges_at_once(n <= self._network.few_atoms),
         )  # fmt: skip
         return forces, virial
+
+
+def _sums(graph: AtomGraph, values: Tensor) -> Tensor:
+    """As ``graph.sum_atoms`` of values (N,) or (N, C) of any stride between atoms, in float64."""
+    shape = graph.n_structures, *values.shape[1:]
+    out = torch.empty(shape, dtype=torch.float64, device=values.device)
+    columns = out[0].numel()
+    sum_structures[(graph.n_structures, columns)](
+        values, graph.first_atom, out, STRIDE=values.stride(0), COLUMNS=columns, BLOCK=SUM_BLOCK,
+        num_warps=4,
+    )  # fmt: skip
+    return out
 
 
 def _packed(readout: ReadOut, k: int) -> tuple[Tensor, int]:

@@ -26,7 +26,7 @@ def geometry(
     position_ptr, cell_ptr, shift_ptr, species_ptr, structure_ptr, neighbour_ptr, order_ptr,
     start_ptr, shortest_ptr,
     vector_out, pair_out, centre_out, neighbour_out, order_out, species_out, start_out,
-    nearest_out, coordination_out, n_atoms,
+    nearest_out, partner_out, coordination_out, n_atoms,
     CUTOFF: tl.constexpr, POWER: tl.constexpr, SPECIES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Vectors and 32-bit indices of the edges, and what the domain is compared with, by atoms.
@@ -43,6 +43,7 @@ def geometry(
         tl.store(start_out + i + 1, end.to(tl.int32))
         cell = cell_ptr + 9 * tl.load(structure_ptr + i)
         nearest = tl.full([BLOCK], float("inf"), tl.float64)
+        partner = n_atoms + tl.zeros([BLOCK], tl.int64)
         coordination = tl.zeros([BLOCK], tl.float64)
         start = first
         while start < end:
@@ -69,14 +70,20 @@ def geometry(
             trained = tl.load(shortest_ptr + pair, mask=mask, other=0.0)
             counts = mask & (trained > 0) & (d < CUTOFF)
             ratio = d / tl.where(trained > 0, trained, 1.0)
-            nearest = tl.minimum(nearest, tl.where(counts, ratio, float("inf")))
+            ratio = tl.where(counts, ratio, float("inf"))
+            first_one = (ratio < nearest) | ((ratio == nearest) & (j < partner))
+            partner = tl.where(counts & first_one, j, partner)
+            nearest = tl.minimum(nearest, ratio)
             x = tl.maximum(tl.minimum(d / CUTOFF, 1.0), 1e-30)
             inner = x * (POWER * (POWER + 2) - x * (POWER * (POWER + 1) / 2))
             inner = (POWER + 1) * (POWER + 2) / 2 - inner
             u = 1 - tl.exp(POWER * tl.log(x)) * inner
             coordination += tl.where(mask & (x < 1), u * u, 0.0)
             start += BLOCK
-        tl.store(nearest_out + i, tl.min(nearest, 0))
+        least = tl.min(nearest, 0)
+        place = tl.min(tl.where(nearest == least, partner, n_atoms), 0)
+        tl.store(nearest_out + i, least)
+        tl.store(partner_out + i, tl.where(place < n_atoms, place - i, 0))
         tl.store(coordination_out + i, tl.sum(coordination, 0))
         i += tl.num_programs(0)
 
@@ -117,6 +124,23 @@ def pull(
                         start += BLOCK
                     tl.store(virial_out + 9 * i + 3 * other + axis, tl.sum(total, 0))
         i += tl.num_programs(0)
+
+
+@triton.jit
+def sum_structures(
+    value_ptr, first_ptr, out_ptr, STRIDE: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """Sum of one column of the atoms of one structure, in float64 and in a fixed order."""
+    b, column = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    start = tl.load(first_ptr + b)
+    end = tl.load(first_ptr + b + 1)
+    total = tl.zeros([BLOCK], tl.float64)
+    while start < end:
+        i = start + tl.arange(0, BLOCK)
+        value = tl.load(value_ptr + STRIDE * i + column, mask=i < end, other=0.0)
+        total += value.to(tl.float64)
+        start += BLOCK
+    tl.store(out_ptr + COLUMNS * b + column, tl.sum(total, 0))
 
 
 @triton.jit(do_not_specialize=["n_atoms"])

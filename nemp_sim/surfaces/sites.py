@@ -7,8 +7,6 @@ import numpy as np
 from ase import Atoms
 from ase.formula import Formula
 from ase.geometry import find_mic
-from phonopy.structure.atoms import PhonopyAtoms
-from phonopy.structure.symmetry import Symmetry
 
 from nemp_sim.config import require
 from nemp_sim.errors import InputError
@@ -142,6 +140,9 @@ def distinct_sites(slab: Atoms, kinds: Sequence[str] | None = None) -> list[Site
 
 def surface_symmetry(slab: Atoms) -> list[tuple[np.ndarray, np.ndarray]]:
     """Rotations (3, 3) and translations (3,) of scaled coordinates that keep the upper face."""
+    from phonopy.structure.atoms import PhonopyAtoms  # 0.4 s, of every command that has slabs
+    from phonopy.structure.symmetry import Symmetry
+
     unit = PhonopyAtoms(numbers=slab.numbers, cell=slab.cell.array, positions=slab.positions)
     found = Symmetry(unit, symprec=SYMMETRY_ANGSTROM).symmetry_operations
     kept = []

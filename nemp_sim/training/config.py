@@ -110,6 +110,9 @@ class TrainConfig:
         time_limit_s: seconds that the run may take; the rates then fall with the time that is used
             where it runs out before the epochs do. 0: no limit.
         batch_size: frames in a step, of all processes together.
+        share_edges: edges of the frames that are computed together; a batch with more is computed
+            in shares, one after the other, with the same result in less memory. 0: as many as a
+            quarter of the memory of the device takes.
         optimizer: "muon" (Muon for matrices, Adam for the rest) or "adam".
         learning_rate: largest rate. Muon above 0.01 makes rough functions (docs/accuracy.md).
         final_learning_rate: rate at the last step; cosine decay between them.
@@ -143,6 +146,7 @@ class TrainConfig:
     epochs: int = 500
     time_limit_s: float = 0.0
     batch_size: int = 5
+    share_edges: int = 0
     optimizer: Literal["muon", "adam"] = "muon"
     learning_rate: float = 3e-3
     final_learning_rate: float = 1e-5
@@ -176,7 +180,7 @@ class TrainConfig:
         require(self.learning_rate > 0, "learning_rate", self.learning_rate, "positive")
         for name in ("energy_weight", "final_energy_weight"):
             require(getattr(self, name) > 0, name, getattr(self, name), "positive")
-        for name in ("force_weight", "stress_weight"):
+        for name in ("force_weight", "stress_weight", "share_edges"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         names = ("weight_decay", "patience", "warmup_steps", "final_learning_rate", "time_limit_s")
         for name in names:

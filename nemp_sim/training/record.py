@@ -41,7 +41,7 @@ def domain_record(
         edges = [edge_list(atoms, potential.cutoff_angstrom) for atoms in structures]
         graph = build_graph(structures, edges, potential.species_of_number, potential.device)
         one = torch.ones(len(shortest), dtype=torch.float64, device=potential.device)
-        _, n = measure(model, graph, one)
+        *_, n = measure(model, graph, one)
         species = graph.species.cpu().numpy()
         many = np.repeat([not in_vacuum(a) for a in structures], [len(a) for a in structures])
         for symbol, values in bounds.items():

@@ -23,11 +23,15 @@ FAR_ANGSTROM = 1e3  # cell of the padding structure: its edges are longer than a
 
 @dataclass(frozen=True)
 class BatchSize:
-    """Shape of a batch: b frames padded to n atoms and e edges; one atom at least is padding."""
+    """Shape of one of the ``shares`` of a batch, which are computed apart.
+
+    It has b ``frames`` padded to n ``atoms`` and e ``edges``; one atom at least is padding.
+    """
 
     frames: int
     atoms: int
     edges: int
+    shares: int = 1
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,16 @@ class FrameTable:
         """The smallest shape that holds the frames ``index``."""
         atoms, edges = self.n_atoms[index].sum(), self.first_edge.diff()[index].sum()
         return BatchSize(len(index), int(atoms) + 1, max(int(edges), 1))
+
+    def split(self, most_edges: int) -> Iterator[Tensor]:
+        """All frames in their order, in runs of up to ``most_edges`` edges or of one frame."""
+        counts, start, held = self.first_edge.diff().tolist(), 0, 0
+        for frame, count in enumerate(counts):
+            if held and held + count > most_edges:
+                yield torch.arange(start, frame, device=self.energy.device)
+                start, held = frame, 0
+            held += count
+        yield torch.arange(start, len(counts), device=self.energy.device)
 
     def batch(self, index: Tensor, size: BatchSize) -> tuple[AtomGraph, Tensor]:
         """The frames ``index`` (b,) as an AtomGraph of shape ``size``, and their forces (n, 3).
@@ -198,20 +212,33 @@ class Batches:
     edges of the batches add up to nearly the same numbers, whose largest possible values are the
     shape. An incomplete stratum is filled up with frames drawn at random.
 
-    With several processes each batch is shared out: process r of w gets frames r, r + w, …
+    Each batch is shared out: share r of w gets frames r, r + w, … Every process has as many shares
+    as keep each at ``most_edges`` edges or below, or of one frame, its frames being dealt evenly:
+    they are computed one after the other, which takes the memory of one.
 
     Attributes:
         count: batches in an epoch.
-        size: shape of the part of one process.
+        size: shape of a share.
     """
 
-    def __init__(self, table: FrameTable, batch_size: int, seed: int, processes: int = 1) -> None:
+    def __init__(
+        self,
+        table: FrameTable,
+        batch_size: int,
+        seed: int,
+        processes: int = 1,
+        most_edges: float = math.inf,
+    ) -> None:
         """Sort the frames of ``table``; ``batch_size`` is that of all processes together."""
-        self.seed, self.n_strata, self.processes = seed, min(batch_size, len(table)), processes
+        self.seed, self.n_strata = seed, min(batch_size, len(table))
         self.count = math.ceil(len(table) / self.n_strata)
         self.edges = table.first_edge.diff().cpu().numpy()
         self.atoms = table.n_atoms.cpu().numpy()
-        self.size = self._largest()
+        mine = self.n_strata // processes
+        for parts in (n for n in range(1, mine + 1) if mine % n == 0):
+            self.size = self._largest(processes * parts)
+            if self.size.edges <= most_edges:
+                break
 
     def epoch(self, epoch: int) -> Iterator[Tensor]:
         """Frame indices (b,) of each batch; depends on the seed and ``epoch`` alone."""
@@ -227,16 +254,16 @@ class Batches:
         """Permutation that sorts ``frames`` by edges, equal ones by atoms: no tie is left open."""
         return np.lexsort((self.atoms[frames], self.edges[frames]))
 
-    def _largest(self) -> BatchSize:
-        """Sum of the largest frame that each stratum can hold, for the process with most."""
+    def _largest(self, shares: int) -> BatchSize:
+        """Sum of the largest frame that each stratum can hold, for the share with most."""
         order = self._by_size(np.arange(len(self.edges)))
         n_extra = self.count * self.n_strata - len(order)
-        atoms, edges = np.zeros(self.processes, int), np.zeros(self.processes, int)
+        atoms, edges = np.zeros(shares, int), np.zeros(shares, int)
         for stratum in range(self.n_strata):  # extra frames shift the others up by n_extra at most
             low = max(0, stratum * self.count - n_extra)
             reach = order[low : (stratum + 1) * self.count]
-            rank = stratum % self.processes
-            atoms[rank] += self.atoms[reach].max()
-            edges[rank] += self.edges[reach].max()
-        frames = self.n_strata // self.processes
-        return BatchSize(frames, int(atoms.max()) + 1, max(int(edges.max()), 1))
+            share = stratum % shares
+            atoms[share] += self.atoms[reach].max()
+            edges[share] += self.edges[reach].max()
+        frames = self.n_strata // shares
+        return BatchSize(frames, int(atoms.max()) + 1, max(int(edges.max()), 1), shares)

@@ -32,7 +32,7 @@ from nemp_sim.training.report import NOTHING_HELD_OUT, Result, write_training_re
 from nemp_sim.training.run import Run
 from nemp_sim.training.start import continued_model, initial_model, references_of
 from nemp_sim.training.tables import Batches, FrameTable, build_table
-from nemp_sim.training.trainer import Trainer
+from nemp_sim.training.trainer import Trainer, most_edges
 from nemp_sim.training.uncertainty import Calibration, fit_members
 
 MAX_TRAIN_FRAMES_MEASURED = 2000  # for the table of training errors
@@ -109,7 +109,8 @@ def train_job(
     )
     if not splits.validation:
         console.print(NOTHING_HELD_OUT)
-    batches = Batches(tables[0], batch_size, config.seed, processes.count)
+    limit = most_edges(model, config, on)
+    batches = Batches(tables[0], batch_size, config.seed, processes.count, limit)
     trainer = Trainer(model, tables[0], batches.size, config, processes)
     run = Run(trainer, batches, tables[1], directory, _fingerprint(job))
     _show_progress(run, console)

@@ -94,14 +94,13 @@ def test_no_forces_in_the_batch(potential, frames):
 
 
 @pytest.mark.parametrize("count", [2, 4])
-def test_parts_of_the_processes_add_up(potential, frames, count):
+def test_shares_add_up(potential, frames, count):
     trainer, index = trainer_of(potential, frames, stress_weight=0.7), torch.tensor([2, 1, 4, 3])
     whole = gradient_at(trainer, trainer.optimizer.weights, index, controls())
     size = Batches(trainer.table, 4, 0, count).size
-    parts = []
-    for rank in range(count):
-        args = trainer.model, trainer.table, size, trainer.config, Processes(rank, count)
-        parts.append(gradient_at(Trainer(*args), trainer.optimizer.weights, index, controls()))
+    shared = Trainer(trainer.model, trainer.table, size, trainer.config, Processes())
+    weights = trainer.optimizer.weights
+    parts = [gradient_at(shared, weights, index, controls(), share) for share in range(count)]
     for k in range(2):
         total = sum(part[k] for part in parts)
         torch.testing.assert_close(total, whole[k], rtol=1e-11, atol=1e-11)
@@ -124,10 +123,12 @@ def test_gradient_is_a_central_difference(potential, frames):
 def test_traced_gradient_equals_the_eager_one(potential, frames):
     """Traced on a batch of which every frame has forces, run with others."""
     trainer = trainer_of(potential, frames)
-    trainer.index.copy_(torch.tensor([0, 5, 2, 3]))
+    for tensor in (trainer.index, trainer.share):
+        tensor.copy_(torch.tensor([0, 5, 2, 3]))
     traced = make_fx(trainer.objective.gradient)(*trainer._inputs())
     for batch in ([0, 1, 2, 3], [7, 6, 5, 4], ENERGY_ONLY):
-        trainer.index.copy_(torch.tensor(batch))
+        for tensor in (trainer.index, trainer.share):
+            tensor.copy_(torch.tensor(batch))
         inputs = trainer._inputs()
         for got, want in zip(traced(*inputs), trainer.objective.gradient(*inputs), strict=True):
             torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)

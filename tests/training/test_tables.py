@@ -194,10 +194,12 @@ def test_every_frame_is_dealt_once_and_every_batch_fits(n_frames, batch_size, pr
     for spread in (1, 10, 1000):
         atoms = rng.integers(1, 1 + spread, n_frames)
         edges = rng.integers(0, 40, n_frames) * atoms * (rng.random(n_frames) > 0.1)
-        batches = Batches(plain_table(atoms, edges), batch_size, 7, processes)
-        strata = min(batch_size, n_frames)
+        most = int(rng.integers(0, 40 * spread))
+        batches = Batches(plain_table(atoms, edges), batch_size, 7, processes, most)
+        strata, shares = min(batch_size, n_frames), batches.size.shares
         assert batches.count == -(-n_frames // strata)
-        assert batches.size.frames * processes == strata
+        assert batches.size.frames * shares == strata and shares % processes == 0
+        assert batches.size.edges <= max(most, 1) or batches.size.frames == 1
         for epoch in range(20):
             dealt = list(batches.epoch(epoch))
             assert [len(b) for b in dealt] == [strata] * batches.count
@@ -205,8 +207,8 @@ def test_every_frame_is_dealt_once_and_every_batch_fits(n_frames, batch_size, pr
             assert counts.min() == 1 and counts.max() <= 2
             assert counts.sum() == n_frames + (-n_frames) % strata
             for batch in dealt:
-                for rank in range(processes):
-                    mine = batch[rank::processes].numpy()
+                for share in range(shares):
+                    mine = batch[share::shares].numpy()
                     assert len(mine) == batches.size.frames
                     assert atoms[mine].sum() < batches.size.atoms  # one at least is padding
                     assert edges[mine].sum() <= batches.size.edges
@@ -240,6 +242,19 @@ def test_batches_are_alike(rng):
     at_random = rng.permutation(edges).reshape(-1, 8).sum(1)
     assert np.std(sums) < 0.25 * at_random.std()
     assert batches.size.edges < 1.25 * mean
+
+
+def test_a_table_is_split_by_edges(rng):
+    edges = rng.integers(0, 50, 40)
+    table = plain_table(1 + edges, edges)
+    for most in (1, 60, 10**6):
+        runs = list(table.split(most))
+        assert torch.equal(torch.cat(runs), torch.arange(40))
+        sums = [int(edges[run.numpy()].sum()) for run in runs]
+        fits = [total <= most or np.count_nonzero(edges[run]) == 1
+                for total, run in zip(sums, runs, strict=True)]  # fmt: skip
+        assert all(fits)
+        assert all(a + edges[run[0]] > most for a, run in zip(sums, runs[1:], strict=False))
 
 
 def test_mixed_orders_reach_all_partners(rng):

@@ -9,6 +9,7 @@ from ase.build import bulk
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from nemp_sim.potential import Potential
+from nemp_sim.training import trainer as trainer_module
 from nemp_sim.training.config import TrainConfig
 from nemp_sim.training.processes import Processes
 from nemp_sim.training.tables import Batches, build_table
@@ -53,11 +54,12 @@ def make_trainer(random_potential, rng):
     return make
 
 
-def gradient_at(trainer, weights, index, controls):
-    """Terms and gradient of the loss with ``weights`` instead of the trainer's own."""
+def gradient_at(trainer, weights, index, controls, share=0):
+    """Terms and gradient of the loss of a share with ``weights`` instead of the trainer's own."""
+    mine = index[share :: trainer.objective.size.shares]
     parts = weights.split([p.numel() for p in trainer.parameters])
     shaped = [v.view_as(p) for v, p in zip(parts, trainer.parameters, strict=True)]
-    return trainer.objective.gradient(index, controls, *shaped, *vars(trainer.table).values())
+    return trainer.objective.gradient(index, mine, controls, *shaped, *vars(trainer.table).values())
 
 
 # --- the loss
@@ -96,18 +98,32 @@ def test_no_stress_label_in_the_batch(make_trainer, stress_weight):
 
 @pytest.mark.parametrize("count", [2, 4])
 @pytest.mark.parametrize("stress_weight", STRESS)
-def test_parts_of_the_processes_add_up(make_trainer, stress_weight, count):
+def test_shares_add_up(make_trainer, stress_weight, count):
     trainer, *_ = make_trainer(stress_weight=stress_weight)
     index, controls = torch.tensor([2, 1, 4, 7]), torch.tensor([0.0, 3.0], dtype=torch.float64)
     whole = gradient_at(trainer, trainer.optimizer.weights, index, controls)
     size = Batches(trainer.table, 4, 0, count).size
-    parts = []
-    for rank in range(count):
-        args = trainer.model, trainer.table, size, trainer.config, Processes(rank, count)
-        parts.append(gradient_at(Trainer(*args), trainer.optimizer.weights, index, controls))
+    args = trainer.model, trainer.table, size, trainer.config, Processes()
+    shared, weights = Trainer(*args), trainer.optimizer.weights
+    parts = [gradient_at(shared, weights, index, controls, share) for share in range(count)]
     for k in range(2):
         total = sum(part[k] for part in parts)
         torch.testing.assert_close(total, whole[k], rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("most_edges", [1, 200])
+def test_steps_in_shares_equal_whole_ones(make_trainer, most_edges):
+    whole, _, batches = make_trainer(stress_weight=0.5)
+    size = Batches(whole.table, 4, 0, most_edges=most_edges).size
+    assert batches.size.shares == 1 < size.shares and size.edges < batches.size.edges
+    shared, *_ = make_trainer(stress_weight=0.5)
+    shared = Trainer(shared.model, shared.table, size, shared.config, Processes())
+    for index in batches.epoch(0):
+        for trainer in (whole, shared):
+            trainer.step(index, 1e-3, 10.0)
+    kwargs = {"rtol": 1e-9, "atol": 1e-9}
+    torch.testing.assert_close(shared.optimizer.weights, whole.optimizer.weights, **kwargs)
+    np.testing.assert_allclose(shared.mean_terms(), whole.mean_terms(), rtol=1e-9)
 
 
 # --- its gradient
@@ -137,7 +153,8 @@ def test_gradient_is_a_central_difference(make_trainer, stress_weight, heads):
 def test_traced_gradient_equals_the_eager_one(make_trainer, stress_weight, heads):
     """Traced on one batch, run with other frames, weights and controls."""
     trainer, _, _ = make_trainer(stress_weight=stress_weight, heads=heads)
-    trainer.index.copy_(torch.tensor([0, 1, 2, 3]))
+    for tensor in (trainer.index, trainer.share):
+        tensor.copy_(torch.tensor([0, 1, 2, 3]))
     traced = make_fx(trainer.objective.gradient)(*trainer._inputs())
     generator = torch.Generator().manual_seed(1)
     for batch in ([0, 1, 2, 3], [7, 6, 5, 4], [3, 3, 0, 1]):
@@ -147,7 +164,7 @@ def test_traced_gradient_equals_the_eager_one(make_trainer, stress_weight, heads
             p.detach() + 0.1 * torch.randn(p.shape, generator=generator, dtype=p.dtype)
             for p in trainer.parameters
         ]
-        inputs = [index, controls, *parameters, *vars(trainer.table).values()]
+        inputs = [index, index, controls, *parameters, *vars(trainer.table).values()]
         for got, want in zip(traced(*inputs), trainer.objective.gradient(*inputs), strict=True):
             torch.testing.assert_close(got, want, **TRACED)
 
@@ -156,10 +173,12 @@ def test_traced_gradient_equals_the_eager_one(make_trainer, stress_weight, heads
 @pytest.mark.parametrize("stress_weight", STRESS)
 def test_compiled_gradient_equals_the_eager_one(make_trainer, stress_weight):
     trainer, _, _ = make_trainer(torch.float32, "cuda", stress_weight=stress_weight)
-    trainer.index.copy_(torch.tensor([0, 1, 2, 3]))
+    for tensor in (trainer.index, trainer.share):
+        tensor.copy_(torch.tensor([0, 1, 2, 3]))
     function = compiled(trainer.objective.gradient, trainer._inputs())
     for batch in ([0, 1, 2, 3], [7, 6, 5, 4]):
-        trainer.index.copy_(torch.tensor(batch))
+        for tensor in (trainer.index, trainer.share):
+            tensor.copy_(torch.tensor(batch))
         trainer.controls.copy_(torch.tensor([0.0, 3.0]))
         want = trainer.objective.gradient(*trainer._inputs())
         for a, b in zip(function(*trainer._inputs()), want, strict=True):
@@ -227,10 +246,11 @@ def test_mean_terms_are_means_over_the_steps(make_trainer):
     assert trainer.mean_terms() == [0, 0, 0, 0]
 
 
-@pytest.mark.parametrize("batch_size", [1, 4])
-def test_errors_of_a_table_are_those_of_its_frames(make_trainer, batch_size):
-    """RMSE over all frames, whatever the batches: 8 frames at a time or all at once."""
-    trainer, frames, _ = make_trainer(batch_size=batch_size, stress_weight=1.0)
+@pytest.mark.parametrize("most_edges", [1, 200, 10**6])
+def test_errors_of_a_table_are_those_of_its_frames(make_trainer, monkeypatch, most_edges):
+    """RMSE over all frames, whatever the batches: a frame at a time, several, all at once."""
+    monkeypatch.setattr(trainer_module, "VALIDATION_EDGES", most_edges)
+    trainer, frames, _ = make_trainer(stress_weight=1.0)
     frames = frames * 2
     table = build_table(frames, trainer.model.config.elements, 4.0, torch.device("cpu"))
     energy, force, stress = table_errors(trainer.model, table, trainer.config)
