@@ -339,8 +339,26 @@ class NEMP(nn.Module):
         c_hat = c * (self.g * (3 * p1) ** -0.5)[:, None]
         readout.append((graph.sum_edges(v.sum(1) * y_node) * c_hat).sum(1))
         density = torch.cat(readout, dim=1) / m_i[:, :, 0]  # (N, (T+2)K)
-        repulsion = None if self.zbl is None else graph.sum_edges(self.zbl(d, pair)).double()
+        repulsion = self._repulsion(d, pair, graph)
         return density, n_i / m_i[:, 0, 0], repulsion
+
+    def repulsion_reach(self) -> Tensor:
+        """Distances (S²,), Å, at which the repulsion of each ordered pair of elements ends.
+
+        The sum of the covalent radii; or, with ``zbl_reach = "trained_distances"``, at most the
+        distance below which the inner switch begins to turn the network off.
+        """
+        assert self.zbl is not None
+        reach, radius = self.zbl.cutoff, self.inner_radius
+        if self.config.zbl_reach == "covalent_radii":
+            return reach
+        return torch.where(radius > 0, torch.minimum(reach, INNER_SWITCH[1] * radius), reach)
+
+    def _repulsion(self, d: Tensor, pair: Tensor, graph: AtomGraph) -> Tensor | None:
+        """Short-range repulsion of each atom (N,), float64, eV; None without it."""
+        if self.zbl is None:
+            return None
+        return graph.sum_edges(self.zbl(d, pair, self.repulsion_reach())).double()
 
     def _harmonics(self, unit_vectors: Tensor) -> Tensor:
         """Y_lm (E, (L+1)²); the published form divides by √(Σ_m y² + ε) of the orthonormal y."""

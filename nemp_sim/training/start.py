@@ -61,7 +61,9 @@ def initial_model(
     components = [f.forces.ravel() for f in splits.train if f.forces is not None]
     scale = (rms(np.concatenate(components)) if components else 0.0) or 1.0
     config = ModelConfig.from_dict(
-        {"energy_scale_eV": scale, **options, "elements": listed, "heads": list(references)}
+        {"energy_scale_eV": scale, "zbl_reach": "trained_distances"}
+        | options
+        | {"elements": listed, "heads": list(references)}
     )
     model = new_model(config, seed)
     for head, reference in references.items():

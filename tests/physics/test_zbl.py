@@ -21,7 +21,7 @@ def pair_energy(zbl, a, b, distances):
         torch.full((len(distances),), ELEMENTS.index(p) * n + ELEMENTS.index(q))
         for p, q in ((a, b), (b, a))
     )
-    return zbl(distances, forward) + zbl(distances, backward)
+    return zbl(distances, forward, zbl.cutoff) + zbl(distances, backward, zbl.cutoff)
 
 
 def universal(a, b, r):
