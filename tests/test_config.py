@@ -41,6 +41,7 @@ BAD_VALUES = [
     ("message_mlp", "wide"),
     ("use_norm", "no"),
     ("zbl", 1),
+    ("zbl_reach", "far"),
     ("energy_scale_eV", 0.0),
     ("energy_scale_eV", float("inf")),
     ("form", "rough"),
