@@ -180,6 +180,8 @@ class ModelConfig:
             radii, which bends bonds (files of before have it); ``"trained_distances"``: where the
             network is whole, below all trained distances of a pair, and at that sum at most; new
             trainings have it.
+        mean_neighbours: sums over neighbours are divided by it (smooth form); 0: by the smooth
+            coordination of the atom, which ties what one bond gives to all other neighbours.
         energy_scale_eV: factor ``std`` of the network's energy, eV.
         heads: names of the read-outs, one for each level of theory.
     """
@@ -203,6 +205,7 @@ class ModelConfig:
     species_code: Literal["table", "atomic_number"] = "table"
     zbl: bool = False
     zbl_reach: Literal["covalent_radii", "trained_distances"] = "covalent_radii"
+    mean_neighbours: float = 0.0
     energy_scale_eV: float = 1.0
     heads: tuple[str, ...] = ("default",)
 
@@ -228,6 +231,9 @@ class ModelConfig:
             self.species_code,
             "'table' or 'atomic_number'",
         )
+        fits = self.mean_neighbours == 0 or self.mean_neighbours > 0 and self.form == "smooth"
+        wanted = "0, or positive in the smooth form"
+        require(fits, "mean_neighbours", self.mean_neighbours, wanted)
         wanted = "'covalent_radii' or 'trained_distances'"
         known = self.zbl_reach in ("covalent_radii", "trained_distances")
         require(known, "zbl_reach", self.zbl_reach, wanted)

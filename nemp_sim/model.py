@@ -290,10 +290,22 @@ class NEMP(nn.Module):
         return centre + graph.at_neighbour(graph.species)
 
     def normaliser(self, n_i: Tensor, species: Tensor) -> Tensor:
-        """m_i (N,) of coordinations n_i (N,): n_i + n0 in the smooth form, else n_i + ε."""
+        """m_i (N,) of coordinations n_i (N,).
+
+        ``mean_neighbours`` where there is one; else n_i + n0 in the smooth form, n_i + ε in the
+        published form.
+        """
+        if self.config.mean_neighbours:
+            return torch.full_like(n_i, self.config.mean_neighbours)
         if self.smooth:
             return n_i + softplus(self.coordination_floor).index_select(0, species)
         return n_i + EPSILON
+
+    def saturation(self, n_i: Tensor, species: Tensor) -> Tensor:
+        """n_i/(n_i + n0) (N,) of coordinations n_i (N,); with ε for n0 in the published form."""
+        if self.smooth:
+            return n_i / (n_i + softplus(self.coordination_floor).index_select(0, species))
+        return n_i / (n_i + EPSILON)
 
     def describe(
         self,
@@ -340,7 +352,7 @@ class NEMP(nn.Module):
         readout.append((graph.sum_edges(v.sum(1) * y_node) * c_hat).sum(1))
         density = torch.cat(readout, dim=1) / m_i[:, :, 0]  # (N, (T+2)K)
         repulsion = self._repulsion(d, pair, graph)
-        return density, n_i / m_i[:, 0, 0], repulsion
+        return density, self.saturation(n_i, graph.species), repulsion
 
     def repulsion_reach(self) -> Tensor:
         """Distances (S²,), Å, at which the repulsion of each ordered pair of elements ends.
