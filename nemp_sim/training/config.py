@@ -121,8 +121,6 @@ class TrainConfig:
         stress_weight: w_S; zero leaves stress labels unread.
         weight_decay: decoupled weight decay of the matrices (not of biases, radial frequencies and
             tables): each step shrinks them by the rate times this.
-        newton_schulz_steps: of Muon; fewer leave the weak directions of a gradient, which are
-            mostly noise, weaker.
         clip_norm: largest norm of the gradient.
         ema_decay: decay of the averaged weights, which are the ones validated and saved.
         validate_every: epochs between validations.
@@ -155,7 +153,6 @@ class TrainConfig:
     force_weight: float = 1.0
     stress_weight: float = 0.0
     weight_decay: float = 0.0
-    newton_schulz_steps: int = 5
     clip_norm: float = 10.0
     ema_decay: float = 0.999
     validate_every: int = 10
@@ -173,7 +170,7 @@ class TrainConfig:
         """Check every value."""
         require_types(self)
         require_plain_name(self.name)
-        for name in ("epochs", "batch_size", "validate_every", "newton_schulz_steps"):
+        for name in ("epochs", "batch_size", "validate_every"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         require(self.optimizer in ("muon", "adam"), "optimizer", self.optimizer, "'muon' or 'adam'")
         require(self.learning_rate > 0, "learning_rate", self.learning_rate, "positive")

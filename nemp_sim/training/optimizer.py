@@ -11,6 +11,7 @@ from nemp_sim.training.config import TrainConfig
 ADAM_BETAS = (0.9, 0.999)
 ADAM_EPSILON = 1e-8
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+NEWTON_SCHULZ_STEPS = 5
 MATRIX_RATE = 0.5  # RMS of the update of a matrix over the learning rate
 MIN_MATRIX_SIDE = 8
 
@@ -34,7 +35,7 @@ class Optimizer:
         self.average = self.weights.to(torch.float64, copy=True)  # float32 loses small steps
         self.moments = [torch.zeros_like(self.weights) for _ in range(3)]  # m, v, max v̂
         self.n_steps = torch.zeros((), dtype=torch.float64, device=self.weights.device)
-        self.matrices = _MatrixBatch(parameters, config.newton_schulz_steps)
+        self.matrices = _MatrixBatch(parameters)
 
     def state(self) -> dict[str, Tensor]:
         """Everything that a later run needs to go on."""
@@ -79,9 +80,8 @@ class _MatrixBatch:
     Zero rows and columns stay zero in every Newton–Schulz step, so padding changes nothing.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], n_steps: int) -> None:
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
         """Find the matrices."""
-        self.n_steps = n_steps
         places, offset = [], 0
         for parameter in parameters:
             place = torch.arange(offset, offset + parameter.numel()).view(parameter.shape)
@@ -113,7 +113,7 @@ class _MatrixBatch:
         x = padded.index_select(0, self.index.flatten()).view(self.index.shape)
         x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-30)
         a, b, c = NEWTON_SCHULZ
-        for _ in range(self.n_steps):
+        for _ in range(NEWTON_SCHULZ_STEPS):
             square = x @ x.mT
             x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
         x = (x * self.scale).flatten().index_select(0, self.filled)

@@ -7,7 +7,7 @@ from scipy.linalg import svd
 from torch import nn
 
 from nemp_sim.training.config import TrainConfig
-from nemp_sim.training.optimizer import MATRIX_RATE, NEWTON_SCHULZ, Optimizer
+from nemp_sim.training.optimizer import MATRIX_RATE, NEWTON_SCHULZ, NEWTON_SCHULZ_STEPS, Optimizer
 
 SHAPES = [(5,), (16, 24), (40, 9), (2, 3, 12, 12), (64, 1), (7, 9)]
 MATRICES = [(1, slice(0, 1)), (2, slice(0, 1)), (3, slice(0, 6))]  # parameters that Muon takes
@@ -54,10 +54,10 @@ def test_adam_is_that_of_torch_and_decays_matrices_alone(parameters, amsgrad):
         torch.testing.assert_close(found.detach(), wanted.detach(), rtol=1e-12, atol=1e-12)
 
 
-def newton_schulz(values, steps=5):
+def newton_schulz(values):
     """The polynomial that each singular value goes through."""
     a, b, c = NEWTON_SCHULZ
-    for _ in range(steps):
+    for _ in range(NEWTON_SCHULZ_STEPS):
         values = a * values + b * values**3 + c * values**5
     return values
 
