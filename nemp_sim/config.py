@@ -177,9 +177,9 @@ class ModelConfig:
             elements are parameters; ``"atomic_number"``: they are networks of the two numbers.
         zbl: add the Ziegler–Biersack–Littmark screened nuclear repulsion at short range.
         zbl_reach: where that repulsion ends. ``"covalent_radii"``: at the sum of the covalent
-            radii, which bends bonds (files of before have it); ``"trained_distances"``: where the
-            network is whole, below all trained distances of a pair, and at that sum at most; new
-            trainings have it.
+            radii, which bends bonds (files of before have it); ``"trained_distances"``: just below
+            the shortest trained distance of the pair, and at that sum at most; new trainings have
+            it.
         mean_neighbours: sums over neighbours are divided by it (smooth form); 0: by the smooth
             coordination of the atom, which ties what one bond gives to all other neighbours.
         energy_scale_eV: factor ``std`` of the network's energy, eV.

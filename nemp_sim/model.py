@@ -30,6 +30,7 @@ from nemp_sim.zbl import ZBL
 
 EPSILON = 1e-8  # ε of the published equations
 INNER_SWITCH = (0.65, 0.85)  # of the inner radius: the network is off below, whole above
+REPULSION_REACH = 0.95  # of the inner radius: no trained distance feels the repulsion
 
 
 class PairCode(nn.Module):
@@ -357,14 +358,14 @@ class NEMP(nn.Module):
     def repulsion_reach(self) -> Tensor:
         """Distances (S²,), Å, at which the repulsion of each ordered pair of elements ends.
 
-        The sum of the covalent radii; or, with ``zbl_reach = "trained_distances"``, at most the
-        distance below which the inner switch begins to turn the network off.
+        The sum of the covalent radii; or, with ``zbl_reach = "trained_distances"``, at most
+        REPULSION_REACH of the shortest trained distance.
         """
         assert self.zbl is not None
         reach, radius = self.zbl.cutoff, self.inner_radius
         if self.config.zbl_reach == "covalent_radii":
             return reach
-        return torch.where(radius > 0, torch.minimum(reach, INNER_SWITCH[1] * radius), reach)
+        return torch.where(radius > 0, torch.minimum(reach, REPULSION_REACH * radius), reach)
 
     def _repulsion(self, d: Tensor, pair: Tensor, graph: AtomGraph) -> Tensor | None:
         """Short-range repulsion of each atom (N,), float64, eV; None without it."""

@@ -12,7 +12,7 @@ from ase.data import covalent_radii
 from nemp_sim.checkpoint import find_potential, load_model, new_model
 from nemp_sim.config import ModelConfig
 from nemp_sim.errors import InputError
-from nemp_sim.model import INNER_SWITCH, NEMP, ReadOut
+from nemp_sim.model import NEMP, REPULSION_REACH, ReadOut
 from nemp_sim.neighbors import edge_list
 from nemp_sim.potential import Potential, PotentialMetadata
 from nemp_sim.statistics import rms
@@ -88,7 +88,7 @@ def shortest_distances(frames: Sequence[Frame], config: ModelConfig) -> torch.Te
         kinds = np.array([species[z] for z in frame.atoms.numbers])
         lengths = np.linalg.norm(pairs.vectors(frame.atoms), axis=1)
         np.minimum.at(shortest, (kinds[pairs.centre], kinds[pairs.neighbour]), lengths)
-    share = 1 / INNER_SWITCH[1] if config.zbl_reach == "trained_distances" else 0.8
+    share = 1 / REPULSION_REACH if config.zbl_reach == "trained_distances" else 0.8
     unmet = share * (radii[:, None] + radii[None, :])
     return torch.from_numpy(np.where(np.isfinite(shortest), shortest, unmet).flatten())
 

@@ -97,7 +97,7 @@ def test_potential_adds_it_to_every_pair_once(random_potential, dtype):
 @pytest.mark.parametrize(
     ("pair", "trained", "reach"),
     [
-        ("OH", 0.94, 0.799),  # a bond: 0.85 × 0.94
+        ("OH", 0.94, 0.893),  # a bond: 0.95 × 0.94
         ("OO", 2.4, 1.32),  # never near: the covalent radii
         ("HH", 0.0, 0.62),  # nothing known: likewise
     ],
@@ -122,7 +122,7 @@ def test_new_trainings_have_it_and_old_files_do_not():
     model = initial_model({"zbl": True}, splits, references, seed=0)
     assert model.config.zbl_reach == "trained_distances"
     shortest = molecule("H2O").get_distance(0, 1)
-    assert model.repulsion_reach().view(2, 2)[0, 1].item() == pytest.approx(0.85 * shortest)
+    assert model.repulsion_reach().view(2, 2)[0, 1].item() == pytest.approx(0.95 * shortest)
     old = model.config.to_dict()
     del old["zbl_reach"]
     assert ModelConfig.from_dict(old).zbl_reach == "covalent_radii"
