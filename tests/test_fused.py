@@ -42,7 +42,12 @@ SHAPES = {
         "zbl_reach": "trained_distances",
     },
     "L2 T2 published": {"form": "published", "n_channels": 16},
-    "L3 P1 K20": {"max_l": 3, "pmax_l": 1, "n_channels": 20, "message_mlp": MLPShape(2, 24, 2)},
+    "L3 P1 K20": {
+        "max_l": 3,
+        "pmax_l": 1,
+        "n_channels": 20,
+        "message_mlp": MLPShape(2, 24, 2, bend=0.4),
+    },
     "L1 T3 linear": {
         "max_l": 1,
         "pmax_l": 1,
