@@ -114,22 +114,24 @@ class MLPShape:
         width: neurons of each hidden layer.
         layers_per_block: (SiLU, dense) pairs inside one residual block.
         linear: the output layer alone, without hidden layers.
+        bend: β of the activation x σ(βx): 1 is SiLU, towards 0 the network becomes linear.
     """
 
     n_blocks: int = 1
     width: int = 64
     layers_per_block: int = 1
     linear: bool = False
+    bend: float = 1.0
 
     @classmethod
     def from_list(cls, values: object, name: str) -> Self:
-        """The shape ``[n_blocks, width, layers_per_block, linear]``; the last ones may be missing.
+        """The shape ``[n_blocks, width, layers_per_block, linear, bend]``; the last may be missing.
 
         Raises:
-            InputError: no list of one to four values, or an unusable value.
+            InputError: no list of one to five values, or an unusable value.
         """
         listed = values if isinstance(values, (list, tuple)) else ()
-        require(1 <= len(listed) <= 4, name, values, "[n_blocks, width, layers, linear]")
+        require(1 <= len(listed) <= 5, name, values, "[n_blocks, width, layers, linear, bend]")
         return cls(*listed)
 
     def __post_init__(self) -> None:
@@ -138,6 +140,7 @@ class MLPShape:
         require(self.n_blocks >= 0, "MLPShape.n_blocks", self.n_blocks, "0 or more")
         require(self.width >= 1, "MLPShape.width", self.width, "1 or more")
         require(self.layers_per_block >= 1, "layers_per_block", self.layers_per_block, "1 or more")
+        require(self.bend > 0, "MLPShape.bend", self.bend, "positive")
 
 
 @dataclass(frozen=True)
@@ -173,6 +176,12 @@ class ModelConfig:
         species_code: ``"table"``: the radial frequencies and weights of each ordered pair of
             elements are parameters; ``"atomic_number"``: they are networks of the two numbers.
         zbl: add the Ziegler–Biersack–Littmark screened nuclear repulsion at short range.
+        zbl_reach: where that repulsion ends. ``"covalent_radii"``: at the sum of the covalent
+            radii, which bends bonds (files of before have it); ``"trained_distances"``: just below
+            the shortest trained distance of the pair, and at that sum at most; new trainings have
+            it.
+        mean_neighbours: sums over neighbours are divided by it (smooth form); 0: by the smooth
+            coordination of the atom, which ties what one bond gives to all other neighbours.
         energy_scale_eV: factor ``std`` of the network's energy, eV.
         heads: names of the read-outs, one for each level of theory.
     """
@@ -195,6 +204,8 @@ class ModelConfig:
     form: Literal["smooth", "published"] = "smooth"
     species_code: Literal["table", "atomic_number"] = "table"
     zbl: bool = False
+    zbl_reach: Literal["covalent_radii", "trained_distances"] = "covalent_radii"
+    mean_neighbours: float = 0.0
     energy_scale_eV: float = 1.0
     heads: tuple[str, ...] = ("default",)
 
@@ -220,6 +231,12 @@ class ModelConfig:
             self.species_code,
             "'table' or 'atomic_number'",
         )
+        fits = self.mean_neighbours == 0 or self.mean_neighbours > 0 and self.form == "smooth"
+        wanted = "0, or positive in the smooth form"
+        require(fits, "mean_neighbours", self.mean_neighbours, wanted)
+        wanted = "'covalent_radii' or 'trained_distances'"
+        known = self.zbl_reach in ("covalent_radii", "trained_distances")
+        require(known, "zbl_reach", self.zbl_reach, wanted)
         require(
             not (self.output_bias and self.form == "smooth"),
             "output_bias",
@@ -231,7 +248,7 @@ class ModelConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Build from plain values (JSON or TOML).
 
-        An MLP shape is a list ``[n_blocks, width, layers_per_block, linear]`` or a table.
+        An MLP shape is a list ``[n_blocks, width, layers_per_block, linear, bend]`` or a table.
 
         Raises:
             InputError: an unknown key or an unusable value.

@@ -67,6 +67,9 @@ class MLP(nn.Module):
                 ResidualBlock(width, shape.layers_per_block, bias) for _ in range(shape.n_blocks)
             )
         self.output_layer = Dense(width, n_out, 1.0, bias)
+        if not shape.linear:  # x σ(βx) = silu(βx)/β, and all between the two ends is linear in x
+            self.input_layer.scale *= shape.bend
+            self.output_layer.scale /= shape.bend
 
     def hidden(self, x: Tensor) -> Tensor:
         """Input of the output layer: (…, n_in) → (…, width)."""

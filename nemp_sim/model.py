@@ -30,6 +30,7 @@ from nemp_sim.zbl import ZBL
 
 EPSILON = 1e-8  # ε of the published equations
 INNER_SWITCH = (0.65, 0.85)  # of the inner radius: the network is off below, whole above
+REPULSION_REACH = 0.95  # of the inner radius: no trained distance feels the repulsion
 
 
 class PairCode(nn.Module):
@@ -290,10 +291,22 @@ class NEMP(nn.Module):
         return centre + graph.at_neighbour(graph.species)
 
     def normaliser(self, n_i: Tensor, species: Tensor) -> Tensor:
-        """m_i (N,) of coordinations n_i (N,): n_i + n0 in the smooth form, else n_i + ε."""
+        """m_i (N,) of coordinations n_i (N,).
+
+        ``mean_neighbours`` where there is one; else n_i + n0 in the smooth form, n_i + ε in the
+        published form.
+        """
+        if self.config.mean_neighbours:
+            return torch.full_like(n_i, self.config.mean_neighbours)
         if self.smooth:
             return n_i + softplus(self.coordination_floor).index_select(0, species)
         return n_i + EPSILON
+
+    def saturation(self, n_i: Tensor, species: Tensor) -> Tensor:
+        """n_i/(n_i + n0) (N,) of coordinations n_i (N,); with ε for n0 in the published form."""
+        if self.smooth:
+            return n_i / (n_i + softplus(self.coordination_floor).index_select(0, species))
+        return n_i / (n_i + EPSILON)
 
     def describe(
         self,
@@ -339,8 +352,26 @@ class NEMP(nn.Module):
         c_hat = c * (self.g * (3 * p1) ** -0.5)[:, None]
         readout.append((graph.sum_edges(v.sum(1) * y_node) * c_hat).sum(1))
         density = torch.cat(readout, dim=1) / m_i[:, :, 0]  # (N, (T+2)K)
-        repulsion = None if self.zbl is None else graph.sum_edges(self.zbl(d, pair)).double()
-        return density, n_i / m_i[:, 0, 0], repulsion
+        repulsion = self._repulsion(d, pair, graph)
+        return density, self.saturation(n_i, graph.species), repulsion
+
+    def repulsion_reach(self) -> Tensor:
+        """Distances (S²,), Å, at which the repulsion of each ordered pair of elements ends.
+
+        The sum of the covalent radii; or, with ``zbl_reach = "trained_distances"``, at most
+        REPULSION_REACH of the shortest trained distance.
+        """
+        assert self.zbl is not None
+        reach, radius = self.zbl.cutoff, self.inner_radius
+        if self.config.zbl_reach == "covalent_radii":
+            return reach
+        return torch.where(radius > 0, torch.minimum(reach, REPULSION_REACH * radius), reach)
+
+    def _repulsion(self, d: Tensor, pair: Tensor, graph: AtomGraph) -> Tensor | None:
+        """Short-range repulsion of each atom (N,), float64, eV; None without it."""
+        if self.zbl is None:
+            return None
+        return graph.sum_edges(self.zbl(d, pair, self.repulsion_reach())).double()
 
     def _harmonics(self, unit_vectors: Tensor) -> Tensor:
         """Y_lm (E, (L+1)²); the published form divides by √(Σ_m y² + ε) of the orthonormal y."""

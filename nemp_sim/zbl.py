@@ -14,8 +14,9 @@ class ZBL(nn.Module):
     """Half of the pair energy for each directed edge, so that the two directions make the whole.
 
     E_ab(d) = (e²/4πε₀) Z_a Z_b / d · φ(d/s) · f_c(d/d_ab), s = 0.8854 a_B / (Z_a^0.23 + Z_b^0.23),
-    φ the universal screening function, d_ab the sum of the covalent radii, f_c the polynomial
-    cutoff of degree 6 (value and two derivatives vanish at d_ab).
+    φ the universal screening function, d_ab the reach of the pair, f_c the polynomial cutoff of
+    degree 6 (value and two derivatives vanish at d_ab). ``cutoff`` (S²,) is the largest reach, the
+    sum of the covalent radii, Å.
 
     Source: J. F. Ziegler, J. P. Biersack, U. Littmark, The Stopping and Range of Ions in Solids
     (Pergamon, 1985).
@@ -37,11 +38,17 @@ class ZBL(nn.Module):
         cutoff = (radii[:, None] + radii[None, :]).flatten()
         self.register_buffer("cutoff", cutoff, persistent=False)
 
-    def forward(self, d: Tensor, pair: Tensor) -> Tensor:
-        """Distances (E,) in Å and pair indices a·S + b (E,) → half pair energies (E,), eV."""
+    def forward(self, d: Tensor, pair: Tensor, reach: Tensor) -> Tensor:
+        """Distances (E,) in Å and pair indices a·S + b (E,) → half pair energies (E,), eV.
+
+        Args:
+            d: distances (E,), Å.
+            pair: ordered pairs of elements a·S + b (E,).
+            reach: d_ab of each ordered pair (S²,), Å.
+        """
         s = d / self.length.index_select(0, pair)
         phi = sum(weight * torch.exp(-rate * s) for weight, rate in SCREENING)
-        x = d / self.cutoff.index_select(0, pair)
+        x = d / reach.index_select(0, pair)
         envelope = 1 - x**6 * (28 - x * (48 - x * 21))
         envelope = torch.where(x < 1, envelope, torch.zeros_like(x))
         return 0.5 * COULOMB * self.charge.index_select(0, pair) / d * phi * envelope

@@ -34,8 +34,20 @@ TOLERANCE = {torch.float64: {"smooth": 1e-12, "published": 1e-7}, torch.float32:
 COARSE = {"bf16x3": 5e-4, "tf32": 2e-2, "bf16": 1e-1, "fp16": 1e-2}
 SHAPES = {
     "L1 T1": {"max_l": 1, "pmax_l": 1, "n_message_passing": 1, "zbl": True},
+    "L0 T1 repulsion below trained distances": {
+        "max_l": 0,
+        "pmax_l": 0,
+        "n_message_passing": 1,
+        "zbl": True,
+        "zbl_reach": "trained_distances",
+    },
     "L2 T2 published": {"form": "published", "n_channels": 16},
-    "L3 P1 K20": {"max_l": 3, "pmax_l": 1, "n_channels": 20, "message_mlp": MLPShape(2, 24, 2)},
+    "L3 P1 K20": {
+        "max_l": 3,
+        "pmax_l": 1,
+        "n_channels": 20,
+        "message_mlp": MLPShape(2, 24, 2, bend=0.4),
+    },
     "L1 T3 linear": {
         "max_l": 1,
         "pmax_l": 1,

@@ -53,7 +53,8 @@ def test_repulsion_alone_is_left_below_the_radius(switched):
         energy = with_switch.evaluate([dimer(distance)]).energy[0]
         pair = torch.tensor([with_switch.elements.index("O") * 4 + with_switch.elements.index("H")])
         d = torch.tensor([distance], dtype=torch.float64)
-        zbl = 2 * with_switch.model.zbl(torch.sqrt(d**2 + 1e-8), pair).item()
+        reach = with_switch.model.repulsion_reach()
+        zbl = 2 * with_switch.model.zbl(torch.sqrt(d**2 + 1e-8), pair, reach).item()
         assert energy - reference["O"] - reference["H"] == pytest.approx(zbl, rel=1e-9)
 
 

@@ -41,6 +41,8 @@ def obstacle(model: NEMP, interpreter: bool = False) -> str:
         return f"the dtype is {weights.dtype}, not float32"
     if model.config.max_l > MAX_L:
         return f"max_l is {model.config.max_l}, above {MAX_L}"
+    if model.config.mean_neighbours:
+        return "the kernels divide by coordinations, not by mean_neighbours"
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed (it comes with the CUDA builds of torch)"
     return ""

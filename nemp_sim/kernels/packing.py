@@ -107,7 +107,8 @@ def pack_repulsion(model: NEMP) -> Tensor:
     zbl = model.zbl
     if zbl is None:
         return model.species_mix.new_zeros(1, 3)
-    return torch.stack([0.5 * COULOMB * zbl.charge, 1 / zbl.length, 1 / zbl.cutoff], 1).contiguous()
+    reach = model.repulsion_reach()
+    return torch.stack([0.5 * COULOMB * zbl.charge, 1 / zbl.length, 1 / reach], 1).contiguous()
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ class Optimizer:
         self.config = config
         self.weights = parameters_to_vector(parameters).detach()
         vector_to_parameters(self.weights, parameters)
-        self.average = self.weights.clone()
+        self.average = self.weights.to(torch.float64, copy=True)  # float32 loses small steps
         self.moments = [torch.zeros_like(self.weights) for _ in range(3)]  # m, v, max v̂
         self.n_steps = torch.zeros((), dtype=torch.float64, device=self.weights.device)
         self.matrices = _MatrixBatch(parameters)
@@ -70,7 +70,7 @@ class Optimizer:
             self.matrices.shrink(self.weights, (1 - rate * config.weight_decay).to(m.dtype))
         self.weights.sub_(move * rate.to(m.dtype))
         decay = torch.clamp((1 + self.n_steps) / (10 + self.n_steps), max=config.ema_decay)
-        self.average.lerp_(self.weights, (1 - decay).to(m.dtype))
+        self.average.lerp_(self.weights.double(), 1 - decay)
 
 
 class _MatrixBatch:

@@ -12,7 +12,7 @@ from ase.data import covalent_radii
 from nemp_sim.checkpoint import find_potential, load_model, new_model
 from nemp_sim.config import ModelConfig
 from nemp_sim.errors import InputError
-from nemp_sim.model import NEMP, ReadOut
+from nemp_sim.model import NEMP, REPULSION_REACH, ReadOut
 from nemp_sim.neighbors import edge_list
 from nemp_sim.potential import Potential, PotentialMetadata
 from nemp_sim.statistics import rms
@@ -61,7 +61,9 @@ def initial_model(
     components = [f.forces.ravel() for f in splits.train if f.forces is not None]
     scale = (rms(np.concatenate(components)) if components else 0.0) or 1.0
     config = ModelConfig.from_dict(
-        {"energy_scale_eV": scale, **options, "elements": listed, "heads": list(references)}
+        {"energy_scale_eV": scale, "zbl_reach": "trained_distances"}
+        | options
+        | {"elements": listed, "heads": list(references)}
     )
     model = new_model(config, seed)
     for head, reference in references.items():
@@ -74,7 +76,8 @@ def initial_model(
 def shortest_distances(frames: Sequence[Frame], config: ModelConfig) -> torch.Tensor:
     """Shortest distance (S²,) of each ordered pair of elements in ``frames``, Å.
 
-    Pairs that never meet within the cutoff get 0.8 times the sum of their covalent radii.
+    Pairs that never meet within the cutoff get 0.8 times the sum of their covalent radii; or, with
+    ``zbl_reach = "trained_distances"``, what keeps the reach of their repulsion at that sum.
     """
     species = {z: s for s, z in enumerate(config.elements)}
     radii = covalent_radii[list(config.elements)]
@@ -85,7 +88,8 @@ def shortest_distances(frames: Sequence[Frame], config: ModelConfig) -> torch.Te
         kinds = np.array([species[z] for z in frame.atoms.numbers])
         lengths = np.linalg.norm(pairs.vectors(frame.atoms), axis=1)
         np.minimum.at(shortest, (kinds[pairs.centre], kinds[pairs.neighbour]), lengths)
-    unmet = 0.8 * (radii[:, None] + radii[None, :])
+    share = 1 / REPULSION_REACH if config.zbl_reach == "trained_distances" else 0.8
+    unmet = share * (radii[:, None] + radii[None, :])
     return torch.from_numpy(np.where(np.isfinite(shortest), shortest, unmet).flatten())
 
 

@@ -138,7 +138,7 @@ class Trainer:
         """A copy of the network that holds the averaged weights."""
         model = copy.deepcopy(self.model)
         trained = [p for p in model.parameters() if p.requires_grad]
-        vector_to_parameters(self.optimizer.average.clone(), trained)
+        vector_to_parameters(self.optimizer.average.to(self.optimizer.weights.dtype), trained)
         return model
 
 

@@ -4,10 +4,16 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from ase.data import covalent_radii
+from ase.build import molecule
+from ase.data import atomic_numbers, covalent_radii
 from scipy import constants
 
+from nemp_sim.config import ModelConfig
+from nemp_sim.training.data import Frame, References
+from nemp_sim.training.job import Splits
+from nemp_sim.training.start import initial_model
 from nemp_sim.zbl import ZBL
+from tests.conftest import make_potential
 
 RELATIVE = 1e-6  # ASE's CODATA 2014 units against SciPy's newer ones
 ELEMENTS = (1, 6, 8, 46)
@@ -21,7 +27,7 @@ def pair_energy(zbl, a, b, distances):
         torch.full((len(distances),), ELEMENTS.index(p) * n + ELEMENTS.index(q))
         for p, q in ((a, b), (b, a))
     )
-    return zbl(distances, forward) + zbl(distances, backward)
+    return zbl(distances, forward, zbl.cutoff) + zbl(distances, backward, zbl.cutoff)
 
 
 def universal(a, b, r):
@@ -86,6 +92,40 @@ def test_potential_adds_it_to_every_pair_once(random_potential, dtype):
             want += universal(a, b, distances[i, j]) * switched_off(distances[i, j] / limit)
     assert want > 10
     np.testing.assert_allclose(with_zbl.energy - without.energy, want, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("pair", "trained", "reach"),
+    [
+        ("OH", 0.94, 0.893),  # a bond: 0.95 × 0.94
+        ("OO", 2.4, 1.32),  # never near: the covalent radii
+        ("HH", 0.0, 0.62),  # nothing known: likewise
+    ],
+)
+def test_repulsion_ends_below_all_trained_distances(pair, trained, reach):
+    potential = make_potential("smooth", zbl=True, zbl_reach="trained_distances")
+    potential.model.inner_radius.fill_(trained)
+    numbers = [atomic_numbers[symbol] for symbol in pair]
+    index = [potential.elements.index(symbol) for symbol in pair]
+    pair_index = torch.tensor([index[0] * len(potential.elements) + index[1]])
+    for share in (0.3, 0.7, 0.95, 1.01):
+        r = torch.tensor([share * reach], dtype=torch.float64)
+        half = potential.model.zbl(r, pair_index, potential.model.repulsion_reach())
+        want = universal(*numbers, share * reach) * switched_off(min(share, 1.0))
+        assert 2 * half.item() == pytest.approx(want, rel=RELATIVE)
+
+
+def test_new_trainings_have_it_and_old_files_do_not():
+    trained = Frame(molecule("H2O"), 0.0, np.ones((3, 3)), None, "any", "0")
+    splits = Splits([trained], [], [])
+    references = {"default": References({}, {}, ())}
+    model = initial_model({"zbl": True}, splits, references, seed=0)
+    assert model.config.zbl_reach == "trained_distances"
+    shortest = molecule("H2O").get_distance(0, 1)
+    assert model.repulsion_reach().view(2, 2)[0, 1].item() == pytest.approx(0.95 * shortest)
+    old = model.config.to_dict()
+    del old["zbl_reach"]
+    assert ModelConfig.from_dict(old).zbl_reach == "covalent_radii"
 
 
 def test_forces_push_close_atoms_apart(random_potential):

@@ -103,6 +103,17 @@ def test_gradient_is_clipped(parameters):
     assert all(torch.equal(p, q) for p, q in zip(parameters, first, strict=True))
 
 
+def test_average_of_float32_weights_follows_the_smallest_steps():
+    weights = [nn.Parameter(torch.ones(64))]
+    optimizer = Optimizer(weights, TrainConfig(ema_decay=0.999))
+    optimizer.n_steps += 1e6  # past the warm-up of the average
+    optimizer.weights.add_(1e-5)  # a thousandth of it is below the last digit of float32
+    for _ in range(5000):
+        optimizer.step(torch.zeros(64), torch.tensor(0.0))
+    left = (optimizer.weights.double() - optimizer.average).abs().max().item()
+    assert left == pytest.approx(1e-5 * 0.999**5000, rel=0.1)
+
+
 def test_state_round_trip(parameters):
     copies = [nn.Parameter(p.detach().clone()) for p in parameters]
     one = run(parameters, 3, optimizer="muon")
