@@ -22,6 +22,7 @@ SKIN_EDGES = 2**12  # up to here the edges of the skin cost less than leaving th
 MOST_EDGES = 2**21  # with those of the skin; up to here launches take longer than kernels
 MOST_GRAPHS = 8  # of different sizes; the one unused for longest makes room
 SPARE = 1.02  # places for edges within the cutoff, over those of the first step
+ROUNDED = 2**10  # and up to a multiple of this, with half of it to spare
 
 Named = dict[str, Tensor]  # results of a step; each has a row for each atom or for each structure
 Work = Callable[[AtomGraph], Named]
@@ -88,7 +89,7 @@ class Replay:
         self.capacity: int | None = None
         if cutoff is not None:
             near = graph.edge_vectors().square().sum(1) < cutoff**2
-            self.capacity = ladder(int(SPARE * int(near.sum())))[0]
+            self.capacity = -(-int(SPARE * int(near.sum()) + ROUNDED / 2) // ROUNDED) * ROUNDED
         if pool is None:
             return
         with torch.cuda.device(graph.positions.device):

@@ -8,6 +8,7 @@ import torch
 from ase.build import bulk
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from nemp_sim.memory import bytes_per_edge
 from nemp_sim.potential import Potential
 from nemp_sim.training import trainer as trainer_module
 from nemp_sim.training.config import TrainConfig
@@ -109,6 +110,16 @@ def test_shares_add_up(make_trainer, stress_weight, count):
     for k in range(2):
         total = sum(part[k] for part in parts)
         torch.testing.assert_close(total, whole[k], rtol=1e-11, atol=1e-11)
+
+
+def test_shares_follow_the_memory_of_the_device(make_trainer, monkeypatch):
+    trainer, *_ = make_trainer()
+    cpu, model = torch.device("cpu"), trainer.model
+    each = bytes_per_edge(model.config, torch.float64)
+    monkeypatch.setattr(trainer_module, "total_memory", lambda device: 1e4 * each)
+    limit = trainer_module.most_edges(model, trainer.config, cpu)
+    assert limit == pytest.approx(1e4 * trainer_module.MEMORY_SHARE / trainer_module.STEP_COPIES)
+    assert trainer_module.most_edges(model, TrainConfig(share_edges=77), cpu) == 77
 
 
 @pytest.mark.parametrize("most_edges", [1, 200])
