@@ -44,8 +44,7 @@ class Record:
 
     def copy(self) -> "Record":
         """The same tensors in lists that ``FusedNetwork.backward`` may empty."""
-        lists = {name: list(getattr(self, name)) for name in ("orbitals", "sums", "norms")}
-        return replace(self, **lists)
+        return replace(self, orbitals=[*self.orbitals], sums=[*self.sums], norms=[*self.norms])
 
 
 @dataclass(frozen=True)
