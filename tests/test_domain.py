@@ -90,13 +90,13 @@ def test_info_says_what_is_recorded():
 
 
 def test_info_and_verdicts_say_what_is_not_recorded(tmp_path):
-    path = without_coordination("methanol.pt", tmp_path)
+    path = without_coordination("agcho.pt", tmp_path)
     said = "(the check is partial, not recorded: coordination)"
     shown = " ".join(CliRunner().invoke(app, ["info", str(path)]).output.split())
     assert said in shown
     potential = load_potential(path, "cpu")
     for stretch, verdict in ((1.0, "inside"), (3.0, "OUTSIDE")):
-        atoms = molecule("CH3OH")
+        atoms = molecule("CH4")
         atoms.positions *= stretch
         potential.watch.reset()
         potential.evaluate([atoms], on_extrapolation="ignore")
@@ -129,7 +129,16 @@ def test_pairs_that_are_not_recorded_are_not_judged(random_potential):
     assert not findings(recorded(random_potential), pair(0.3, "OO"))
 
 
-@pytest.mark.parametrize("name", ["water", "methanol", "Ag", "AgPd", "ice-Ih"])
+def test_lengths_in_bohr_are_found_by_a_file_that_knows_pairs():
+    """Pairs pressed together make the shortest distances small; coordination still tells."""
+    potential = load_potential("methanol.pt", "cpu")
+    atoms = molecule("CH3OH")
+    assert not findings(potential, atoms)
+    atoms.positions /= Bohr
+    assert "coordination" in {f.kind for f in findings(potential, atoms)}
+
+
+@pytest.mark.parametrize("name", ["water", "Ag", "AgPd", "ice-Ih"])
 def test_lengths_in_bohr_are_found_without_a_record_of_coordination(name, tmp_path):
     """Files of before the record know the shortest distances alone."""
     file, head = choose_potential(name, None, None)
