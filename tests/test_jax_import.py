@@ -123,7 +123,7 @@ EDITS = {
     "missing key": (lambda c, p: c.pop("nwave"), "'nwave'"),
     "missing elements": (lambda c, p: c.pop("species"), "'species'"),
     "unusable value": (lambda c, p: c.update(pmax_l=3), "pmax_l is 3"),
-    "long MLP shape": (lambda c, p: c.update(MP_nl=[1, 2, 3, False, 5]), "MP_nl|message_mlp"),
+    "long MLP shape": (lambda c, p: c.update(MP_nl=[1, 2, 3, False, 5, 6]), "MP_nl|message_mlp"),
 }
 
 

@@ -1,9 +1,9 @@
 r"""Crystals of Ag and Pd for agpd.pt, and GPAW for them: the head `metals`.
 
-    python examples/gpaw_metals.py metals.extxyz
+    python benchmarks/gpaw_metals.py metals.extxyz
     python workflows/label.py --candidates metals.extxyz --select 102 --select-only --name metals
     python -m nemp_sim.labelling results/label-metals --calculator \
-        examples/gpaw_metals.py:calculator
+        benchmarks/gpaw_metals.py:calculator
 
 Energies of a metal converge slowly with k-points (bulk Pd, 0.1 eV of Fermi–Dirac smearing: 17 meV
 between 10³ and 11³), so a mesh that changes with the lattice constant makes energies jump. Here it
