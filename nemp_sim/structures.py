@@ -32,15 +32,19 @@ def in_vacuum(atoms: Atoms, most: int = FEW_ATOMS) -> bool:
     return bool(atoms.cell.lengths()[atoms.pbc].min(initial=np.inf) > BOX_ANGSTROM)
 
 
+def cell_heights(cells: np.ndarray) -> np.ndarray:
+    """Distances (…, 3) in Å between the opposite faces of cells (…, 3, 3)."""
+    return 1.0 / np.linalg.norm(np.linalg.inv(cells), axis=-2)
+
+
 def vacuum_gaps(atoms: Atoms) -> np.ndarray:
     """Widest layer free of atoms normal to each cell face, (3,) Å; inf on axes not periodic."""
     gaps = np.full(3, np.inf)
     if atoms.cell.rank < 3 or not len(atoms):
         return gaps
-    heights = 1.0 / np.linalg.norm(np.linalg.inv(atoms.cell.array), axis=0)
     places = np.sort(atoms.get_scaled_positions(wrap=False) % 1.0, axis=0)
     widest = np.diff(places, axis=0, append=places[:1] + 1.0).max(axis=0)
-    return np.where(atoms.pbc, widest * heights, gaps)
+    return np.where(atoms.pbc, widest * cell_heights(atoms.cell.array), gaps)
 
 
 def gathered(atoms: Atoms) -> np.ndarray | None:

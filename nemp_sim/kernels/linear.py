@@ -20,11 +20,11 @@ from nemp_sim.kernels.edge_mlp import Launch
 from nemp_sim.kernels.edges import Edges
 from nemp_sim.kernels.fused import FusedNetwork
 from nemp_sim.kernels.packing import HALVES, Weights, orbital_scale, pad, split
+from nemp_sim.kernels.sizes import PROGRAMS
 from nemp_sim.mlp import MLP
 from nemp_sim.model import NEMP
 from nemp_sim.tabulation import PairTable
 
-PROGRAMS = 8192  # of the kernels of atoms, at most; each goes on to further atoms
 TILE = 64  # edges of a tile of the product
 MAX_L = 2  # largest max_l whose sums stay in registers
 

@@ -7,10 +7,9 @@ import triton
 from torch import Tensor
 
 from nemp_sim.graph import AtomGraph
-from nemp_sim.kernels.sizes import FEW_ATOMS, edges_at_once
+from nemp_sim.kernels.sizes import FEW_ATOMS, PROGRAMS, edges_at_once
 from nemp_sim.kernels.triton_pack import count_near, keep_near, keep_order, pad_edges
 
-PROGRAMS = 8192  # of the kernels of atoms, at most; each goes on to further atoms
 PAD_BLOCK = 256
 
 

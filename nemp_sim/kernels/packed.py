@@ -17,14 +17,13 @@ from nemp_sim.kernels.packing import (
     pack_table,
     pad,
 )
-from nemp_sim.kernels.sizes import FEW_ATOMS, padded_size
+from nemp_sim.kernels.sizes import FEW_ATOMS, PROGRAMS, padded_size
 from nemp_sim.kernels.triton_backward import neighbour_back
 from nemp_sim.kernels.triton_node import couple, mix_channels, update, update_back
 from nemp_sim.kernels.workspace import Workspace
 from nemp_sim.model import EPSILON, NEMP
 from nemp_sim.tabulation import PairTable
 
-PROGRAMS = 8192  # of the kernels of atoms, at most; each goes on to further atoms
 PAIR_NUMBERS = 2048  # numbers of a block of edges (edges · K) of the kernels of h⁰
 WARPS_OF_FEW = 4  # of a program, where atoms are few: each takes a block of edges
 WARP_NUMBERS = 128  # numbers of a block of edges (edges · K) that a warp holds in four registers

@@ -4,10 +4,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nemp_sim.kernels.sizes import PROGRAMS
 from nemp_sim.kernels.triton_search import find_pairs
+from nemp_sim.structures import cell_heights
 
 MOST_LOOKS = 2**15  # images that an atom looks at; beyond, bins are faster
-PROGRAMS = 8192  # at most; each goes on to further atoms
 BLOCK = 64  # atoms that one looks at together
 
 
@@ -17,8 +18,7 @@ def images_in_reach(cells: np.ndarray, pbc: np.ndarray, cutoff: float) -> np.nda
     With x the nearest image along an axis, |x| ≤ 1/2, and h the height of the cell, those m with
     (|m| − 1/2) h < ``cutoff``.
     """
-    heights = 1 / np.linalg.norm(np.linalg.inv(cells), axis=1)
-    return np.where(pbc, np.floor(cutoff / heights + 0.5), 0).astype(np.int64)
+    return np.where(pbc, np.floor(cutoff / cell_heights(cells) + 0.5), 0).astype(np.int64)
 
 
 def all_pairs(

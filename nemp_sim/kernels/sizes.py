@@ -2,6 +2,7 @@
 
 import os
 
+PROGRAMS = 8192  # of the kernels of atoms, at most; each goes on to further atoms
 FEW_ATOMS = 2048  # up to so many a program of four warps for each leaves room on a GPU
 
 

@@ -12,11 +12,10 @@ from nemp_sim.graph import AtomGraph
 from nemp_sim.kernels.edges import Edges
 from nemp_sim.kernels.fused import FusedNetwork
 from nemp_sim.kernels.packing import pad
-from nemp_sim.kernels.sizes import edges_at_once, padded_size
+from nemp_sim.kernels.sizes import PROGRAMS, edges_at_once, padded_size
 from nemp_sim.kernels.triton_step import geometry, pull, read_out, sum_structures
 from nemp_sim.model import ReadOut
 
-PROGRAMS = 8192  # of the kernels of atoms, at most; each goes on to further atoms
 TILE = 16  # atoms of a tile of the read-out
 SUM_BLOCK = 1024  # atoms of a structure whose numbers are summed at once
 WIDEST = 64  # read-out whose layers a tile holds

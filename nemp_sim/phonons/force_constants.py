@@ -28,6 +28,7 @@ from phonopy.structure.cells import guess_primitive_matrix
 from nemp_sim.config import require
 from nemp_sim.errors import EvaluationError, InputError
 from nemp_sim.relax import Engine
+from nemp_sim.structures import cell_heights
 
 DISPLACEMENT_ANGSTROM = 0.01
 RADIUS_ANGSTROM = 5.5
@@ -69,17 +70,12 @@ def periodic_axes(atoms: Atoms) -> np.ndarray:
         ordered = np.sort(fractions[axis])
         gap = np.diff(ordered, append=ordered[0] + 1.0).max()
         lone = len(atoms) == 1 or gap > 1.0 - 1e-9
-        height = heights(cell)[axis]
+        height = cell_heights(cell)[axis]
         if not lone and gap * height > VACUUM_ANGSTROM:
             periodic[axis] = False
         elif lone and height > VACUUM_ANGSTROM:
             periodic[axis] = False
     return periodic
-
-
-def heights(cell: np.ndarray) -> np.ndarray:
-    """Distances (3,) in Å between the opposite faces of a cell (3, 3)."""
-    return 1.0 / np.linalg.norm(np.linalg.inv(cell), axis=0)
 
 
 def half_shortest_vector(cell: np.ndarray, periodic: np.ndarray) -> float:
@@ -106,7 +102,7 @@ def choose_supercell(atoms: Atoms, radius_angstrom: float = RADIUS_ANGSTROM) -> 
     require(radius_angstrom > 0, "radius_angstrom", radius_angstrom, "positive (Å)")
     periodic = periodic_axes(atoms)
     cell = complete_cell(atoms.cell.array)
-    height = heights(cell)
+    height = cell_heights(cell)
     repeats = np.ones(3, dtype=int)
     while half_shortest_vector(repeats[:, None] * cell, periodic) < radius_angstrom:
         wanted = (height * (repeats + 1))[periodic].min()
