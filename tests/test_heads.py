@@ -328,6 +328,20 @@ def test_frozen_head_that_has_data_moves_alone(folder, both):
     assert not same(*moved)
 
 
+def test_no_epochs_fit_the_uncertainties_alone(folder, both):
+    """Another draw of members: the same weights, another ensemble, and no curves of a training."""
+    frozen = "freeze_features = true\nseed = 3"
+    result = go_on(folder, both, "anew", ("second",), epochs=0, training=frozen)
+    old, new = (load_model(r.directory / "heads.pt")[0].state_dict() for r in (both, result))
+    fitted = {f"readouts.second.{name}" for name in ("members", "force_calibration")}
+    assert {name for name, value in old.items() if not torch.equal(value, new[name])} == fitted
+    assert result.epochs == 0 and set(result.calibrations) == {"second"}
+    assert not [name for name in ("log.csv", "learning.png") if (result.directory / name).exists()]
+    assert "learning.png" not in (result.directory / "report.md").read_text()
+    with pytest.raises(InputError, match="epochs is 0.*freeze_features"):
+        go_on(folder, both, "moving", ("second",), epochs=0)
+
+
 def test_command_line_goes_on_from_a_potential(folder, both):
     config = write_config(folder, "from", ("third",), epochs=2)
     start = both.directory / "heads.pt"

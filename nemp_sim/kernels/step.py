@@ -14,7 +14,7 @@ from nemp_sim.kernels.fused import FusedNetwork
 from nemp_sim.kernels.packing import pad
 from nemp_sim.kernels.sizes import PROGRAMS, edges_at_once, padded_size
 from nemp_sim.kernels.triton_step import geometry, pull, read_out, sum_structures
-from nemp_sim.model import ReadOut
+from nemp_sim.readout import ReadOut
 
 TILE = 16  # atoms of a tile of the read-out
 SUM_BLOCK = 1024  # atoms of a structure whose numbers are summed at once

@@ -106,7 +106,8 @@ class TrainConfig:
 
     Attributes:
         name: name of the potential; the files are ``<name>.pt`` and so on.
-        epochs: passes over the training frames, at most.
+        epochs: passes over the training frames, at most. 0, with ``freeze_features``: no weight is
+            trained; the uncertainties and the domain of validity are fitted anew to these frames.
         time_limit_s: seconds that the run may take; the rates then fall with the time that is used
             where it runs out before the epochs do. 0: no limit.
         batch_size: frames in a step, of all processes together.
@@ -174,7 +175,10 @@ class TrainConfig:
         """Check every value."""
         require_types(self)
         require_plain_name(self.name)
-        for name in ("epochs", "batch_size", "validate_every"):
+        fewest = 0 if self.freeze_features else 1
+        wanted = "1 or more; or 0 with freeze_features, to fit the uncertainties alone"
+        require(self.epochs >= fewest, "epochs", self.epochs, wanted)
+        for name in ("batch_size", "validate_every"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         require(self.optimizer in ("muon", "adam"), "optimizer", self.optimizer, "'muon' or 'adam'")
         require(self.learning_rate > 0, "learning_rate", self.learning_rate, "positive")

@@ -65,11 +65,13 @@ def write_training_report(result: Result, config: TrainConfig) -> None:
     """report.json, report.md, learning.png, parity.png and, with uncertainties, reliability.png."""
     files = {
         f"{config.name}.pt": "the potential",
-        "log.csv": "one row for each validation",
-        "learning.png": "errors at each validation",
         "parity.png": "predicted against reference energies and forces",
     }
-    save_figure(learning_curves(result.directory / "log.csv"), result.directory / "learning.png")
+    if result.epochs:
+        files["log.csv"] = "one row for each validation"
+        files["learning.png"] = "errors at each validation"
+        curves = learning_curves(result.directory / "log.csv")
+        save_figure(curves, result.directory / "learning.png")
     pairs = {name: error_pairs(values) for name, values in result.predictions.items()}
     save_figure(parity(pairs), result.directory / "parity.png")
     judged = {name: reliability(values) for name, values in result.predictions.items()}

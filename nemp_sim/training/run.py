@@ -91,7 +91,8 @@ class Run:
     def epochs(self) -> Iterator[int]:
         """Train epoch by epoch, yielding after each; validates, logs and saves on the way."""
         config, trainer = self.trainer.config, self.trainer
-        trainer.prepare(next(self.batches.epoch(0)))
+        if not self.is_over():
+            trainer.prepare(next(self.batches.epoch(0)))
         while not self.is_over():
             started = time.perf_counter()
             done, reached = self._progress(self.epoch), self._progress(self.epoch + 1)
@@ -130,7 +131,7 @@ class Run:
     def is_over(self) -> bool:
         """Whether all epochs are done, the time is over, or the validation no longer improves."""
         config = self.trainer.config
-        if self.epoch and self._progress(self.epoch) >= 1.0:
+        if self.epoch >= config.epochs or (self.epoch and self._progress(self.epoch) >= 1.0):
             return True
         waited = (self.epoch - self.best_epoch) / config.validate_every
         return bool(config.patience) and self.validation is not None and waited >= config.patience

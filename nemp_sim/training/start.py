@@ -12,9 +12,10 @@ from ase.data import covalent_radii
 from nemp_sim.checkpoint import find_potential, load_model, new_model
 from nemp_sim.config import ModelConfig
 from nemp_sim.errors import InputError
-from nemp_sim.model import NEMP, REPULSION_REACH, ReadOut
+from nemp_sim.model import NEMP, REPULSION_REACH
 from nemp_sim.neighbors import edge_list
 from nemp_sim.potential import Potential, PotentialMetadata
+from nemp_sim.readout import ReadOut
 from nemp_sim.statistics import rms
 from nemp_sim.training.config import DataConfig, TrainConfig
 from nemp_sim.training.data import Frame, References, reference_energies, unit_findings
