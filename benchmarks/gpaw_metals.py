@@ -19,6 +19,7 @@ from ase import Atoms
 from ase.build import bulk
 
 LATTICE_CONSTANT_ANGSTROM = {"Ag": 4.15, "Pd": 3.945}
+SCALES = 0.98, 1.0, 1.025  # of the lattice constant
 POINTS_PER_SIDE = 11.3, 8.0  # of an fcc cube: cells of one and two atoms, larger ones
 
 
@@ -46,17 +47,24 @@ def calculator(atoms: Atoms) -> object:
 
 
 def structures() -> list[Atoms]:
-    """Equations of state; strains; frozen phonons at X and L of three amplitudes and volumes."""
-    found = []
+    """Equations of state; strains; frozen phonons at X and L of three amplitudes and volumes.
+
+    And, to test by, cells of eight atoms with random displacements.
+    """
+    found, rng = [], np.random.default_rng(0)
 
     def add(atoms: Atoms, kind: str) -> None:
         atoms.info["config_type"] = f"{atoms.symbols[0].lower()}_{kind}"
         found.append(atoms)
 
     for metal, side in LATTICE_CONSTANT_ANGSTROM.items():
+        for scale in SCALES:
+            moved = bulk(metal, a=side * scale).repeat((2, 2, 2))
+            moved.positions += rng.normal(scale=0.08, size=moved.positions.shape)
+            add(moved, "rattled")
         for scale in (0.95, 0.97, 0.985, 1.0, 1.015, 1.03, 1.06):
             add(bulk(metal, a=side * scale), "eos")
-        for scale in (0.98, 1.0, 1.025):
+        for scale in SCALES:
             for cell, direction in _zone_boundary_modes(metal, side * scale):
                 for amplitude in (0.04, 0.12, 0.22):
                     moved = cell.copy()

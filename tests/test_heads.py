@@ -20,7 +20,7 @@ from nemp_sim.graph import AtomGraph
 from nemp_sim.potential import Potential, PotentialMetadata
 from nemp_sim.training.data import reference_energies
 from nemp_sim.training.job import Splits, read_config, read_splits
-from nemp_sim.training.start import continued_model
+from nemp_sim.training.start import _with_elements, continued_model
 from nemp_sim.training.train import train
 from tests.conftest import SMALL, make_potential
 from tests.training.test_data import emt_trajectory
@@ -298,6 +298,30 @@ def test_a_head_without_data_is_dropped_where_features_move(folder, both):
     assert model.config.heads == ("second", "third")
     assert set(metadata.heads) == {"second", "third"}
     assert not same(state_of(both, "species_mix"), state_of(result, "species_mix"))
+
+
+def test_elements_that_no_head_holds_are_left_out(folder, both):
+    """A head of Pd alone: the network of H and Pd without H, which is the same for Pd."""
+    result = go_on(folder, both, "smaller", ("third",), epochs=1)
+    model, _ = load_model(result.directory / "heads.pt")
+    assert model.config.symbols == ("Pd",) and len(model.species_mix) == 1
+
+
+@pytest.mark.parametrize("options", [{}, {"zbl": True}], ids=str)
+@pytest.mark.parametrize("form", ["smooth", "published"])
+def test_fewer_elements_give_the_same_numbers(form, options, random_potential, rng):
+    whole = random_potential(form, n_members=3, **options)
+    kept = sorted(whole.config.symbols)[:2]
+    smaller = Potential(_with_elements(whole.model, {*kept}))
+    batch = [
+        Atoms(rng.choice(kept, 7), 1.5 * rng.random((7, 3)) + np.arange(7)[:, None]) for _ in "abc"
+    ]
+    ours, theirs = (p.evaluate(batch, uncertainty=True) for p in (smaller, whole))
+    assert {*smaller.config.symbols} == {*kept} < {*whole.config.symbols}
+    np.testing.assert_allclose(ours.energy, theirs.energy, rtol=0, atol=1e-10)
+    for name in ("forces", "forces_std"):
+        for mine, other in zip(getattr(ours, name), getattr(theirs, name), strict=True):
+            np.testing.assert_allclose(mine, other, rtol=0, atol=1e-10)
 
 
 def test_replay_keeps_both(folder, both):

@@ -1,7 +1,7 @@
 """Where a training starts: reference energies, and a new network or that of a potential."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
@@ -112,7 +112,7 @@ def continued_model(
 
     Heads that the data name and the potential has not are new, and start from its first one. Heads
     that the potential has and the data do not name are kept where the features are frozen, else
-    dropped.
+    dropped. So are elements that neither the frames nor a kept head hold.
 
     Raises:
         InputError: [model] or the elements of the data do not fit that network.
@@ -130,6 +130,7 @@ def continued_model(
     if unknown:
         raise InputError(f"the frames hold {unknown}, which {config.start_from} does not know.")
     kept = [head for head in own["heads"] if head in references or config.freeze_features]
+    start = _with_elements(start, splits.elements().union(*_elements_of(start, metadata, kept)))
     heads = [*kept, *(head for head in references if head not in own["heads"])]
     model = new_model(replace(start.config, heads=tuple(heads))).cast(torch.float64)
     shared = {k: v for k, v in start.state_dict().items() if not k.startswith("readouts.")}
@@ -147,6 +148,33 @@ def continued_model(
     for head in references:
         model.readouts[head].requires_grad_(True)
     return model, metadata
+
+
+def _elements_of(
+    model: NEMP, metadata: PotentialMetadata, heads: Sequence[str]
+) -> Iterator[Sequence[str]]:
+    """Elements of the labels of each head; those of the network where its file does not say."""
+    for head in heads:
+        yield metadata.heads.get(head, {}).get("elements", model.config.symbols)
+
+
+def _with_elements(model: NEMP, symbols: Set[str]) -> NEMP:
+    """The network without the elements that ``symbols`` leaves out, the same for all others."""
+    config, count = model.config, len(model.config.elements)
+    kept = torch.tensor([s for s, symbol in enumerate(config.symbols) if symbol in symbols])
+    pairs = (kept[:, None] * count + kept).flatten()
+    elements = tuple(config.elements[s] for s in kept.tolist())
+    smaller = new_model(replace(config, elements=elements)).cast(torch.float64)
+    for head, readout in model.readouts.items():
+        smaller.readouts[head].members = torch.zeros_like(readout.members)
+    state = model.state_dict()
+    for name, wanted in smaller.state_dict().items():
+        for axis, (old, new) in enumerate(zip(state[name].shape, wanted.shape, strict=True)):
+            if old != new:  # an axis of elements, or of ordered pairs of them
+                index = kept if old == count else pairs
+                state[name] = state[name].index_select(axis, index)
+    smaller.load_state_dict(state)
+    return smaller
 
 
 def _copy_readout(model: NEMP, head: str, source: ReadOut, with_members: bool) -> None:
