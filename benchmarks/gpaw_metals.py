@@ -49,9 +49,11 @@ def calculator(atoms: Atoms) -> object:
 def structures() -> list[Atoms]:
     """Equations of state; strains; frozen phonons at X and L of three amplitudes and volumes.
 
-    And, to test by, cells of eight atoms with random displacements.
+    Random displacements in three elongated cells, for modes between Γ and X, K and L; and, to test
+    by, in cells of eight atoms ("rattled").
     """
-    found, rng = [], np.random.default_rng(0)
+    found = []
+    rng, other = np.random.default_rng(0), np.random.default_rng(1)
 
     def add(atoms: Atoms, kind: str) -> None:
         atoms.info["config_type"] = f"{atoms.symbols[0].lower()}_{kind}"
@@ -62,6 +64,10 @@ def structures() -> list[Atoms]:
             moved = bulk(metal, a=side * scale).repeat((2, 2, 2))
             moved.positions += rng.normal(scale=0.08, size=moved.positions.shape)
             add(moved, "rattled")
+        for scale in (1.0, 1.02):
+            for cell in _elongated_cells(metal, side * scale):
+                cell.positions += other.normal(scale=0.06, size=cell.positions.shape)
+                add(cell, "elongated")
         for scale in (0.95, 0.97, 0.985, 1.0, 1.015, 1.03, 1.06):
             add(bulk(metal, a=side * scale), "eos")
         for scale in SCALES:
@@ -78,6 +84,17 @@ def structures() -> list[Atoms]:
                 strained.set_cell(strained.cell.array @ change, scale_atoms=True)
                 add(strained, "strain")
     return found
+
+
+def _elongated_cells(metal: str, side: float) -> list[Atoms]:
+    """Three or four atoms: with modes halfway to X and to K, and at a third of the way to L."""
+    edges = [side / 2**0.5, side / 2**0.5, side]
+    layers = Atoms(f"{metal}2", scaled_positions=[(0, 0, 0), (0.5, 0.5, 0.5)], cell=edges, pbc=True)
+    return [
+        layers.repeat((1, 1, 2)),
+        layers.repeat((2, 1, 1)),
+        bulk(metal, a=side).repeat((3, 1, 1)),
+    ]
 
 
 def _zone_boundary_modes(metal: str, side: float) -> list[tuple[Atoms, np.ndarray]]:

@@ -16,13 +16,15 @@ from pathlib import Path
 import numpy as np
 
 WORKFLOW = Path(__file__).parents[1] / "workflows" / "phonons.py"
-AG_CRYSTAL = "--structure Ag --head crystal"
+AG_LIQUID, AG_CRYSTAL = "--structure Ag --head liquid", "--structure Ag --head crystal"
 PD_AGPD = "--structure Pd --potential agpd.pt --head"
 JOBS = {
     "Pd pdh": "",
+    "Pd agpd metals": f"{PD_AGPD} metals",
     "Pd agpd liquid": f"{PD_AGPD} liquid",
     "Pd agpd crystal": f"{PD_AGPD} crystal",
-    "Ag liquid": "--structure Ag",
+    "Ag metals": "--structure Ag",
+    "Ag liquid": AG_LIQUID,
     "Ag crystal": AG_CRYSTAL,
     "AgPd liquid": "--structure AgPd",
     "AgPd crystal": "--structure AgPd --head crystal",
@@ -34,8 +36,10 @@ JOBS = {
     "methanol": "--structure methanol",
     "ice-Ih": "--structure ice-Ih",
     "qha Pd": "--qha --gruneisen",
-    "qha Ag liquid": "--structure Ag --qha --gruneisen",
+    "qha Ag metals": "--structure Ag --qha --gruneisen",
+    "qha Ag liquid": f"{AG_LIQUID} --qha --gruneisen",
     "qha Ag crystal": f"{AG_CRYSTAL} --qha --gruneisen",
+    "qha Pd agpd metals": f"{PD_AGPD} metals --qha --gruneisen",
     "qha Pd agpd liquid": f"{PD_AGPD} liquid --qha --gruneisen",
     "sweep Pd": "--converge",
     "md Pd": "--md 300 --md-ps 4 --md-replicas 2",

@@ -104,7 +104,7 @@ def water_box(repeats: int, box_angstrom: float, seed: int = 1) -> Atoms:
 
 SYSTEMS: Mapping[str, System] = {
     "Pd": System(lambda: bulk("Pd", "fcc", a=3.95), "crystal", "pdh.pt", None, "auto", 3.89),
-    "Ag": System(lambda: bulk("Ag", "fcc", a=4.15), "crystal", "agpd.pt", "liquid", "auto", 4.086),
+    "Ag": System(lambda: bulk("Ag", "fcc", a=4.15), "crystal", "agpd.pt", "metals", "auto", 4.086),
     "PdH": System(_rock_salt, "crystal", "pdh.pt"),
     "PdD": System(lambda: _rock_salt(DEUTERIUM_AMU), "crystal", "pdh.pt"),
     "AgPd": System(_alternating_layers, "crystal", "agpd.pt", "liquid"),
