@@ -277,6 +277,9 @@ def test_frozen_features_keep_the_other_heads_to_the_bit(folder, both):
     assert set(metadata.heads) == {"first", "second", "third"}
     assert metadata.heads["second"]["level_of_theory"] == "EMT second"
     assert metadata.heads["third"]["elements"] == ["Pd"]
+    assert [
+        row["head"] for row in metadata.errors["validation"] if row["config_type"] == "all"
+    ] == [*("first", "second", "third")]
     old, new = state_of(both, ""), state_of(result, "")
     assert same(old, {k: v for k, v in new.items() if not k.startswith("readouts.third.")})
     untouched = [f.atoms for f in both.splits.train[:4]]

@@ -3,7 +3,7 @@
 import copy
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from nemp_sim.locks import alone_in
 from nemp_sim.model import NEMP
 from nemp_sim.potential import Potential, PotentialMetadata
 from nemp_sim.report import device_name
-from nemp_sim.training.accuracy import error_rows, predict
+from nemp_sim.training.accuracy import ErrorRow, error_rows, predict
 from nemp_sim.training.config import DATA_FILES, TrainConfig
 from nemp_sim.training.data import Frame, References
 from nemp_sim.training.job import Job, Splits, read_config, read_splits
@@ -205,7 +205,7 @@ def finish(
     metadata = PotentialMetadata(
         heads=heads,
         training=_history(run, job, splits, calibrations),
-        errors={name: [asdict(row) for row in rows] for name, rows in errors.items()},
+        errors=_errors_of_heads(errors, start, {*heads} - {*job.heads}),
         licence=config.licence,
         created_by=f"nemp_sim {nemp_sim.__version__}",
     )
@@ -224,6 +224,19 @@ def finish(
     )
     write_training_report(result, config)
     return result
+
+
+def _errors_of_heads(
+    measured: Mapping[str, Sequence[ErrorRow]], start: PotentialMetadata, kept: Set[str]
+) -> dict[str, list[dict[str, Any]]]:
+    """Error rows by split: those measured, after those that the start's file has of kept heads."""
+    names = [*start.errors, *(name for name in measured if name not in start.errors)]
+    rows = {
+        name: [row for row in start.errors.get(name, ()) if row["head"] in kept]
+        + [asdict(row) for row in measured.get(name, ())]
+        for name in names
+    }
+    return {name: found for name, found in rows.items() if found}
 
 
 def _labels_of_heads(
