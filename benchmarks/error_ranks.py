@@ -17,6 +17,7 @@ from ase.neighborlist import natural_cutoffs, neighbor_list
 
 from nemp_sim import load_potential
 from nemp_sim.statistics import rank_correlation, rms
+from nemp_sim.training.accuracy import predict
 from nemp_sim.training.job import read_config, read_splits
 
 
@@ -43,13 +44,13 @@ def main() -> None:
     held = read_splits(read_config(options.config).heads, with_stress=False).validation
     held = [f for f in held if f.forces is not None and options.head in (None, f.head)]
     chosen = np.random.default_rng(0).permutation(len(held))[: options.frames]
-    true, predicted, kinds = [], [], []
-    for frame in (held[k] for k in sorted(chosen)):
-        found = potential.evaluate([frame.atoms], uncertainty=True, on_extrapolation="ignore")
-        true += [*np.linalg.norm(found.forces[0] - frame.forces, axis=1)]
-        predicted += [*np.linalg.norm(found.forces_std[0], axis=1)]
-        kinds += surroundings(frame.atoms)
-    errors, spread, groups = np.array(true), np.array(predicted), np.array(kinds)
+    frames = [held[k] for k in sorted(chosen)]
+    found = predict({frame.head: potential for frame in frames}, frames)
+    true = np.concatenate([frame.forces for frame in frames])
+    errors = np.linalg.norm(np.concatenate(found.forces) - true, axis=1)
+    spread = np.linalg.norm(np.concatenate(found.forces_std), axis=1)
+    kinds = [kind for frame in frames for kind in surroundings(frame.atoms)]
+    groups = np.array(kinds)
     means = {kind: errors[groups == kind].mean() for kind in set(kinds)}
     best = np.array([means[kind] for kind in kinds])
     elements = np.array([kind.partition("(")[0] for kind in kinds])

@@ -1,25 +1,27 @@
-"""Three and four H atoms in vacuum for pdh.pt, and GPAW for them.
+r"""Three and four H atoms in vacuum for pdh.pt, and GPAW for them.
 
-    python benchmarks/gpaw_hydrogen.py clusters.extxyz
-    python workflows/label.py --candidates clusters.extxyz --potential pdh --select 80 \
-        --novelty 0.01 --select-only --name clusters
+    python benchmarks/gpaw_hydrogen.py results/label-clusters
     python -m nemp_sim.labelling results/label-clusters --calculator \
         benchmarks/gpaw_hydrogen.py:calculator
 
 Trained on H beside Pd and on two H alone, a network may bind a third H to H2 by electronvolts.
-Spin-polarised, as the dissociation curve of H2 is: H3 has an odd electron. Every H is within 1.2 Å
-of another one, for a wider cluster is no closed shell, and PBE no guide.
+Spin-polarised, as the dissociation curve of H2 is: H3 has an odd electron. Four H
+are two pairs of at most 1.2 Å, for a wider cluster is no closed shell, and PBE no guide; of three,
+the third is at most 3 Å away.
 """
 
+import random
 import sys
+from pathlib import Path
 
-import ase.io
 import numpy as np
 from ase import Atoms
 
+from nemp_sim.labelling.queue import write_queue
+
 COUNTS = {3: 32, 4: 48}  # of clusters, by number of atoms
 BOX_ANGSTROM = 7.5
-SHORTEST, LONGEST, BOND = 0.62, 4.2, 1.2  # distances, Å
+SHORTEST, BOND, FAR = 0.62, 1.2, 3.0  # distances, Å
 
 
 def calculator(atoms: Atoms) -> object:
@@ -39,7 +41,7 @@ def calculator(atoms: Atoms) -> object:
 
 
 def structures() -> list[Atoms]:
-    """H2 and H, and two H2, in random places."""
+    """H2 and H, and two H2, in random places and order (frames in a row are a group of a split)."""
     rng = np.random.default_rng(0)
     found: list[Atoms] = []
     for count, wanted in COUNTS.items():
@@ -47,6 +49,7 @@ def structures() -> list[Atoms]:
             atoms = _cluster(count, rng)
             if atoms is not None:
                 found.append(atoms)
+    random.Random(0).shuffle(found)
     return found
 
 
@@ -61,9 +64,8 @@ def _cluster(count: int, rng: np.random.Generator) -> Atoms | None:
         positions += [middle - half, middle + half]
     atoms = Atoms(f"H{count}", positions, cell=3 * [BOX_ANGSTROM], pbc=True)
     distances = atoms.get_all_distances() + np.diag(np.full(count, np.inf))
-    nearest = np.sort(distances.min(axis=1))
-    alone = count == 3 and nearest[-1] < 3.0  # a free H beside H2 is a doublet at any distance
-    if distances.min() < SHORTEST or nearest[-1] > LONGEST or not (alone or nearest[-1] < BOND):
+    farthest = FAR if count == 3 else BOND  # a free H beside H2 is a doublet at any distance
+    if distances.min() < SHORTEST or distances.min(axis=1).max() >= farthest:
         return None
     atoms.center()
     atoms.info["config_type"] = f"h{count}_gas"
@@ -78,6 +80,7 @@ def _direction(rng: np.random.Generator) -> np.ndarray:
 if __name__ == "__main__":
     wanted = structures()
     if len(sys.argv) > 1:
-        ase.io.write(sys.argv[1], wanted)
+        Path(sys.argv[1]).mkdir(parents=True, exist_ok=True)
+        write_queue(Path(sys.argv[1]), wanted)
     for size in COUNTS:
         print(f"{sum(len(atoms) == size for atoms in wanted)} clusters of {size} H")

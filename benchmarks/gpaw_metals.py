@@ -1,7 +1,6 @@
 r"""Crystals of Ag and Pd for agpd.pt, and GPAW for them: the head `metals`.
 
-    python benchmarks/gpaw_metals.py metals.extxyz
-    python workflows/label.py --candidates metals.extxyz --select 102 --select-only --name metals
+    python benchmarks/gpaw_metals.py results/label-metals
     python -m nemp_sim.labelling results/label-metals --calculator \
         benchmarks/gpaw_metals.py:calculator
 
@@ -12,11 +11,13 @@ crystals in both agree to 0.7 meV/atom.
 """
 
 import sys
+from pathlib import Path
 
-import ase.io
 import numpy as np
 from ase import Atoms
 from ase.build import bulk
+
+from nemp_sim.labelling.queue import write_queue
 
 LATTICE_CONSTANT_ANGSTROM = {"Ag": 4.15, "Pd": 3.945}
 SCALES = 0.98, 1.0, 1.025  # of the lattice constant
@@ -88,8 +89,7 @@ def structures() -> list[Atoms]:
 
 def _elongated_cells(metal: str, side: float) -> list[Atoms]:
     """Three or four atoms: with modes halfway to X and to K, and at a third of the way to L."""
-    edges = [side / 2**0.5, side / 2**0.5, side]
-    layers = Atoms(f"{metal}2", scaled_positions=[(0, 0, 0), (0.5, 0.5, 0.5)], cell=edges, pbc=True)
+    layers = _tetragonal(metal, side)
     return [
         layers.repeat((1, 1, 2)),
         layers.repeat((2, 1, 1)),
@@ -97,10 +97,15 @@ def _elongated_cells(metal: str, side: float) -> list[Atoms]:
     ]
 
 
+def _tetragonal(metal: str, side: float) -> Atoms:
+    """The cell of two atoms."""
+    edges = [side / 2**0.5, side / 2**0.5, side]
+    return Atoms(f"{metal}2", scaled_positions=[(0, 0, 0), (0.5, 0.5, 0.5)], cell=edges, pbc=True)
+
+
 def _zone_boundary_modes(metal: str, side: float) -> list[tuple[Atoms, np.ndarray]]:
     """Cells of two atoms and unit vectors (3,) of the modes at X and L: along and across."""
-    edges = [side / 2**0.5, side / 2**0.5, side]
-    x_cell = Atoms(f"{metal}2", scaled_positions=[(0, 0, 0), (0.5, 0.5, 0.5)], cell=edges, pbc=True)
+    x_cell = _tetragonal(metal, side)
     l_cell = bulk(metal, a=side).repeat((2, 1, 1))
     along = np.linalg.inv(l_cell.cell.array).T[0]
     along /= np.linalg.norm(along)
@@ -113,7 +118,8 @@ def _zone_boundary_modes(metal: str, side: float) -> list[tuple[Atoms, np.ndarra
 if __name__ == "__main__":
     wanted = structures()
     if len(sys.argv) > 1:
-        ase.io.write(sys.argv[1], wanted)
+        Path(sys.argv[1]).mkdir(parents=True, exist_ok=True)
+        write_queue(Path(sys.argv[1]), wanted)
     for atoms in wanted:
         mesh = " × ".join(map(str, k_points(atoms)))
         print(f"{atoms.info['config_type']:10s} {len(atoms)} atoms: {mesh} k-points")

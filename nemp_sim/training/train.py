@@ -230,11 +230,10 @@ def _errors_of_heads(
     measured: Mapping[str, Sequence[ErrorRow]], start: PotentialMetadata, kept: Set[str]
 ) -> dict[str, list[dict[str, Any]]]:
     """Error rows by split: those measured, after those that the start's file has of kept heads."""
-    names = [*start.errors, *(name for name in measured if name not in start.errors)]
     rows = {
         name: [row for row in start.errors.get(name, ()) if row["head"] in kept]
         + [asdict(row) for row in measured.get(name, ())]
-        for name in names
+        for name in {**start.errors, **measured}
     }
     return {name: found for name, found in rows.items() if found}
 
