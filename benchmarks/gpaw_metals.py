@@ -11,6 +11,7 @@ crystals in both agree to 0.7 meV/atom.
 """
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from nemp_sim.labelling.queue import write_queue
 
 LATTICE_CONSTANT_ANGSTROM = {"Ag": 4.15, "Pd": 3.945}
 SCALES = 0.98, 1.0, 1.025  # of the lattice constant
+DISPLACED = (1.0, 0.06), (0.98, 0.08), (1.03, 0.08), (1.01, 0.12)  # scale, standard deviation (Å)
 POINTS_PER_SIDE = 11.3, 8.0  # of an fcc cube: cells of one and two atoms, larger ones
 
 
@@ -50,11 +52,11 @@ def calculator(atoms: Atoms) -> object:
 def structures() -> list[Atoms]:
     """Equations of state; strains; frozen phonons at X and L of three amplitudes and volumes.
 
-    Random displacements in three elongated cells, for modes between Γ and X, K and L; and, to test
-    by, in cells of eight atoms ("rattled").
+    Random displacements in three elongated cells, for modes between Γ and X, K and L, and in cells
+    of eight atoms ("displaced"; "rattled": held out).
     """
     found = []
-    rng, other = np.random.default_rng(0), np.random.default_rng(1)
+    rng, other, third = (np.random.default_rng(seed) for seed in range(3))
 
     def add(atoms: Atoms, kind: str) -> None:
         atoms.info["config_type"] = f"{atoms.symbols[0].lower()}_{kind}"
@@ -65,6 +67,10 @@ def structures() -> list[Atoms]:
             moved = bulk(metal, a=side * scale).repeat((2, 2, 2))
             moved.positions += rng.normal(scale=0.08, size=moved.positions.shape)
             add(moved, "rattled")
+        for scale, size in DISPLACED:
+            moved = bulk(metal, a=side * scale).repeat((2, 2, 2))
+            moved.positions += third.normal(scale=size, size=moved.positions.shape)
+            add(moved, "displaced")
         for scale in (1.0, 1.02):
             for cell in _elongated_cells(metal, side * scale):
                 cell.positions += other.normal(scale=0.06, size=cell.positions.shape)
@@ -72,11 +78,8 @@ def structures() -> list[Atoms]:
         for scale in (0.95, 0.97, 0.985, 1.0, 1.015, 1.03, 1.06):
             add(bulk(metal, a=side * scale), "eos")
         for scale in SCALES:
-            for cell, direction in _zone_boundary_modes(metal, side * scale):
-                for amplitude in (0.04, 0.12, 0.22):
-                    moved = cell.copy()
-                    moved.positions += np.outer([0.5, -0.5], amplitude * direction)
-                    add(moved, "phonon")
+            for moved in _frozen_phonons(metal, side * scale):
+                add(moved, "phonon")
         for strain in (-0.04, -0.02, 0.02, 0.04):
             shear = np.eye(3)
             shear[0, 1] = shear[1, 0] = strain
@@ -103,8 +106,8 @@ def _tetragonal(metal: str, side: float) -> Atoms:
     return Atoms(f"{metal}2", scaled_positions=[(0, 0, 0), (0.5, 0.5, 0.5)], cell=edges, pbc=True)
 
 
-def _zone_boundary_modes(metal: str, side: float) -> list[tuple[Atoms, np.ndarray]]:
-    """Cells of two atoms and unit vectors (3,) of the modes at X and L: along and across."""
+def _frozen_phonons(metal: str, side: float) -> Iterator[Atoms]:
+    """Cells of two atoms, displaced along the modes at X and L, along and across."""
     x_cell = _tetragonal(metal, side)
     l_cell = bulk(metal, a=side).repeat((2, 1, 1))
     along = np.linalg.inv(l_cell.cell.array).T[0]
@@ -112,7 +115,11 @@ def _zone_boundary_modes(metal: str, side: float) -> list[tuple[Atoms, np.ndarra
     across = np.cross(along, [1.0, 0.0, 0.0])
     across /= np.linalg.norm(across)
     x_modes = [(x_cell, np.array([0.0, 0.0, 1.0])), (x_cell, np.array([1.0, 0.0, 0.0]))]
-    return [*x_modes, (l_cell, along), (l_cell, across)]
+    for cell, direction in [*x_modes, (l_cell, along), (l_cell, across)]:
+        for amplitude in (0.04, 0.12, 0.22):
+            moved = cell.copy()
+            moved.positions += np.outer([0.5, -0.5], amplitude * direction)
+            yield moved
 
 
 if __name__ == "__main__":

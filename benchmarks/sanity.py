@@ -46,6 +46,7 @@ from nemp_sim.validation.approach import (
     lone_atom_checks,
 )
 from nemp_sim.validation.check import Check
+from nemp_sim.validation.hydrogen import hydrogen_checks
 
 # Largest relative deviation from the published value: lattice constant, bulk modulus.
 LATTICE_TOLERANCE, BULK_TOLERANCE = 0.02, 0.25
@@ -55,7 +56,6 @@ CRYSTALS = {"pdh": ("Pd", "PdH"), "pdco": ("Pd", "PdH"), "agpd": ("Ag", "Pd")}
 TRAINING_K = {"pdh": 900, "pdco": 900, "agcho": 500, "methanol": 500, "agpd": 1500}
 TRAINING_K |= {"water": 330, "water-small": 330}
 CLOSEST, FARTHEST = 0.55, 1.6  # distances of neighbours over the sum of covalent radii
-H2_BOND_ANGSTROM, H2_ATTRACTION_EV = 0.75, 0.1  # more than any real attraction of two H2
 LOOK_EVERY = 10  # steps of the dynamics between looks at the distances; forces are seen at each
 
 
@@ -118,38 +118,6 @@ def crystal_checks(potential: Potential, name: str) -> Iterator[Check]:
             wanted = f"{other:.4g} {unit} (PBE) ± {100 * tolerance:.0f} %"
             passed = abs(ours / other - 1) < tolerance
             yield Check(what, formula, f"{ours:.4g} {unit}", wanted, passed)
-
-
-def hydrogen_checks(potential: Potential) -> Iterator[Check]:
-    """H2 and H, or two H2, in a line, across, and crossed: the lowest energy against the two apart.
-
-    A network that knows two H alone, and H beside others, may bind a third one by electronvolts.
-    """
-    if "H" not in potential.elements:
-        return
-    half = H2_BOND_ANGSTROM / 2
-    along, across, up = half * np.eye(3)
-    near = np.arange(0.8, potential.cutoff_angstrom, 0.1)
-    partners = {"H": ([np.zeros(3)],), "H2": tuple([-turn, turn] for turn in (along, across, up))}
-    h2 = Atoms("H2", [-along, along])
-    apart = potential.evaluate([h2, Atoms("H")], forces=False, on_extrapolation="ignore").energy
-    energy_of = dict(zip(("H2", "H"), apart, strict=True))
-    for name, turns in partners.items():
-        clusters = [
-            h2 + Atoms(f"H{len(turn)}", np.array(turn) + away)
-            for turn in turns
-            for d in near
-            for away in (
-                (d + half + max(p[0] for p in turn), 0, 0),
-                (0, d + max(p[1] for p in turn), 0),
-            )
-        ]
-        energy = potential.evaluate(clusters, forces=False, on_extrapolation="ignore").energy
-        lowest = float(energy.min() - energy_of["H2"] - energy_of[name])
-        wanted = f"> {-H2_ATTRACTION_EV} eV"
-        yield Check(
-            "not bound", f"H2 + {name}", f"{lowest:.3f} eV", wanted, lowest > -H2_ATTRACTION_EV
-        )
 
 
 def adsorbed(metal: str, a: float, size: tuple[int, int, int], adsorbate: Atoms) -> Atoms:

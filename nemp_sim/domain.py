@@ -2,10 +2,12 @@
 
 A structure is outside where two atoms are closer than ``MARGIN`` times the shortest distance of
 their elements in the training frames, where the coordination of an atom lies outside the trained
-range, or where the ensemble read-out predicts a larger error than is accepted. Where a file records
-no coordination, an atom is outside that has no neighbour within ``ISOLATED`` times the shortest
-distance: atoms of condensed matter and of molecules have one, those of a structure whose lengths
-are in Bohr have none. What a file does not record is not judged; ``Domain.not_recorded`` names it.
+range, where an atom has more close neighbours of one element than any in the training frames
+("crowding": a third and a fourth H beside H2), or where the ensemble read-out predicts a larger
+error than is accepted. Where a file records no coordination, an atom is outside that has no
+neighbour within ``ISOLATED`` times the shortest distance: atoms of condensed matter and of
+molecules have one, those of a structure whose lengths are in Bohr have none. What a file does not
+record is not judged; ``Domain.not_recorded`` names it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,14 +16,12 @@ from functools import cached_property, lru_cache
 from typing import Any, Protocol, Self
 
 import numpy as np
-import torch
 from ase import Atoms
 from ase.data import atomic_numbers
-from torch import Tensor
 
-from nemp_sim.graph import AtomGraph
-from nemp_sim.model import NEMP, cutoff_function
+from nemp_sim.model import NEMP
 from nemp_sim.structures import in_vacuum
+from nemp_sim.surroundings import close_reach
 
 MARGIN = 0.95  # 191 held-out frames of pdh, water and methanol reach down to 0.988
 RECORD_FACTOR = 2.0  # accepted standard deviation over the largest one of the training frames
@@ -29,7 +29,8 @@ RMSE_FACTOR = 10.0  # the same over the held-out RMSE, for files that do not rec
 FEWEST = 1e-3  # a coordination below counts as this much
 ISOLATED = 1.6  # 3639 frames of water, methanol and Ag–Pd reach up to 1.44; Bohr for Å gives 1.89
 FARTHEST = 10.0  # shortest distances; beyond it, or with no neighbour at all, this is reported
-KINDS = ("distance", "isolation", "coordination", "atom_std", "energy_std", "force_std")
+FEW = 0.25  # close neighbours of an element that no atom has in the training frames
+KINDS = ("distance", "isolation", "coordination", "crowding", "atom_std", "energy_std", "force_std")
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class Finding:
         atoms: indices of the atoms concerned; empty for the structure as a whole.
         value: what was found, in ``unit``.
         threshold: the limit of what is accepted, in ``unit``.
-        unit: "Å", "eV", "eV/atom", "eV/Å", "neighbours" (weighted by the cutoff function), or
-            "shortest distances" (of a pair in training).
+        unit: "Å", "eV", "eV/atom", "eV/Å", "neighbours" (weighted by the cutoff function), "close H
+            neighbours", or "shortest distances" (of a pair in training).
         excess: how many times the limit is exceeded; 1 or less inside.
         formula: of the structure.
         symbols: elements of ``atoms``.
@@ -65,6 +66,7 @@ class Finding:
             "distance": f"{names} are {self.value:.3g} Å apart, accepted {self.threshold:.3g} Å",
             "isolation": f"{names} has no neighbour within {value} (are the lengths in Å?)",
             "coordination": f"{names} has {value}",
+            "crowding": f"{names} has {value}",
             "atom_std": f"the energy of {names} is uncertain by {value}",
             "energy_std": f"the energy is uncertain by {value}",
             "force_std": f"the force on {names} is uncertain by {value}",
@@ -99,6 +101,8 @@ class Domain:
         symbols: the S elements.
         shortest_A: (S, S) shortest trained distance of each pair, Å; 0 where not recorded.
         coordination: (S, 2) smallest and largest trained n_i = Σ_j f_c of each element.
+        crowding: (S, S) largest trained number of close neighbours of the second element that an
+            atom of the first one has (``surroundings.py``); infinite where not known.
         accepted: largest accepted standard deviation by kind: "atom_std" (eV, of an atomic energy),
             "energy_std" (eV/atom, of a structure), "force_std" (eV/Å, norm on an atom).
     """
@@ -106,6 +110,7 @@ class Domain:
     symbols: tuple[str, ...]
     shortest_A: np.ndarray
     coordination: np.ndarray | None
+    crowding: np.ndarray | None
     accepted: Mapping[str, float]
 
     @classmethod
@@ -132,12 +137,35 @@ class Domain:
             coordination = np.tile([0.0, np.inf], (count, 1))
             for symbol, bounds in known["coordination"].items():
                 coordination[index[symbol]] = bounds
+        crowding = None
+        if "crowding" in known:
+            crowding = np.full((count, count), np.inf)
+            for pair, value in known["crowding"].items():
+                a, b = pair.split("-")
+                crowding[index[a], index[b]] = value
         accepted = {k: RECORD_FACTOR * v for k, v in known.get("largest_std", {}).items()}
         if not accepted:
             names = {"energy_std": "energy_rmse_meV_per_atom", "force_std": "force_rmse_meV_per_A"}
             found = {k: held_out.get(n) for k, n in names.items()}
             accepted = {k: RMSE_FACTOR * 1e-3 * v for k, v in found.items() if v is not None}
-        return cls(symbols, shortest, coordination, accepted)
+        return cls(symbols, shortest, coordination, crowding, accepted)
+
+    @property
+    def accepted_crowding(self) -> np.ndarray:
+        """(S, S) accepted number of close neighbours; infinite where not recorded."""
+        if self.crowding is None:
+            return np.full(self.shortest_A.shape, np.inf)
+        return np.maximum(self.crowding / MARGIN, FEW)
+
+    def pair_limits(self, cutoff_angstrom: float) -> np.ndarray:
+        """(S², 4) of each ordered pair: what ``surroundings.measure`` compares with.
+
+        Shortest trained distance (0: none) and the two distances of ``close_reach``, Å; accepted
+        number of close neighbours.
+        """
+        near, far = close_reach(self.symbols, cutoff_angstrom)
+        columns = self.shortest_A, near, far, self.accepted_crowding
+        return np.stack([column.ravel() for column in columns], axis=1)
 
     @cached_property
     def row_of_number(self) -> np.ndarray:
@@ -151,6 +179,7 @@ class Domain:
         return {
             "shortest distances": bool(self.shortest_A.any()),
             "coordination": self.coordination is not None,
+            "crowding": self.crowding is not None,
             "accepted uncertainties": bool(self.accepted),
         }
 
@@ -195,30 +224,6 @@ def spreads_of(result: Spread) -> dict[str, np.ndarray]:
     return spreads
 
 
-def measure(model: NEMP, graph: AtomGraph, shortest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What the geometry alone tells, on the device of the graph: the first three of ``Measured``.
-
-    Args:
-        model: the network.
-        graph: the structures.
-        shortest: (S²,) float64, shortest trained distance of each ordered pair, Å; 0: none.
-    """
-    distance = torch.linalg.vector_norm(graph.edge_vectors(), dim=1)  # (E,)
-    trained = shortest.index_select(0, model.pair_of_edge(graph))
-    counts = (trained > 0) & (distance < model.config.cutoff_angstrom)
-    ratio = torch.where(counts, distance / trained, torch.inf)
-    nearest = torch.full_like(graph.positions[:, 0], torch.inf)
-    nearest = nearest.scatter_reduce(0, graph.centre, ratio, "amin")
-    is_nearest = counts & (ratio == nearest.index_select(0, graph.centre))
-    none = torch.full_like(graph.species, len(graph.species))
-    candidates = torch.where(is_nearest, graph.neighbour, len(graph.species))
-    partner = none.scatter_reduce(0, graph.centre, candidates, "amin")
-    atom = torch.arange(len(partner), device=partner.device)
-    partner = torch.where(partner < len(partner), partner - atom, 0)
-    f_c = cutoff_function(distance / model.config.cutoff_angstrom, model.config.envelope_power)
-    return nearest, partner, graph.sum_edges(f_c)
-
-
 @lru_cache(maxsize=64)
 def _formula(numbers: bytes) -> str:
     """Formula of atomic numbers (int64); every step of a run asks for that of its worst value."""
@@ -234,6 +239,8 @@ class Measured:
         partner: (N,) int64, where the atom at that distance stands, counted from the atom itself
             (the first one of several, an image of any); 0 without any.
         coordination: (N,) n_i = Σ_j f_c(d/r_c).
+        crowding: (N,) largest number of close neighbours of one element over the accepted one.
+        crowd: (N,) int64, that element.
         spreads: standard deviations by kind: "atom_std" (N,) eV, "energy_std" (B,) eV/atom,
             "force_std" (N,) eV/Å; those that are at hand.
     """
@@ -241,6 +248,8 @@ class Measured:
     nearest: np.ndarray
     partner: np.ndarray
     coordination: np.ndarray
+    crowding: np.ndarray
+    crowd: np.ndarray
     spreads: Mapping[str, np.ndarray]
 
 
@@ -271,6 +280,8 @@ class Judgement:
         elif domain.shortest_A.all():
             far = np.minimum(measured.nearest, FARTHEST) / ISOLATED
             self._each["isolation"] = np.where(self._few, 0.0, far)
+        if domain.crowding is not None:
+            self._each["crowding"] = measured.crowding
         for kind, values in measured.spreads.items():
             if kind in domain.accepted:
                 self._each[kind] = values / max(domain.accepted[kind], 1e-12)
@@ -336,6 +347,12 @@ class Judgement:
             value = float(measured.coordination[part][atom])
             low, high = self._bounds[part][atom]
             limit = float(low if value < low else high)
+        elif kind == "crowding":
+            row = self._domain.row_of_number[atoms.numbers[atom]]
+            other = int(measured.crowd[part][atom])
+            limit = float(self._domain.accepted_crowding[row, other])
+            value = float(measured.crowding[part][atom]) * limit
+            unit = f"close {self._domain.symbols[other]} neighbours"
         else:
             value = float(measured.spreads[kind][part][atom])
             limit = self._domain.accepted[kind]

@@ -14,7 +14,7 @@ from ase.data import atomic_numbers
 from nemp_sim.batches import Batches, room
 from nemp_sim.config import ModelConfig, require
 from nemp_sim.derivatives import Derivatives, differentiate, differentiate_members, hessian_rows
-from nemp_sim.domain import Domain, Judgement, Measured, held_out_errors, measure, spreads_of
+from nemp_sim.domain import Domain, Judgement, Measured, held_out_errors, spreads_of
 from nemp_sim.errors import EvaluationError, InputError, UnknownElementError
 from nemp_sim.evaluation import Evaluation, has_stress, join_parts
 from nemp_sim.graph import AtomGraph
@@ -24,14 +24,13 @@ from nemp_sim.model import NEMP
 from nemp_sim.neighbors import NeighborLists, build_graph, species_table
 from nemp_sim.replay import Named, Replays
 from nemp_sim.structures import check_structure
+from nemp_sim.surroundings import MEASURED, measure
 from nemp_sim.torch_state import in_plain_torch, refuse_forked, warn_of_rounding
 from nemp_sim.watch import Watch
 
 HESSIAN_COPIES = 3  # memory of a row of the Hessian over that of energy and forces
 
 FEW_EDGES = 50  # of an atom in dense matter, at least
-
-MEASURED = "nearest", "partner", "coordination"  # what ``domain.measure`` gives
 
 
 @dataclass(frozen=True)
@@ -117,9 +116,10 @@ class Potential:
             held_out_errors(self.metadata.errors, self.head),
         )
         self.watch = Watch(name, self.domain.not_recorded)
-        self._shortest = torch.from_numpy(self.domain.shortest_A.ravel()).to(self.device)
+        limits = self.domain.pair_limits(self.cutoff_angstrom)
+        self._limits = torch.from_numpy(limits).to(self.device)
         self._describe, self.kernel, self._direct = choose_checked(
-            self.model, kernel, precision, self._shortest
+            self.model, kernel, precision, self._limits
         )
         self.species_of_number = species_table(self.config.elements)
         self._is_known = np.zeros(len(self.species_of_number), dtype=bool)
@@ -328,7 +328,7 @@ class Potential:
             found, measured = self._direct(graph, forces=forces, stress=stress)
         else:
             found = self._differentiate(graph, **wanted)
-            measured = measure(self.model, graph, self._shortest)
+            measured = measure(self.model, graph, self._limits)
         named = {name: value.detach() for name, value in vars(found).items() if value is not None}
         return named | dict(zip(MEASURED, measured, strict=True))
 

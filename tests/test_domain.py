@@ -11,6 +11,7 @@ import torch
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.calculator import CalculationFailed
+from ase.data import covalent_radii
 from ase.units import Bohr
 from typer.testing import CliRunner
 
@@ -19,12 +20,12 @@ from nemp_sim.checkpoint import find_potential, load_model, save_potential
 from nemp_sim.cli import app
 from nemp_sim.domain import (
     FARTHEST,
+    FEW,
     ISOLATED,
     MARGIN,
     RECORD_FACTOR,
     RMSE_FACTOR,
     Domain,
-    measure,
 )
 from nemp_sim.domain_report import with_domain
 from nemp_sim.errors import ExtrapolationError, InputError
@@ -32,6 +33,7 @@ from nemp_sim.ipi.client import BeadEvaluator
 from nemp_sim.ipi.wire import Frame
 from nemp_sim.potential import Potential, PotentialMetadata
 from nemp_sim.report import Report
+from nemp_sim.surroundings import FAR, NEAR, close_reach, measure
 from nemp_sim.systems import choose_potential, read_system
 from nemp_sim.training.accuracy import predict
 from nemp_sim.training.data import Frame as LabelledFrame
@@ -85,13 +87,13 @@ def without_coordination(name, directory):
 
 def test_info_says_what_is_recorded():
     shown = " ".join(CliRunner().invoke(app, ["info", "pdh"]).output.split())
-    assert "shortest distances, coordination, accepted uncertainties recorded" in shown
+    assert "shortest distances, coordination, crowding, accepted uncertainties recorded" in shown
     assert "not recorded" not in shown
 
 
 def test_info_and_verdicts_say_what_is_not_recorded(tmp_path):
     path = without_coordination("agcho.pt", tmp_path)
-    said = "(the check is partial, not recorded: coordination)"
+    said = "(the check is partial, not recorded: coordination, crowding)"
     shown = " ".join(CliRunner().invoke(app, ["info", str(path)]).output.split())
     assert said in shown
     potential = load_potential(path, "cpu")
@@ -143,7 +145,7 @@ def test_lengths_in_bohr_are_found_without_a_record_of_coordination(name, tmp_pa
     """Files of before the record know the shortest distances alone."""
     file, head = choose_potential(name, None, None)
     potential = load_potential(without_coordination(file, tmp_path), "cpu", head=head)
-    assert potential.domain.not_recorded == ("coordination",)
+    assert potential.domain.not_recorded == ("coordination", "crowding")
     atoms = read_system(name)
     assert "isolation" not in {f.kind for f in findings(potential, atoms)}
     wrong = atoms.copy()
@@ -234,9 +236,9 @@ def test_files_without_a_record_use_the_held_out_errors_and_say_so(random_potent
     assert domain.accepted == pytest.approx(
         {"energy_std": RMSE_FACTOR * 2e-3, "force_std": RMSE_FACTOR * 30e-3}
     )
-    assert domain.not_recorded == ("coordination",)
+    assert domain.not_recorded == ("coordination", "crowding")
     bare = Domain.of(random_potential("smooth").model, {}, {})
-    assert len(bare.not_recorded) == 3
+    assert len(bare.not_recorded) == 4
 
 
 def test_batched_verdicts_equal_single_ones(random_potential, structures):
@@ -297,8 +299,9 @@ def test_nearest_and_partner_are_those_of_all_pairs(random_potential, graph_of, 
     o, pd = potential.species_of_number[[8, 46]].tolist()
     trained[o, pd] = trained[pd, o] = 0.0
     graph = graph_of(potential, made)
-    shortest = torch.from_numpy(trained.ravel())
-    nearest, partner, _ = (x.numpy() for x in measure(potential.model, graph, shortest))
+    domain = Domain(potential.config.symbols, trained, None, None, {})
+    limits = torch.from_numpy(domain.pair_limits(potential.cutoff_angstrom))
+    nearest, partner, *_ = (x.numpy() for x in measure(potential.model, graph, limits))
     first = 0
     for atoms in made:
         for i in range(len(atoms)):
@@ -312,6 +315,62 @@ def test_nearest_and_partner_are_those_of_all_pairs(random_potential, graph_of, 
             found = apart.argmin() % len(atoms) - i if np.isfinite(apart).any() else 0
             assert partner[first + i] == found
         first += len(atoms)
+
+
+def test_close_neighbours_are_those_of_all_pairs(random_potential, graph_of, rng):
+    """Images included, one element after the other; H beside Pd alone has no limit."""
+    potential = random_potential("smooth")
+    symbols, cutoff = potential.config.symbols, potential.cutoff_angstrom
+    crystal = bulk("Pd", "fcc", a=3.9) * (2, 1, 1)
+    made = [molecule("CH3OH"), crystal, Atoms("H"), Atoms("H3Pd", rng.uniform(0, 2, size=(4, 3)))]
+    for atoms in made:
+        atoms.rattle(0.05, rng=rng)
+    trained = rng.uniform(0.1, 3.0, size=(len(symbols), len(symbols)))
+    trained[symbols.index("H"), symbols.index("Pd")] = np.inf
+    domain = Domain(symbols, np.zeros(trained.shape), None, trained, {})
+    limits = torch.from_numpy(domain.pair_limits(cutoff))
+    *_, crowding, crowd = measure(potential.model, graph_of(potential, made), limits)
+    first = 0
+    for atoms in made:
+        for i in range(len(atoms)):
+            images = atoms.repeat([3 if periodic else 1 for periodic in atoms.pbc])
+            middle = len(images) // len(atoms) // 2 * len(atoms)
+            sums = covalent_radii[atoms.numbers[i]] + covalent_radii[images.numbers]
+            near, far = NEAR * sums, np.minimum(FAR * sums, cutoff)
+            near = np.minimum(near, far / 1.5)
+            t = np.clip((images.get_all_distances()[middle + i] - near) / (far - near), 0, 1)
+            weight = 1 - 10 * t**3 + 15 * t**4 - 6 * t**5
+            weight[middle + i] = 0.0
+            own = symbols.index(atoms.symbols[i])
+            excess = [
+                weight[images.symbols == symbol].sum() / max(trained[own, k] / MARGIN, FEW)
+                for k, symbol in enumerate(symbols)
+            ]
+            assert crowding[first + i].item() == pytest.approx(max(excess))
+            assert crowd[first + i] == np.argmax(excess)
+        first += len(atoms)
+
+
+def test_more_close_neighbours_of_an_element_than_ever_are_named(random_potential):
+    potential = recorded(random_potential, crowding={"H-H": 1.0, "H-O": 2.0, "O-H": 2.0})
+    assert not findings(potential, pair(0.75))
+    assert not findings(potential, molecule("H2O"))
+    row = Atoms("H3", [[0, 0, 0], [0.78, 0, 0], [1.56, 0, 0]])
+    (found,) = findings(potential, row)
+    assert (found.kind, found.atoms) == ("crowding", (1,))
+    assert found.value == pytest.approx(2.0) and found.threshold == pytest.approx(1 / MARGIN)
+    assert str(found) == "H1 has 2 close H neighbours, accepted 1.05"
+    assert not findings(potential, Atoms("H3", [[0, 0, 0], [0.78, 0, 0], [3.0, 0, 0]]))
+    (found,) = findings(potential, pair(1.0, "PdH"))[-1:]
+    assert found.kind == "distance"  # a pair without a limit
+
+
+def test_reach_of_close_neighbours_is_within_the_cutoff():
+    near, far = close_reach(("H", "Ag"), 4.5)
+    h, ag = covalent_radii[[1, 47]]
+    assert near[0, 0] == pytest.approx(2 * NEAR * h) and far[0, 0] == pytest.approx(2 * FAR * h)
+    assert far[1, 1] == 4.5 and near[1, 1] == pytest.approx(3.0)
+    assert 3.0 < 2 * NEAR * ag
 
 
 def test_the_worst_value_of_a_run_is_kept_also_inside(random_potential):
@@ -384,6 +443,10 @@ def test_record_of_the_training_frames(random_potential, tmp_path):
     x = 0.8 / potential.cutoff_angstrom
     largest = (1 - 28 * x**6 + 48 * x**7 - 21 * x**8) ** 2
     assert record["coordination"]["H"] == pytest.approx([0.0, largest])
+    reach = sum(covalent_radii[[1, 8]])
+    t = (0.8 / reach - NEAR) / (FAR - NEAR)
+    assert t < 0 and record["crowding"]["H-O"] == record["crowding"]["O-H"] == 1.0
+    assert record["crowding"]["H-H"] == record["crowding"]["O-O"] == 0.0
     assert record["largest_std"]["force_std"] == pytest.approx(
         max(np.linalg.norm(f, axis=1).max() for f in seen[0].forces_std)
     )

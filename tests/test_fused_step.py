@@ -6,6 +6,7 @@ TRITON_INTERPRET=1 pytest tests/test_fused_step.py
 import copy
 import importlib.util
 
+import numpy as np
 import pytest
 import torch
 from ase import Atoms
@@ -13,9 +14,10 @@ from ase.build import bulk, molecule
 
 from nemp_sim.config import MLPShape
 from nemp_sim.derivatives import differentiate_members
-from nemp_sim.domain import measure
+from nemp_sim.domain import Domain
 from nemp_sim.kernels.choice import choose, direct, interpreted
 from nemp_sim.padding import padded
+from nemp_sim.surroundings import measure
 
 CUDA = torch.cuda.is_available()
 pytestmark = pytest.mark.skipif(
@@ -56,10 +58,13 @@ def test_step_equals_autograd(random_potential, graph_of, name, pad):
     graph = padded(graph) if pad else graph
     if model.zbl is not None:
         model.inner_radius.fill_(0.9)
-    shortest = torch.tensor([0.8, 1.0, 1.7, 1.0, 0.0, 2.0, 1.7, 2.0, 2.6], device=DEVICE).double()
+    shortest = np.array([0.8, 1.0, 1.7, 1.0, 0.0, 2.0, 1.7, 2.0, 2.6]).reshape(3, 3)
+    crowding = np.array([2.0, 1.0, 5.0, 2.0, 1.0, np.inf, 0.5, 3.0, 9.0]).reshape(3, 3)
+    domain = Domain(("H", "O", "Pd"), shortest, None, crowding, {})
+    limits = torch.from_numpy(domain.pair_limits(model.config.cutoff_angstrom)).to(DEVICE)
     precision = "fp16x3" if CUDA else "ieee"
     describe, _ = choose(copy.deepcopy(model), "fused", precision)
-    step = direct(describe, shortest)
+    step = direct(describe, limits)
     want = differentiate_members(model, graph, forces=True, stress=True, forces_std=False)
     with torch.no_grad():
         got, measured = step(graph, forces=True, stress=True)
@@ -75,7 +80,7 @@ def test_step_equals_autograd(random_potential, graph_of, name, pad):
         mine, theirs = getattr(got, each), getattr(want, each)
         assert mine.shape == theirs.shape
         assert (mine - theirs).abs().max() <= tolerance * theirs.abs().max().clamp(min=1)
-    exact = measure(model, graph, shortest)
+    exact = measure(model, graph, limits)
     for mine, theirs in zip(measured, exact, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12)
 

@@ -78,7 +78,7 @@ def broken(monkeypatch):
         return ("plain", "reference") if kernel == "reference" else ("kernels", "fused (fp16x3)")
 
     monkeypatch.setattr(choice, "choose", choose)
-    monkeypatch.setattr(choice, "direct", lambda describe, shortest: object())
+    monkeypatch.setattr(choice, "direct", lambda describe, limits: object())
     monkeypatch.setattr(self_check, "fault", lambda *_: "the kernels differ")
 
 

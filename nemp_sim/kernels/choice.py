@@ -15,7 +15,7 @@ from nemp_sim.kernels.sizes import interpreted
 from nemp_sim.model import NEMP, Describe
 from nemp_sim.tabulation import PairTable, TabulationError
 
-Measures = tuple[Tensor, Tensor, Tensor]  # those of ``domain.measure``
+Measures = tuple[Tensor, ...]  # of ``surroundings.measure``
 Step = Callable[..., tuple[Derivatives, Measures]]  # see ``step.FusedStep.__call__``
 KERNELS = ("auto", "reference", "fused")
 PRECISIONS = ("tf32x3", "fp16x3", "bf16x3", "ieee", "tf32", "bf16", "fp16")
@@ -90,7 +90,7 @@ class KernelWarning(UserWarning):
 
 
 def choose_checked(
-    model: NEMP, kernel: str, precision: str, shortest: Tensor
+    model: NEMP, kernel: str, precision: str, limits: Tensor
 ) -> tuple[Describe, str, Step | None]:
     """``choose`` and ``direct``; on a GPU kernels that fail ``self_check`` are not taken.
 
@@ -101,7 +101,7 @@ def choose_checked(
         KernelWarning: "auto" where the kernels fail.
     """
     describe, name = choose(model, kernel, precision)
-    step = direct(describe, shortest)
+    step = direct(describe, limits)
     if step is None or not model.species_mix.is_cuda:
         return describe, name, step
     from nemp_sim.kernels.self_check import fault
@@ -120,16 +120,16 @@ def choose_checked(
     return *choose(model, "reference", precision)[:1], f"reference ({reason})", None
 
 
-def direct(describe: Describe, shortest: Tensor) -> Step | None:
+def direct(describe: Describe, limits: Tensor) -> Step | None:
     """The whole step without autograd, where ``describe`` is that of the kernels; else None.
 
     Args:
         describe: what ``choose`` gave, for a network of one head.
-        shortest: (S²,) as ``domain.measure``.
+        limits: (S², 4) as ``surroundings.measure``.
     """
     network = getattr(describe, "__self__", None)
     if network is None:
         return None
     from nemp_sim.kernels.step import FusedStep  # triton is not everywhere
 
-    return FusedStep(network, shortest)
+    return FusedStep(network, limits)

@@ -29,16 +29,16 @@ def _has_kernel(readout: ReadOut) -> bool:
 
 
 class FusedStep:
-    """What ``differentiate`` and ``domain.measure`` give, from the kernels alone."""
+    """What ``differentiate`` and ``surroundings.measure`` give, from the kernels alone."""
 
-    def __init__(self, network: FusedNetwork, shortest: Tensor) -> None:
+    def __init__(self, network: FusedNetwork, limits: Tensor) -> None:
         """Pack the read-out, where there is a kernel for it.
 
         Args:
             network: the kernels of a network with one head.
-            shortest: (S²,) as ``domain.measure``.
+            limits: (S², 4) as ``surroundings.measure``.
         """
-        self._network, self._shortest = network, shortest.double()
+        self._network, self._limits = network, limits.double().contiguous()
         model = network.model
         (self._readout,) = model.readouts.values()
         self._n_members = len(self._readout.members)
@@ -65,8 +65,8 @@ class FusedStep:
 
     def __call__(
         self, graph: AtomGraph, *, forces: bool, stress: bool
-    ) -> tuple[Derivatives, tuple[Tensor, Tensor, Tensor]]:
-        """Derivatives, and the results of ``domain.measure``, of a graph that has edges."""
+    ) -> tuple[Derivatives, tuple[Tensor, ...]]:
+        """Derivatives, and the results of ``surroundings.measure``, of a graph that has edges."""
         with torch.cuda.device_of(graph.positions):
             vectors, edges, measured = self._geometry(graph)
             self._network.prepare(vectors, edges)
@@ -95,24 +95,26 @@ class FusedStep:
                 )
         return found, measured
 
-    def _geometry(self, graph: AtomGraph) -> tuple[Tensor, Edges, tuple[Tensor, Tensor, Tensor]]:
+    def _geometry(self, graph: AtomGraph) -> tuple[Tensor, Edges, tuple[Tensor, ...]]:
         n, n_edges = len(graph.species), len(graph.centre)
         config = self._network.model.config
         vectors = self._readout.energy_factor.new_empty(n_edges, 3)
         index = graph.centre.new_empty(4, n_edges, dtype=torch.int32)
         species, start = (graph.centre.new_empty(n + k, dtype=torch.int32) for k in (0, 1))
-        nearest, coordination = graph.positions.new_empty(2, n)
-        partner = torch.empty_like(graph.species)
+        nearest, coordination, crowding = graph.positions.new_empty(3, n)
+        partner, crowd = (torch.empty_like(graph.species) for _ in range(2))
         geometry[(min(n, PROGRAMS),)](
             graph.positions, graph.cells, graph.shifts, graph.species, graph.structure,
-            graph.neighbour, graph.by_neighbour, graph.row_start, self._shortest,
-            vectors, *index, species, start, nearest, partner, coordination, n,
+            graph.neighbour, graph.by_neighbour, graph.row_start, self._limits,
+            vectors, *index, species, start, nearest, partner, coordination, crowding, crowd, n,
             CUTOFF=float(config.cutoff_angstrom), POWER=float(config.envelope_power),
-            SPECIES=len(config.elements), **edges_at_once(n <= self._network.few_atoms),
+            SPECIES=len(config.elements),
+            WIDE=max(2, triton.next_power_of_2(len(config.elements))),
+            **edges_at_once(n <= self._network.few_atoms),
         )  # fmt: skip
         pair, centre, neighbour, order = index
         edges = Edges(pair, centre, neighbour, order, species, start)
-        return vectors, edges, (nearest, partner, coordination)
+        return vectors, edges, (nearest, partner, coordination, crowding, crowd)
 
     def _by_kernel(
         self, density: Tensor, count: Tensor, repulsion: Tensor, edges: Edges

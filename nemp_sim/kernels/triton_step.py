@@ -24,16 +24,18 @@ def edge_block(start, end, BLOCK: tl.constexpr):
 @triton.jit(do_not_specialize=["n_atoms"])
 def geometry(
     position_ptr, cell_ptr, shift_ptr, species_ptr, structure_ptr, neighbour_ptr, order_ptr,
-    start_ptr, shortest_ptr,
+    start_ptr, limit_ptr,
     vector_out, pair_out, centre_out, neighbour_out, order_out, species_out, start_out,
-    nearest_out, partner_out, coordination_out, n_atoms,
-    CUTOFF: tl.constexpr, POWER: tl.constexpr, SPECIES: tl.constexpr, BLOCK: tl.constexpr,
+    nearest_out, partner_out, coordination_out, crowding_out, crowd_out, n_atoms,
+    CUTOFF: tl.constexpr, POWER: tl.constexpr, SPECIES: tl.constexpr, WIDE: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Vectors and 32-bit indices of the edges, and what the domain is compared with, by atoms.
 
-    All in float64, as ``AtomGraph.edge_vectors`` and ``domain.measure``.
+    All in float64, as ``AtomGraph.edge_vectors`` and ``surroundings.measure``.
     """
     i = tl.program_id(0).to(tl.int64)
+    every = tl.arange(0, WIDE)  # elements
     while i < n_atoms:
         first = tl.load(start_ptr + i)
         end = tl.load(start_ptr + i + 1)
@@ -45,12 +47,14 @@ def geometry(
         nearest = tl.full([BLOCK], float("inf"), tl.float64)
         partner = n_atoms + tl.zeros([BLOCK], tl.int64)
         coordination = tl.zeros([BLOCK], tl.float64)
+        close = tl.zeros([WIDE, BLOCK], tl.float64)
         start = first
         while start < end:
             e, mask = edge_block(start, end, BLOCK)
             j = tl.load(neighbour_ptr + e, mask=mask, other=0)
             order = tl.load(order_ptr + e, mask=mask, other=0)
-            pair = own * SPECIES + tl.load(species_ptr + j, mask=mask, other=0)
+            there = tl.load(species_ptr + j, mask=mask, other=0)
+            pair = own * SPECIES + there
             a = tl.load(shift_ptr + 3 * e, mask=mask, other=0.0)
             b = tl.load(shift_ptr + 3 * e + 1, mask=mask, other=0.0)
             c = tl.load(shift_ptr + 3 * e + 2, mask=mask, other=0.0)
@@ -67,7 +71,7 @@ def geometry(
             tl.store(neighbour_out + e, j.to(tl.int32), mask=mask)
             tl.store(order_out + e, order.to(tl.int32), mask=mask)
             d = tl.sqrt(square)
-            trained = tl.load(shortest_ptr + pair, mask=mask, other=0.0)
+            trained = tl.load(limit_ptr + 4 * pair, mask=mask, other=0.0)
             counts = mask & (trained > 0) & (d < CUTOFF)
             ratio = d / tl.where(trained > 0, trained, 1.0)
             ratio = tl.where(counts, ratio, float("inf"))
@@ -79,12 +83,23 @@ def geometry(
             inner = (POWER + 1) * (POWER + 2) / 2 - inner
             u = 1 - tl.exp(POWER * tl.log(x)) * inner
             coordination += tl.where(mask & (x < 1), u * u, 0.0)
+            near = tl.load(limit_ptr + 4 * pair + 1, mask=mask, other=0.0)
+            far = tl.load(limit_ptr + 4 * pair + 2, mask=mask, other=1.0)
+            t = tl.maximum(tl.minimum((d - near) / (far - near), 1.0), 0.0)
+            weight = tl.where(mask, 1 - t * t * t * (10 - t * (15 - 6 * t)), 0.0)
+            close += tl.where(there[None, :] == every[:, None], weight[None, :], 0.0)
             start += BLOCK
         least = tl.min(nearest, 0)
         place = tl.min(tl.where(nearest == least, partner, n_atoms), 0)
         tl.store(nearest_out + i, least)
         tl.store(partner_out + i, tl.where(place < n_atoms, place - i, 0))
         tl.store(coordination_out + i, tl.sum(coordination, 0))
+        accepted = limit_ptr + 4 * (own * SPECIES + every) + 3
+        accepted = tl.load(accepted, mask=every < SPECIES, other=float("inf"))
+        excess = tl.sum(close, 1) / accepted
+        largest = tl.max(excess, 0)
+        tl.store(crowding_out + i, largest)
+        tl.store(crowd_out + i, tl.min(tl.where(excess == largest, every, WIDE), 0).to(tl.int64))
         i += tl.num_programs(0)
 
 

@@ -31,6 +31,7 @@ from nemp_sim.validation.approach import (
 from nemp_sim.validation.check import Check
 from nemp_sim.validation.derivatives import force_errors, stress_errors
 from nemp_sim.validation.dynamics import conservation, relax
+from nemp_sim.validation.hydrogen import hydrogen_checks
 from nemp_sim.validation.invariance import (
     Difference,
     batched,
@@ -122,6 +123,7 @@ def validate(potential: Potential, structures: Sequence[Atoms] | None = None) ->
     for pair in combinations_with_replacement(potential.elements, 2):
         yield from dimer_checks(dimer(potential, pair), potential.cutoff_angstrom)
     yield from lone_atom_checks(potential)
+    yield from hydrogen_checks(potential)
     yield dynamics_check(potential, given[0], limits)
 
 

@@ -22,7 +22,7 @@ from nemp_sim.validation.run import (
     validate,
 )
 
-DEPENDS_ON_THE_WEIGHTS = {"leaving the cutoff", "dimer wall"}
+DEPENDS_ON_THE_WEIGHTS = {"leaving the cutoff", "dimer wall", "not bound"}
 
 
 PAIR = (1, 46)  # elements: few dimers
