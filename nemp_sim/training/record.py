@@ -75,16 +75,16 @@ def domain_record(
 
 
 def largest_std(head: str, predictions: Sequence[Predictions]) -> Mapping[str, float]:
-    """Largest standard deviation of each kind over the frames of a head with two or more atoms.
+    """Largest standard deviation of each kind over the frames of a head, lone atoms aside.
 
-    Dimers in vacuum count only where there are no others.
+    Dimers in vacuum count only where there are no others; crystals of one atom are no lone atoms.
     """
     largest = {"energy_std": 0.0, "atom_std": 0.0, "force_std": 0.0}
     every = [f.atoms for p in predictions for f in p.frames if f.head == head]
-    most = 2 if any(len(atoms) > 1 and not in_vacuum(atoms) for atoms in every) else 1
+    most = 2 if any(not in_vacuum(atoms) for atoms in every) else 1
     for part in predictions:
         for k, frame in enumerate(part.frames):
-            if frame.head == head and len(frame.atoms) > 1 and not in_vacuum(frame.atoms, most):
+            if frame.head == head and not in_vacuum(frame.atoms, most):
                 found = {
                     "energy_std": part.energy_std[k] / len(frame.atoms),
                     "atom_std": part.energies_std[k].max(),

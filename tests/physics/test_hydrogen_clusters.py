@@ -9,6 +9,7 @@ import pytest
 from ase import Atoms
 
 from nemp_sim.checkpoint import load_potential
+from nemp_sim.validation.hydrogen import hydrogen_checks
 
 BOND = 0.75  # Å, of H2
 FAR = 3.6  # Å: two H2 attract each other by less than 5 meV
@@ -43,3 +44,27 @@ def test_two_h2_repel_each_other_when_near_alone(potential, partner, direction):
     far = energies(potential, partner, direction, np.arange(2.0, FAR, 0.1))
     assert far.min() > -0.1
     assert np.abs(far[-3:]).max() < 0.05
+
+
+def bound(name, head, by):
+    """A case that is known to fail, and is to say so when it no longer does."""
+    known = pytest.mark.xfail(strict=True, reason=f"bound by {by} eV in vacuum")
+    return pytest.param(name, head, marks=known)
+
+
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [
+        ("pdh", None),
+        ("pdco", "pw350"),
+        bound("pdco", "pw450", 0.27),
+        ("methanol", None),
+        ("water", None),
+        ("water-small", None),
+        bound("agcho", None, 0.16),
+    ],
+)
+def test_no_third_or_fourth_h_is_bound_inside_the_domain(name, head):
+    checks = list(hydrogen_checks(load_potential(name, "cpu", "float64", head=head)))
+    assert len(checks) == 2
+    assert not [check.line for check in checks if not check.passed]
