@@ -115,7 +115,6 @@ def _direction(rng: np.random.Generator) -> np.ndarray:
 if __name__ == "__main__":
     wanted = structures()
     if len(sys.argv) > 1:
-        Path(sys.argv[1]).mkdir(parents=True, exist_ok=True)
         write_queue(Path(sys.argv[1]), wanted)
     for size in COUNTS:
         print(f"{sum(len(atoms) == size for atoms in wanted)} clusters of {size} H")

@@ -125,7 +125,6 @@ def _frozen_phonons(metal: str, side: float) -> Iterator[Atoms]:
 if __name__ == "__main__":
     wanted = structures()
     if len(sys.argv) > 1:
-        Path(sys.argv[1]).mkdir(parents=True, exist_ok=True)
         write_queue(Path(sys.argv[1]), wanted)
     for atoms in wanted:
         mesh = " × ".join(map(str, k_points(atoms)))

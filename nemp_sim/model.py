@@ -77,6 +77,11 @@ def cutoff_function(x: Tensor, p: float) -> Tensor:
     return torch.where(x < 1, u * u, torch.zeros_like(x))
 
 
+def smooth_step(x: Tensor) -> Tensor:
+    """x³ (10 − 15x + 6x²): from zero to one between 0 and 1, flat at both ends."""
+    return x**3 * (10 - x * (15 - 6 * x))
+
+
 def inner_switch(d: Tensor, radius: Tensor) -> Tensor:
     """Zero and one at INNER_SWITCH · radius and beyond, x³(10 − 15x + 6x²) between them.
 
@@ -89,8 +94,7 @@ def inner_switch(d: Tensor, radius: Tensor) -> Tensor:
     """
     off, whole = INNER_SWITCH
     x = (d / radius.clamp(min=1e-6) - off) / (whole - off)
-    x = x.clamp(0.0, 1.0)
-    return x**3 * (10 - x * (15 - 6 * x))
+    return smooth_step(x.clamp(0.0, 1.0))
 
 
 class PairFunctions(NamedTuple):

@@ -11,7 +11,7 @@ from ase.data import atomic_numbers, covalent_radii
 from torch import Tensor
 
 from nemp_sim.graph import AtomGraph
-from nemp_sim.model import NEMP, cutoff_function
+from nemp_sim.model import NEMP, cutoff_function, smooth_step
 
 MEASURED = "nearest", "partner", "coordination", "crowding", "crowd"  # see ``domain.Measured``
 NEAR, FAR = 1.3, 3.0  # covalent radii of a pair: a neighbour counts whole within, not beyond
@@ -44,7 +44,7 @@ def close_neighbours(
     """
     _, near, far, _ = limits.index_select(0, pair).unbind(1)
     t = ((distance - near) / (far - near)).clamp(0.0, 1.0)
-    weight = 1 - t**3 * (10 - t * (15 - 6 * t))
+    weight = 1 - smooth_step(t)
     there = graph.at_neighbour(graph.species)[:, None]
     every = torch.arange(n_elements, device=there.device)
     return graph.sum_edges(weight[:, None] * (there == every))

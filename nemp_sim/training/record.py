@@ -62,8 +62,8 @@ def domain_record(
         for j, b in enumerate(symbols)
         if i <= j and np.isfinite(shortest[i * len(symbols) + j])
     }
-    mine = [symbols.index(symbol) for symbol in potential.elements]
-    crowds = {f"{symbols[a]}-{symbols[b]}": float(crowding[a, b]) for a in mine for b in mine}
+    known = [symbols.index(symbol) for symbol in potential.elements]
+    crowds = {f"{symbols[a]}-{symbols[b]}": float(crowding[a, b]) for a in known for b in known}
     record: dict[str, Any] = {
         "shortest_distance_A": pairs,
         "coordination": bounds,
